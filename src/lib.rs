@@ -1,0 +1,15 @@
+//! `dreamclear` restores real-world low-quality photos.
+//!
+//! The modules below stand in the order in which data flows through them, from a photo on disk
+//! to a kernel; each imports only from modules further down its own branch (see
+//! `docs/architecture.md`).
+#![warn(missing_docs)]
+
+pub mod cli;
+pub mod data;
+pub mod device;
+pub mod error;
+pub mod tensor;
+pub mod weights;
+
+pub use error::{Error, Result};

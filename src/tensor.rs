@@ -1,0 +1,265 @@
+//! Host tensors: a dtype, a shape and bytes that are owned or mapped from a file.
+//!
+//! This is the currency between files (weights, golden numbers), the graph's parameters and
+//! the devices. It does no arithmetic.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use half::{bf16, f16};
+
+/// Element type of a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(missing_docs)]
+pub enum DType {
+    F64,
+    F32,
+    F16,
+    BF16,
+    I64,
+    I32,
+    I16,
+    I8,
+    U8,
+    Bool,
+}
+
+impl DType {
+    /// Bytes of one element.
+    pub const fn size(self) -> usize {
+        match self {
+            DType::F64 | DType::I64 => 8,
+            DType::F32 | DType::I32 => 4,
+            DType::F16 | DType::BF16 | DType::I16 => 2,
+            DType::I8 | DType::U8 | DType::Bool => 1,
+        }
+    }
+
+    /// The lower-case name used in messages and on the command line: `f32`, `bf16`, `i64` …
+    pub const fn name(self) -> &'static str {
+        match self {
+            DType::F64 => "f64",
+            DType::F32 => "f32",
+            DType::F16 => "f16",
+            DType::BF16 => "bf16",
+            DType::I64 => "i64",
+            DType::I32 => "i32",
+            DType::I16 => "i16",
+            DType::I8 => "i8",
+            DType::U8 => "u8",
+            DType::Bool => "bool",
+        }
+    }
+
+    /// Whether the type holds real numbers (f64, f32, f16, bf16).
+    pub const fn is_float(self) -> bool {
+        matches!(self, DType::F64 | DType::F32 | DType::F16 | DType::BF16)
+    }
+}
+
+impl fmt::Display for DType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Bytes of a tensor: anything that can be looked at for as long as the tensor lives (an owned
+/// vector, or a range of a memory-mapped file).
+pub trait Bytes: Send + Sync {
+    /// The bytes, always the same ones.
+    fn bytes(&self) -> &[u8];
+}
+
+impl Bytes for Vec<u8> {
+    fn bytes(&self) -> &[u8] {
+        self
+    }
+}
+
+/// Owned elements of a plain type; keeps the alignment that a `Vec<u8>` would lose.
+struct Elements<T>(Vec<T>);
+
+impl<T: bytemuck::Pod + Send + Sync> Bytes for Elements<T> {
+    fn bytes(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.0)
+    }
+}
+
+/// A dense row-major tensor in host memory, little-endian, cheap to clone (the bytes are shared).
+#[derive(Clone)]
+pub struct HostTensor {
+    dtype: DType,
+    shape: Vec<usize>,
+    data: Arc<dyn Bytes>,
+}
+
+impl HostTensor {
+    /// Wraps bytes that hold exactly `shape` elements of `dtype`.
+    ///
+    /// # Panics
+    /// If the byte count does not match: callers check sizes of foreign data first.
+    pub fn from_bytes(dtype: DType, shape: impl Into<Vec<usize>>, data: Arc<dyn Bytes>) -> Self {
+        let shape = shape.into();
+        assert_eq!(
+            data.bytes().len(),
+            shape.iter().product::<usize>() * dtype.size(),
+            "bytes for {dtype} {shape:?}"
+        );
+        HostTensor { dtype, shape, data }
+    }
+
+    fn from_elements<T: bytemuck::Pod + Send + Sync>(dtype: DType, shape: Vec<usize>, data: Vec<T>) -> Self {
+        HostTensor::from_bytes(dtype, shape, Arc::new(Elements(data)))
+    }
+
+    /// An f32 tensor that owns `data`.
+    ///
+    /// # Panics
+    /// If `data.len()` is not the product of `shape`.
+    pub fn from_f32(shape: impl Into<Vec<usize>>, data: Vec<f32>) -> Self {
+        Self::from_elements(DType::F32, shape.into(), data)
+    }
+
+    /// An f64 tensor that owns `data`; panics like [`HostTensor::from_f32`].
+    pub fn from_f64(shape: impl Into<Vec<usize>>, data: Vec<f64>) -> Self {
+        Self::from_elements(DType::F64, shape.into(), data)
+    }
+
+    /// An i64 tensor that owns `data`; panics like [`HostTensor::from_f32`].
+    pub fn from_i64(shape: impl Into<Vec<usize>>, data: Vec<i64>) -> Self {
+        Self::from_elements(DType::I64, shape.into(), data)
+    }
+
+    /// A zero-filled tensor.
+    pub fn zeros(dtype: DType, shape: impl Into<Vec<usize>>) -> Self {
+        let shape = shape.into();
+        // u64 elements, so that any dtype finds its alignment.
+        let bytes = shape.iter().product::<usize>() * dtype.size();
+        struct Zeros(Vec<u64>, usize);
+        impl Bytes for Zeros {
+            fn bytes(&self) -> &[u8] {
+                &bytemuck::cast_slice(&self.0)[..self.1]
+            }
+        }
+        HostTensor::from_bytes(dtype, shape, Arc::new(Zeros(vec![0; bytes.div_ceil(8)], bytes)))
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Extent of each axis; empty for a scalar.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether some axis has extent 0.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The raw little-endian bytes.
+    pub fn bytes(&self) -> &[u8] {
+        self.data.bytes()
+    }
+
+    /// The same bytes under another shape.
+    ///
+    /// # Panics
+    /// If the element counts differ.
+    pub fn reshaped(&self, shape: impl Into<Vec<usize>>) -> Self {
+        HostTensor::from_bytes(self.dtype, shape, self.data.clone())
+    }
+
+    /// The elements as f32 where they are stored so (no copy when aligned), else converted.
+    pub fn to_f32(&self) -> Cow<'_, [f32]> {
+        if self.dtype == DType::F32
+            && let Ok(direct) = bytemuck::try_cast_slice(self.bytes())
+        {
+            return Cow::Borrowed(direct);
+        }
+        Cow::Owned(self.convert(|x| x as f32))
+    }
+
+    /// The elements converted to f64.
+    pub fn to_f64(&self) -> Vec<f64> {
+        self.convert(|x| x)
+    }
+
+    /// The elements converted to i64 (floats are truncated towards zero).
+    pub fn to_i64(&self) -> Vec<i64> {
+        if self.dtype == DType::I64 {
+            return self.bytes().chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap())).collect();
+        }
+        self.convert(|x| x as i64)
+    }
+
+    fn convert<T>(&self, to: impl Fn(f64) -> T) -> Vec<T> {
+        fn each<const N: usize, T>(bytes: &[u8], f: impl Fn([u8; N]) -> T) -> Vec<T> {
+            bytes.chunks_exact(N).map(|b| f(b.try_into().unwrap())).collect()
+        }
+        let b = self.bytes();
+        match self.dtype {
+            DType::F64 => each(b, |x| to(f64::from_le_bytes(x))),
+            DType::F32 => each(b, |x| to(f32::from_le_bytes(x) as f64)),
+            DType::F16 => each(b, |x| to(f16::from_le_bytes(x).to_f64())),
+            DType::BF16 => each(b, |x| to(bf16::from_le_bytes(x).to_f64())),
+            DType::I64 => each(b, |x| to(i64::from_le_bytes(x) as f64)),
+            DType::I32 => each(b, |x| to(i32::from_le_bytes(x) as f64)),
+            DType::I16 => each(b, |x| to(i16::from_le_bytes(x) as f64)),
+            DType::I8 => each(b, |x: [u8; 1]| to(x[0] as i8 as f64)),
+            DType::U8 | DType::Bool => each(b, |x: [u8; 1]| to(x[0] as f64)),
+        }
+    }
+
+    /// A copy in another float dtype (round to nearest even), or a cheap clone if it is the same.
+    ///
+    /// # Panics
+    /// If `dtype` is not a float type.
+    pub fn cast(&self, dtype: DType) -> HostTensor {
+        if dtype == self.dtype {
+            return self.clone();
+        }
+        let shape = self.shape.clone();
+        match dtype {
+            DType::F64 => Self::from_f64(shape, self.to_f64()),
+            DType::F32 => Self::from_f32(shape, self.to_f32().into_owned()),
+            DType::F16 => Self::from_elements(dtype, shape, self.convert(f16::from_f64)),
+            DType::BF16 => Self::from_elements(dtype, shape, self.convert(bf16::from_f64)),
+            other => panic!("cast to {other}: only float types"),
+        }
+    }
+}
+
+impl fmt::Debug for HostTensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HostTensor({} {:?})", self.dtype, self.shape)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn casts_round_to_nearest_even_and_share_when_equal() {
+        let x = HostTensor::from_f32([3], vec![1.0, 1.0 + 1.0 / 256.0, -2.5]);
+        assert_eq!(x.cast(DType::BF16).to_f64(), [1.0, 1.0, -2.5]);
+        assert_eq!(x.cast(DType::F16).to_f64()[1], 1.0 + 1.0 / 256.0);
+        assert!(std::ptr::eq(x.cast(DType::F32).bytes(), x.bytes()));
+    }
+
+    #[test]
+    fn zeros_are_aligned_for_their_dtype() {
+        let z = HostTensor::zeros(DType::F32, [3]);
+        assert!(matches!(z.to_f32(), Cow::Borrowed(_)));
+        assert_eq!(z.to_f32().as_ref(), [0.0; 3]);
+    }
+}
