@@ -11,6 +11,10 @@ pub mod activation;
 pub mod binary;
 pub mod case;
 pub mod check;
+pub mod conv2d;
+pub mod epilogue;
+pub mod linear;
+pub mod matmul;
 pub mod pad;
 pub mod sum_to;
 pub mod view;
@@ -30,8 +34,17 @@ pub struct OpEntry {
 }
 
 /// Every op. A plain slice: tests, benches and `dreamclear ops` walk it.
-pub static REGISTRY: &[&[OpEntry]] =
-    &[activation::ENTRIES, binary::ENTRIES, pad::ENTRIES, sum_to::ENTRIES, view::ENTRIES];
+#[rustfmt::skip] // one op a line
+pub static REGISTRY: &[&[OpEntry]] = &[
+    activation::ENTRIES,
+    binary::ENTRIES,
+    conv2d::ENTRIES,
+    linear::ENTRIES,
+    matmul::ENTRIES,
+    pad::ENTRIES,
+    sum_to::ENTRIES,
+    view::ENTRIES,
+];
 
 /// All rows of the registry.
 pub fn registry() -> impl Iterator<Item = &'static OpEntry> {
