@@ -11,7 +11,18 @@ pub mod activation;
 pub mod binary;
 pub mod case;
 pub mod check;
+pub mod concat;
+pub mod embedding;
+pub mod group_norm;
+pub mod layer_norm;
 pub mod pad;
+pub mod pad_edges;
+pub mod pixel_shuffle;
+pub mod reduce;
+pub mod resize;
+pub mod rms_norm;
+mod rows;
+pub mod softmax;
 pub mod sum_to;
 pub mod view;
 
@@ -30,8 +41,24 @@ pub struct OpEntry {
 }
 
 /// Every op. A plain slice: tests, benches and `dreamclear ops` walk it.
-pub static REGISTRY: &[&[OpEntry]] =
-    &[activation::ENTRIES, binary::ENTRIES, pad::ENTRIES, sum_to::ENTRIES, view::ENTRIES];
+#[rustfmt::skip] // one row a line
+pub static REGISTRY: &[&[OpEntry]] = &[
+    activation::ENTRIES,
+    binary::ENTRIES,
+    concat::ENTRIES,
+    embedding::ENTRIES,
+    group_norm::ENTRIES,
+    layer_norm::ENTRIES,
+    pad::ENTRIES,
+    pad_edges::ENTRIES,
+    pixel_shuffle::ENTRIES,
+    reduce::ENTRIES,
+    resize::ENTRIES,
+    rms_norm::ENTRIES,
+    softmax::ENTRIES,
+    sum_to::ENTRIES,
+    view::ENTRIES,
+];
 
 /// All rows of the registry.
 pub fn registry() -> impl Iterator<Item = &'static OpEntry> {

@@ -2,6 +2,8 @@
 
 mod arena;
 mod copy;
+pub mod math;
+pub mod simd;
 
 pub use arena::{ALIGN, Arena};
 pub use copy::copy_strided;

@@ -1,7 +1,9 @@
 //! `activation`: y = f(x) for every element, f one of [`Kind`].
 
 mod cpu;
-mod reference;
+pub(in crate::ops) mod reference;
+
+pub(in crate::ops) use cpu::silu_slope;
 
 use super::{Case, CaseInput, OpEntry};
 use crate::error::Result;
