@@ -10,7 +10,10 @@ pub const EXIT_INTERRUPTED: i32 = 130;
 
 /// A shared "please stop" flag. Clones see the same flag; raising it is final.
 #[derive(Clone, Debug, Default)]
-pub struct Cancel(Arc<AtomicBool>);
+pub struct Cancel {
+    flag: Arc<AtomicBool>,
+    parent: Option<Arc<AtomicBool>>,
+}
 
 impl Cancel {
     /// A flag that nobody has raised.
@@ -18,14 +21,19 @@ impl Cancel {
         Self::default()
     }
 
-    /// Asks everyone who holds a clone to stop at the next safe place.
+    /// A flag of its own that also counts as raised once this one is: for part of the work.
+    pub fn child(&self) -> Self {
+        Cancel { flag: Arc::default(), parent: Some(self.flag.clone()) }
+    }
+
+    /// Asks everyone who holds a clone (or a child) to stop at the next safe place.
     pub fn cancel(&self) {
-        self.0.store(true, Ordering::SeqCst);
+        self.flag.store(true, Ordering::SeqCst);
     }
 
     /// Whether stopping was asked for.
     pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
+        self.flag.load(Ordering::SeqCst) || self.parent.as_ref().is_some_and(|p| p.load(Ordering::SeqCst))
     }
 
     /// `Err(Error::Interrupted)` once stopping was asked for: `cancel.check()?` at safe places.
@@ -39,7 +47,7 @@ impl Cancel {
     /// # Errors
     /// `Error::Run` if the process already has signal handlers from here or elsewhere.
     pub fn raise_on_signals(&self, cleanup: impl Fn() + Send + 'static) -> Result<()> {
-        let flag = self.0.clone();
+        let flag = self.flag.clone();
         ctrlc::set_handler(move || {
             if flag.swap(true, Ordering::SeqCst) {
                 cleanup();
@@ -56,11 +64,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clones_share_the_flag() {
+    fn clones_share_the_flag_and_children_inherit_it() {
         let a = Cancel::new();
-        let b = a.clone();
+        let (b, child) = (a.clone(), a.child());
         assert!(a.check().is_ok());
+        let sibling = a.child();
+        sibling.cancel();
+        assert!(sibling.is_cancelled() && !a.is_cancelled() && !child.is_cancelled());
         b.cancel();
         assert!(matches!(a.check(), Err(Error::Interrupted)));
+        assert!(child.is_cancelled());
     }
 }

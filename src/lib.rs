@@ -10,6 +10,7 @@ pub mod cli;
 pub mod data;
 pub mod device;
 pub mod error;
+pub mod pipelines;
 pub mod tensor;
 pub mod weights;
 

@@ -3,6 +3,7 @@
 pub mod atomic;
 pub mod encode;
 pub mod image;
+pub mod inputs;
 pub mod pixels;
 pub mod resize;
 pub mod shard;

@@ -10,7 +10,9 @@
 
 use rayon::prelude::*;
 
+use super::image::{Channels, MAX_PIXELS, Photo, Samples};
 use super::pixels::FloatImage;
+use crate::{Error, Result};
 
 /// Fractional bits of Pillow's 8-bit weights.
 const PRECISION: u32 = 22;
@@ -175,6 +177,73 @@ pub fn bicubic_torch(image: &FloatImage, height: usize, width: usize) -> FloatIm
     separable(image, height, width, Taps::torch)
 }
 
+/// A photo's colours at another size as f32 RGB in 0..1: for 8-bit photos exactly what DreamClear
+/// feeds its networks ([`bicubic_u8`], then /255), for 16-bit ones the same in f32, clipped.
+///
+/// # Panics
+/// If a size is 0.
+pub fn photo_rgb(photo: &Photo, height: usize, width: usize) -> FloatImage {
+    match photo.samples {
+        Samples::U8(_) => {
+            let pixels = bicubic_u8(&photo.rgb_u8(), (photo.height, photo.width), 3, (height, width));
+            Photo::new(height, width, Channels::Rgb, Samples::U8(pixels)).rgb_f32()
+        }
+        Samples::U16(_) => {
+            let mut image = bicubic_antialias(&photo.rgb_f32(), height, width);
+            image.data.iter_mut().for_each(|x| *x = x.clamp(0.0, 1.0));
+            image
+        }
+    }
+}
+
+/// A photo's alpha at another size; none if it has none.
+///
+/// # Panics
+/// If a size is 0.
+pub fn photo_alpha(photo: &Photo, height: usize, width: usize) -> Option<FloatImage> {
+    photo.alpha_f32().map(|alpha| bicubic_antialias(&alpha, height, width))
+}
+
+/// The two sizes of a DreamClear restoration, as (height, width).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// What the networks see: multiples of 64.
+    pub working: (usize, usize),
+    /// What is written.
+    pub output: (usize, usize),
+}
+
+/// Sizes for an input of `height`×`width` enlarged by `upscale`, with a working size of at least
+/// `min_size` on its shorter side (`PIL2Tensor`, spec restore.md §2; halves round to even).
+///
+/// # Errors
+/// `Error::Usage` unless `upscale` is a positive number; `Error::Run` if either size exceeds
+/// [`MAX_PIXELS`], as for a very long, thin picture.
+pub fn restore_sizes((height, width): (usize, usize), upscale: f64, min_size: usize) -> Result<Sizes> {
+    if !(upscale > 0.0 && upscale.is_finite()) {
+        return Err(Error::Usage(format!("--upscale expects a positive number, found {upscale}")));
+    }
+    let (mut h, mut w) = (height as f64 * upscale, width as f64 * upscale);
+    // A factor below 1 may leave nothing of a thin picture: one pixel stays.
+    let output = (h.round_ties_even().max(1.0), w.round_ties_even().max(1.0));
+    let shorter = h.min(w);
+    if shorter < min_size as f64 {
+        let enlarge = min_size as f64 / shorter;
+        (h, w) = (h * enlarge, w * enlarge);
+    }
+    let grid = |x: f64| (64.0 * (x / 64.0).round_ties_even()).max(64.0);
+    let working = (grid(h), grid(w));
+    for (what, (h, w)) in [("output", output), ("working", working)] {
+        if h * w > MAX_PIXELS as f64 {
+            return Err(Error::Run(format!(
+                "a {width}×{height} picture gets a {what} size of {w:.0}×{h:.0}, more than {MAX_PIXELS} pixels; choose a smaller --upscale or --min-size, or cut it into parts"
+            )));
+        }
+    }
+    let whole = |(h, w): (f64, f64)| (h as usize, w as usize);
+    Ok(Sizes { working: whole(working), output: whole(output) })
+}
+
 fn separable(image: &FloatImage, height: usize, width: usize, taps: fn(usize, usize) -> Taps) -> FloatImage {
     assert!(image.height * image.width * height * width > 0, "sizes are at least 1");
     let channels = image.channels;
@@ -219,10 +288,10 @@ mod tests {
     /// Inputs and outputs by Pillow and PyTorch; made by `tools/golden/resize.py`.
     static GOLDEN: &[u8] = include_bytes!("../../tests/golden/resize.safetensors");
 
-    fn cases<'a>(
-        golden: &'a SafeTensors<'a>,
-        prefix: &str,
-    ) -> Vec<(String, [usize; 3], &'a [u8], [usize; 3], &'a [u8])> {
+    /// Name, input shape and bytes, output shape and bytes.
+    type Case<'a> = (String, [usize; 3], &'a [u8], [usize; 3], &'a [u8]);
+
+    fn cases<'a>(golden: &'a SafeTensors<'a>, prefix: &str) -> Vec<Case<'a>> {
         let shape = |s: &[usize]| -> [usize; 3] { s.try_into().unwrap() };
         let cases: Vec<_> = golden
             .names()
@@ -277,6 +346,46 @@ mod tests {
                 assert!((a - f32::from(b)).abs() <= 1.2, "{name}: {a} against {b}");
             }
         }
+    }
+
+    #[test]
+    fn sizes_are_those_of_the_official_code() {
+        // (height, width), upscale, minimum → PIL2Tensor's (h, w) and (h0, w0), run in Python.
+        for (size, upscale, min, working, output) in [
+            ((256, 256), 4.0, 1024, (1024, 1024), (1024, 1024)),
+            ((200, 300), 4.0, 1024, (1024, 1536), (800, 1200)),
+            ((333, 500), 4.0, 1024, (1344, 1984), (1332, 2000)),
+            ((1080, 1920), 1.0, 1024, (1088, 1920), (1080, 1920)),
+            ((1, 1), 4.0, 1024, (1024, 1024), (4, 4)),
+            ((301, 455), 2.5, 512, (768, 1152), (752, 1138)),
+            ((97, 97), 1.5, 0, (128, 128), (146, 146)),
+        ] {
+            assert_eq!(
+                restore_sizes(size, upscale, min).unwrap(),
+                Sizes { working, output },
+                "{size:?} ×{upscale}"
+            );
+        }
+        assert_eq!(restore_sizes((3, 5), 0.1, 0).unwrap(), Sizes { working: (64, 64), output: (1, 1) });
+        let e = restore_sizes((3, 20_000), 4.0, 1024).unwrap_err().to_string();
+        assert!(e.contains("20000×3") && e.contains("working size of 6826688×1024"), "{e}");
+        for upscale in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            assert!(matches!(restore_sizes((3, 3), upscale, 0), Err(Error::Usage(_))));
+        }
+    }
+
+    #[test]
+    fn photos_of_both_depths_agree() {
+        let eight: Vec<u8> = (0..12 * 10 * 4).map(|i| (i * 37 % 151 + 40) as u8).collect();
+        let sixteen = eight.iter().map(|&x| u16::from(x) * 257).collect();
+        let eight = Photo::new(12, 10, Channels::Rgba, Samples::U8(eight));
+        let sixteen = Photo::new(12, 10, Channels::Rgba, Samples::U16(sixteen));
+        for (a, b) in photo_rgb(&eight, 30, 17).data.iter().zip(photo_rgb(&sixteen, 30, 17).data) {
+            assert!((a - b).abs() <= 1.2 / 255.0, "{a} against {b}");
+        }
+        let alpha = photo_alpha(&eight, 30, 17).unwrap();
+        assert_eq!((alpha.height, alpha.width, alpha.channels), (30, 17, 1));
+        assert_eq!(photo_rgb(&eight, 12, 10), eight.rgb_f32());
     }
 
     proptest! {

@@ -363,7 +363,7 @@ mod tests {
         fn padding_keeps_the_picture_and_mirrors_it(h in 1usize..20, w in 1usize..20, m in 1usize..33) {
             let image = FloatImage::new(h, w, 1, (0..h * w).map(|i| i as f32).collect());
             let padded = pad_reflect(&image, m);
-            prop_assert!(padded.height % m == 0 && padded.width % m == 0);
+            prop_assert!(padded.height.is_multiple_of(m) && padded.width.is_multiple_of(m));
             prop_assert_eq!(crop(&padded, 0..h, 0..w), image.clone());
             if w > 1 && padded.width > w {
                 prop_assert_eq!(padded.row(0)[w], image.row(0)[w - 2]);
