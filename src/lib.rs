@@ -10,6 +10,8 @@ pub mod cli;
 pub mod data;
 pub mod device;
 pub mod error;
+pub mod graph;
+pub mod ops;
 pub mod pipelines;
 pub mod tensor;
 pub mod weights;
