@@ -10,6 +10,8 @@ mod open;
 mod set;
 mod signature;
 mod strict;
+#[cfg(test)]
+mod tests;
 
 pub mod ncnn;
 pub mod safetensors;

@@ -158,7 +158,7 @@ def make_evil():
     for protocol in (0, 1, 2, 4):
         evil(f"reduce_p{protocol}", f"{os.system.__module__}.system", pickle.dumps(Reduce(os.system, "true"), protocol))
     evil("eval", "builtins.eval", pickle.dumps({"state_dict": Reduce(builtins.eval, "1")}, 4))
-    evil("popen", "subprocess.Popen", pickle.dumps({"a": [Reduce(subprocess.Popen, ["true"])]}, 2))
+    evil("popen", "subprocess.Popen", pickle.dumps({"a": [Reduce(subprocess.Popen, ["true"])]}, 4))
     evil("global", "os.system", b"\x80\x02cos\nsystem\n" + text("true") + b"\x85R.")
     evil("inst", "os.system", b"(S'true'\nios\nsystem\n.")
     evil("obj", "os.system", b"\x80\x02(cos\nsystem\n" + text("true") + b"o.")
