@@ -1,1 +1,3 @@
 //! cli
+pub mod convert;
+pub mod inspect;
