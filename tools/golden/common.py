@@ -228,6 +228,7 @@ def write(path, arrays, metadata):
     text["torch"] = torch.__version__
     arrays = {key: np.ascontiguousarray(value) for key, value in arrays.items()}
     save_file(arrays, path, metadata=text)
+    path.chmod(0o644)
     print(f"{path.name:44} {path.stat().st_size / 1024:8.1f} KiB")
 
 
