@@ -1,3 +1,4 @@
 //! cli
 pub mod convert;
+pub mod fetch;
 pub mod inspect;

@@ -13,6 +13,7 @@ mod strict;
 #[cfg(test)]
 mod tests;
 
+pub mod hub;
 pub mod ncnn;
 pub mod safetensors;
 pub mod sharded;

@@ -99,3 +99,80 @@ fn scales(layers: &[Layer], architecture: &str) -> BTreeMap<String, String> {
     }
     found
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{name_weights, parse_param, read_weights};
+
+    /// Names and metadata for a `.param` with zeros for weights.
+    fn names(lines: &[String]) -> (Vec<String>, Vec<(String, String)>) {
+        let text = format!("7767517\n{} 1\n{}\n", lines.len(), lines.join("\n"));
+        let layers = parse_param(text.as_bytes()).unwrap();
+        // Raw f32 (tag 0): find the length at which nothing is missing or left over.
+        let blob = (0..40_000).step_by(4).map(|n| vec![0u8; n].into());
+        let weights = blob.map(|b| read_weights(&layers, &b)).find_map(Result::ok).unwrap();
+        let (tensors, metadata) = name_weights(&layers, weights);
+        (tensors.into_iter().map(|(n, _)| n).collect(), metadata.into_iter().collect())
+    }
+
+    fn conv(out: usize, inputs: usize) -> String {
+        format!("Convolution c 1 1 a b 0={out} 1=3 4=1 5=1 6={}", out * inputs * 9)
+    }
+
+    fn rrdbnet(blocks: usize) -> Vec<String> {
+        let (features, growth) = (4, 2);
+        let mut lines = vec![conv(features, 3)];
+        for _ in 0..3 * blocks {
+            lines.extend((0..4).map(|k| conv(growth, features + k * growth)));
+            lines.push(conv(features, features + 4 * growth));
+        }
+        lines.push(conv(features, features));
+        for _ in 0..2 {
+            lines.push("Interp up 1 1 a b 0=1 1=2.0e+00 2=2.0e+00".into());
+            lines.push(conv(features, features));
+        }
+        lines.extend([conv(features, features), conv(3, features)]);
+        lines
+    }
+
+    fn pair(key: &str, value: &str) -> (String, String) {
+        (key.to_owned(), value.to_owned())
+    }
+
+    #[test]
+    fn rrdbnet_gets_the_official_names() {
+        let (found, metadata) = names(&rrdbnet(2));
+        assert_eq!(found.len(), 2 * (1 + 2 * 15 + 5));
+        assert_eq!(found[..2], ["conv_first.weight", "conv_first.bias"]);
+        assert_eq!(found[2], "body.0.rdb1.conv1.weight");
+        assert_eq!(found[2 + 2 * 29], "body.1.rdb3.conv5.weight");
+        let tail: Vec<&str> = found[62..].iter().step_by(2).map(String::as_str).collect();
+        let modules = ["conv_body", "conv_up1", "conv_up2", "conv_hr", "conv_last"];
+        assert_eq!(tail, modules.map(|m| format!("{m}.weight")));
+        assert_eq!(metadata, [pair("architecture", "rrdbnet"), pair("upscale", "4")]);
+    }
+
+    #[test]
+    fn srvgg_counts_modules() {
+        let act = || "PReLU p 1 1 a b 0=4".to_owned();
+        let shuffle = "PixelShuffle s 1 1 a b 0=2".to_owned();
+        let resize = "Interp r 1 1 a b 0=3 1=5.0e-01 2=5.0e-01".to_owned();
+        let (found, metadata) = names(&[conv(4, 3), act(), conv(4, 4), act(), conv(12, 4), shuffle, resize]);
+        let expected =
+            ["0.weight", "0.bias", "1.weight", "2.weight", "2.bias", "3.weight", "4.weight", "4.bias"];
+        assert_eq!(found, expected.map(|n| format!("body.{n}")));
+        assert_eq!(
+            metadata,
+            [pair("architecture", "srvgg"), pair("output_resize", "0.5"), pair("upscale", "2")]
+        );
+    }
+
+    #[test]
+    fn another_network_keeps_its_layer_names() {
+        let mut lines = rrdbnet(1);
+        lines[3] = conv(2, 5);
+        let (found, metadata) = names(&lines);
+        assert_eq!(found[0], "c.weight");
+        assert!(metadata.is_empty());
+    }
+}
