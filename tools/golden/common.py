@@ -177,17 +177,28 @@ def random_image(seed, shape):
 # ---- official code ---------------------------------------------------------------------------------
 
 
-def arguments(description):
+def parser(description):
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--repos", type=Path, required=True, help="folder with checkouts of the official repositories")
     parser.add_argument("--out", type=Path, default=GOLDEN, help="where to write (default: tests/golden)")
-    parser.add_argument("--only", default="", help="write only the cases whose name contains this")
+    return parser
+
+
+def prepare(parser):
+    """Parses the command line, makes the output folder, settles threads and checks the recipe."""
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(2)
     torch.manual_seed(0)
     recipe_self_test()
     return args
+
+
+def arguments(description):
+    """The command line of the scripts that write named cases."""
+    names = parser(description)
+    names.add_argument("--only", default="", help="write only the cases whose name contains this")
+    return prepare(names)
 
 
 def official(path, name):

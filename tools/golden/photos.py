@@ -55,7 +55,7 @@ def main():
     # A face and fine text: JPEG.
     astronaut = source("astronaut.png").convert("RGB")
     astronaut.save(reference / "astronaut.jpg", quality=90)
-    degrade(astronaut, 1, 0.5, 3.0, 60).save(PHOTOS / "astronaut.jpg", quality=85)
+    degrade(astronaut, 1, 0.3, 1.5, 85).save(PHOTOS / "astronaut.jpg", quality=90)
 
     # Fur: PNG, so nothing is lost after the degradation.
     chelsea = source("chelsea.png").convert("RGB")
