@@ -12,9 +12,13 @@ pub mod binary;
 pub mod case;
 pub mod check;
 pub mod concat;
+pub mod conv2d;
 pub mod embedding;
+pub mod epilogue;
 pub mod group_norm;
 pub mod layer_norm;
+pub mod linear;
+pub mod matmul;
 pub mod pad;
 pub mod pad_edges;
 pub mod pixel_shuffle;
@@ -41,14 +45,17 @@ pub struct OpEntry {
 }
 
 /// Every op. A plain slice: tests, benches and `dreamclear ops` walk it.
-#[rustfmt::skip] // one row a line
+#[rustfmt::skip] // one op a line
 pub static REGISTRY: &[&[OpEntry]] = &[
     activation::ENTRIES,
     binary::ENTRIES,
     concat::ENTRIES,
+    conv2d::ENTRIES,
     embedding::ENTRIES,
     group_norm::ENTRIES,
     layer_norm::ENTRIES,
+    linear::ENTRIES,
+    matmul::ENTRIES,
     pad::ENTRIES,
     pad_edges::ENTRIES,
     pixel_shuffle::ENTRIES,

@@ -2,7 +2,9 @@
 
 mod arena;
 mod copy;
+pub mod gemm;
 pub mod math;
+pub(crate) mod scratch;
 pub mod simd;
 
 pub use arena::{ALIGN, Arena};
