@@ -2,6 +2,11 @@
 
 mod arena;
 mod copy;
+pub mod conv;
+pub mod gemm;
+pub mod math;
+pub(crate) mod scratch;
+pub mod simd;
 
 pub use arena::{ALIGN, Arena};
 pub use copy::copy_strided;
