@@ -22,6 +22,7 @@ pub mod matmul;
 pub mod pad;
 pub mod pad_edges;
 pub mod pixel_shuffle;
+pub mod prelu;
 pub mod reduce;
 pub mod resize;
 pub mod rms_norm;
@@ -59,6 +60,7 @@ pub static REGISTRY: &[&[OpEntry]] = &[
     pad::ENTRIES,
     pad_edges::ENTRIES,
     pixel_shuffle::ENTRIES,
+    prelu::ENTRIES,
     reduce::ENTRIES,
     resize::ENTRIES,
     rms_norm::ENTRIES,
