@@ -2,6 +2,7 @@
 
 mod arena;
 mod copy;
+pub mod conv;
 pub mod gemm;
 pub mod math;
 pub(crate) mod scratch;

@@ -5,8 +5,8 @@ use super::*;
 
 /// Repeatable values in [−1, 1).
 pub(crate) fn noise(seed: u64, len: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let next = || {
+    let mut state = seed.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let next = move || {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
@@ -100,7 +100,7 @@ fn check_case(case: &Case) {
     let (br, bc) = if tb { (n, k) } else { (k, n) };
     let (lda, ldb, ldo) = (ac + case.gaps.0, bc + case.gaps.1, n + case.gaps.2);
     let a = noise(case.seed, ar * lda);
-    let b32 = noise(case.seed + 1, br * ldb);
+    let b32 = noise(case.seed ^ 1, br * ldb);
     let b_bf16: Vec<bf16> = b32.iter().map(|&x| bf16::from_f32(x)).collect();
     let b_f16: Vec<f16> = b32.iter().map(|&x| f16::from_f32(x)).collect();
     let (values, b): (Values, Vec<f32>) = match case.dtype {
@@ -108,9 +108,9 @@ fn check_case(case: &Case) {
         1 => (Values::Bf16(&b_bf16), b_bf16.iter().map(|x| x.to_f32()).collect()),
         _ => (Values::F16(&b_f16), b_f16.iter().map(|x| x.to_f32()).collect()),
     };
-    let bias = noise(case.seed + 2, n);
-    let other = noise(case.seed + 3, m * (n + 3));
-    let before = noise(case.seed + 4, m * ldo);
+    let bias = noise(case.seed ^ 2, n);
+    let other = noise(case.seed ^ 3, m * (n + 3));
+    let before = noise(case.seed ^ 4, m * ldo);
     let epilogue = Epilogue {
         bias: case.bias.then_some(&bias),
         activation: ACTIVATIONS[case.activation],
