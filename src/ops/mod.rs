@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::graph::{GraphBuilder, ValueId};
 
 pub mod activation;
+pub mod attention;
 pub mod binary;
 pub mod case;
 pub mod check;
@@ -31,7 +32,7 @@ pub struct OpEntry {
 
 /// Every op. A plain slice: tests, benches and `dreamclear ops` walk it.
 pub static REGISTRY: &[&[OpEntry]] =
-    &[activation::ENTRIES, binary::ENTRIES, pad::ENTRIES, sum_to::ENTRIES, view::ENTRIES];
+    &[activation::ENTRIES, attention::ENTRIES, binary::ENTRIES, pad::ENTRIES, sum_to::ENTRIES, view::ENTRIES];
 
 /// All rows of the registry.
 pub fn registry() -> impl Iterator<Item = &'static OpEntry> {

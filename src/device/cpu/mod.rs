@@ -2,6 +2,10 @@
 
 mod arena;
 mod copy;
+pub mod math;
+pub mod share;
+pub mod simd;
+pub mod tile;
 
 pub use arena::{ALIGN, Arena};
 pub use copy::copy_strided;
