@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::graph::{GraphBuilder, ValueId};
 
 pub mod activation;
+pub mod attention;
 pub mod binary;
 pub mod case;
 pub mod check;
@@ -49,6 +50,7 @@ pub struct OpEntry {
 #[rustfmt::skip] // one op a line
 pub static REGISTRY: &[&[OpEntry]] = &[
     activation::ENTRIES,
+    attention::ENTRIES,
     binary::ENTRIES,
     concat::ENTRIES,
     conv2d::ENTRIES,
