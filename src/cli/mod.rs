@@ -12,6 +12,7 @@ use crate::cancel::EXIT_INTERRUPTED;
 use crate::device::cpu::CpuDevice;
 use crate::error::{Error, Result};
 
+pub mod bench;
 pub mod convert;
 pub mod fetch;
 pub mod forward;
@@ -45,6 +46,7 @@ enum Command {
     Fetch(fetch::Args),
     Inspect(inspect::Args),
     Convert(convert::Args),
+    Bench(bench::Args),
     Ops(ops::Args),
     Info(info::Args),
 }
@@ -116,6 +118,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Fetch(args) => fetch::run(&args)?,
         Command::Inspect(args) => inspect::run(&args, &crate::models::load::strict_by_name)?,
         Command::Convert(args) => convert::run(&args)?,
+        Command::Bench(args) => bench::run(&args)?,
         Command::Ops(args) => ops::run(&args)?,
         Command::Info(args) => info::run(&args)?,
     }
