@@ -12,6 +12,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs)] // the sentences above each variant name its fields
 pub enum Error {
     /// A graph was built from shapes or dtypes that do not fit. `path` is the node's place in
     /// the model (`layers.0.residual_group.blocks.1.attn`), `op` the operation's name.

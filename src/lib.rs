@@ -5,10 +5,14 @@
 //! `docs/architecture.md`).
 #![warn(missing_docs)]
 
+pub mod cancel;
 pub mod cli;
 pub mod data;
 pub mod device;
 pub mod error;
+pub mod graph;
+pub mod ops;
+pub mod pipelines;
 pub mod tensor;
 pub mod weights;
 

@@ -86,6 +86,15 @@ impl<T: bytemuck::Pod + Send + Sync> Bytes for Elements<T> {
     }
 }
 
+/// Owned bytes in 8-byte words: aligned for any dtype. The second field is the byte count.
+struct Words(Vec<u64>, usize);
+
+impl Bytes for Words {
+    fn bytes(&self) -> &[u8] {
+        &bytemuck::cast_slice(&self.0)[..self.1]
+    }
+}
+
 /// A dense row-major tensor in host memory, little-endian, cheap to clone (the bytes are shared).
 #[derive(Clone)]
 pub struct HostTensor {
@@ -134,15 +143,16 @@ impl HostTensor {
     /// A zero-filled tensor.
     pub fn zeros(dtype: DType, shape: impl Into<Vec<usize>>) -> Self {
         let shape = shape.into();
-        // u64 elements, so that any dtype finds its alignment.
         let bytes = shape.iter().product::<usize>() * dtype.size();
-        struct Zeros(Vec<u64>, usize);
-        impl Bytes for Zeros {
-            fn bytes(&self) -> &[u8] {
-                &bytemuck::cast_slice(&self.0)[..self.1]
-            }
-        }
-        HostTensor::from_bytes(dtype, shape, Arc::new(Zeros(vec![0; bytes.div_ceil(8)], bytes)))
+        HostTensor::from_bytes(dtype, shape, Arc::new(Words(vec![0; bytes.div_ceil(8)], bytes)))
+    }
+
+    /// An owned, aligned copy of raw little-endian bytes; panics like [`HostTensor::from_bytes`].
+    pub fn copy_of(dtype: DType, shape: &[usize], bytes: &[u8]) -> Self {
+        // u64 elements, so that any dtype finds its alignment.
+        let mut words = vec![0u64; bytes.len().div_ceil(8)];
+        bytemuck::cast_slice_mut(&mut words)[..bytes.len()].copy_from_slice(bytes);
+        HostTensor::from_bytes(dtype, shape, Arc::new(Words(words, bytes.len())))
     }
 
     /// Element type.

@@ -1,1 +1,4 @@
 //! cli
+pub mod convert;
+pub mod fetch;
+pub mod inspect;

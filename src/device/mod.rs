@@ -1,2 +1,3 @@
-//! device
+//! Devices: memory and threads. They know no op and no graph.
+
 pub mod cpu;

@@ -1,0 +1,371 @@
+//! The plan: steps with resolved operands over one arena.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use super::memory::{self, Request};
+use crate::error::{Error, Result};
+use crate::graph::ir::{Graph, Origin, TensorType, ValueId};
+use crate::graph::layout::Layout;
+use crate::graph::op::{Cost, Op};
+
+/// The memory behind an operand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// An arena buffer.
+    Arena(usize),
+    /// A leaf value (graph input, parameter or constant) in its own host tensor.
+    Leaf(ValueId),
+}
+
+/// A tensor as a step sees it: which memory, and how it lies there.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Dtype and shape.
+    pub ty: TensorType,
+    /// The memory.
+    pub source: Source,
+    /// Strides and offset within it.
+    pub layout: Layout,
+}
+
+/// One launch.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// What is run; `None` copies the operand into dense memory.
+    pub op: Option<Arc<dyn Op>>,
+    /// Operands.
+    pub inputs: Vec<Place>,
+    /// Results, always dense arena buffers.
+    pub outputs: Vec<Place>,
+    /// An operand that shares memory with output 0.
+    pub in_place: Option<usize>,
+    /// Arena buffer of the op's working memory.
+    pub scratch: Option<usize>,
+    /// Path of the node in the model.
+    pub path: Arc<str>,
+    /// Work of the node.
+    pub cost: Cost,
+}
+
+impl Step {
+    /// The op's name, or `copy`.
+    pub fn name(&self) -> &'static str {
+        self.op.as_ref().map_or("copy", |op| op.name())
+    }
+}
+
+/// A buffer of the arena.
+#[derive(Clone, Copy, Debug)]
+pub struct Buffer {
+    /// Bytes.
+    pub size: usize,
+    /// Offset in the arena; buffers that share memory in place have the same one.
+    pub offset: usize,
+}
+
+/// What to run, in which order, where everything lies.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The graph after all passes.
+    pub graph: Graph,
+    /// Launches in order.
+    pub steps: Vec<Step>,
+    /// Arena buffers.
+    pub buffers: Vec<Buffer>,
+    /// Size of the arena in bytes: peak working memory.
+    pub arena_bytes: usize,
+    /// Where the graph's outputs are when the last step is done.
+    pub outputs: Vec<(String, Place)>,
+    /// Threads that scratch was sized for.
+    pub threads: usize,
+}
+
+struct Planner<'g> {
+    graph: &'g Graph,
+    steps: Vec<Step>,
+    sizes: Vec<Request>,
+    /// Buffer whose memory this one takes over in place.
+    taken_from: Vec<Option<usize>>,
+    places: Vec<Option<Place>>,
+    /// Values that have ever lain in each buffer.
+    holders: Vec<Vec<ValueId>>,
+    /// Steps after which a value is no longer needed, counted in nodes.
+    last_use: Vec<usize>,
+    threads: usize,
+}
+
+impl Plan {
+    /// Plans a graph for a number of threads (ops may need scratch per thread).
+    pub fn new(graph: Graph, threads: usize) -> Result<Plan> {
+        let mut last_use = vec![0; graph.values.len()];
+        for (i, n) in graph.nodes.iter().enumerate() {
+            for v in &n.inputs {
+                last_use[v.index()] = i;
+            }
+        }
+        for (_, v) in &graph.outputs {
+            last_use[v.index()] = usize::MAX;
+        }
+        let mut p = Planner {
+            graph: &graph,
+            steps: Vec::new(),
+            sizes: Vec::new(),
+            taken_from: Vec::new(),
+            places: vec![None; graph.values.len()],
+            holders: Vec::new(),
+            last_use,
+            threads,
+        };
+        p.leaves();
+        for i in 0..graph.nodes.len() {
+            p.node(i)?;
+        }
+        let outputs = p.outputs();
+        let (steps, buffers, arena_bytes) = p.place();
+        Ok(Plan { steps, buffers, arena_bytes, outputs, threads, graph })
+    }
+
+    /// Bytes of all parameters and constants in the dtypes that the graph asks for.
+    pub fn param_bytes(&self) -> usize {
+        self.graph.params().map(|(_, v)| self.graph.ty(v).bytes()).sum()
+    }
+
+    /// Sum of all steps.
+    pub fn cost(&self) -> Cost {
+        self.steps.iter().map(|s| s.cost).sum()
+    }
+
+    /// One line a step: op, result, buffer and offset, path, and why memory is shared or copied.
+    pub fn explain(&self) -> String {
+        let mut out = String::new();
+        let _ = writeln!(
+            out,
+            "{} steps, {} buffers, arena {} bytes, parameters {} bytes",
+            self.steps.len(),
+            self.buffers.len(),
+            self.arena_bytes,
+            self.param_bytes()
+        );
+        for (i, s) in self.steps.iter().enumerate() {
+            let _ = write!(out, "{i:5} {:<20}", s.name());
+            for o in &s.outputs {
+                if let Source::Arena(b) = o.source {
+                    let _ = write!(out, " {} @{}", o.ty, self.buffers[b].offset);
+                }
+            }
+            match (s.in_place, &s.op) {
+                (Some(k), _) => _ = write!(out, " in place of operand {k}"),
+                (None, None) => _ = write!(out, " (the next op reads only dense memory)"),
+                _ => {}
+            }
+            let _ = writeln!(out, "  {}", s.path);
+        }
+        out
+    }
+}
+
+impl Planner<'_> {
+    fn leaves(&mut self) {
+        for (i, v) in self.graph.values.iter().enumerate() {
+            if !matches!(v.origin, Origin::Node { .. }) {
+                let layout = Layout::dense(&v.ty.shape);
+                let source = Source::Leaf(ValueId(i as u32));
+                self.places[i] = Some(Place { ty: v.ty.clone(), source, layout });
+            }
+        }
+    }
+
+    fn buffer(&mut self, size: usize) -> usize {
+        let step = self.steps.len();
+        self.sizes.push(Request { size, first: step, last: step });
+        self.taken_from.push(None);
+        self.holders.push(Vec::new());
+        self.sizes.len() - 1
+    }
+
+    fn touch(&mut self, source: Source) {
+        if let Source::Arena(b) = source {
+            self.sizes[b].last = self.sizes[b].last.max(self.steps.len());
+        }
+    }
+
+    fn set_place(&mut self, v: ValueId, place: Place) {
+        if let Source::Arena(b) = place.source {
+            self.holders[b].push(v);
+        }
+        self.places[v.index()] = Some(place);
+    }
+
+    fn place_of(&self, v: ValueId) -> &Place {
+        self.places[v.index()].as_ref().expect("operands come before their users")
+    }
+
+    /// Adds a step that makes `place` dense.
+    fn copy(&mut self, place: Place, path: &Arc<str>) -> Place {
+        self.touch(place.source);
+        let b = self.buffer(place.ty.bytes());
+        let out =
+            Place { layout: Layout::dense(&place.ty.shape), source: Source::Arena(b), ty: place.ty.clone() };
+        let bytes = 2.0 * place.ty.bytes() as f64;
+        self.steps.push(Step {
+            op: None,
+            inputs: vec![place],
+            outputs: vec![out.clone()],
+            in_place: None,
+            scratch: None,
+            path: path.clone(),
+            cost: Cost { flops: 0.0, bytes },
+        });
+        out
+    }
+
+    fn node(&mut self, i: usize) -> Result<()> {
+        let graph = self.graph;
+        let node = &graph.nodes[i];
+        if node.op.is_view() {
+            let operand = self.place_of(node.inputs[0]).clone();
+            let (operand, layout) = match node.op.view(&operand.layout) {
+                Some(layout) => (operand, layout),
+                None => {
+                    let dense = self.copy(operand, &node.path);
+                    let layout = node.op.view(&dense.layout).ok_or_else(|| Error::Graph {
+                        path: node.path.to_string(),
+                        op: node.op.name().to_owned(),
+                        message: "cannot view a dense operand".into(),
+                    })?;
+                    (dense, layout)
+                }
+            };
+            let out = node.outputs[0];
+            let ty = graph.ty(out).clone();
+            self.set_place(out, Place { ty, source: operand.source, layout });
+            return Ok(());
+        }
+        let mut inputs = Vec::with_capacity(node.inputs.len());
+        for (k, &v) in node.inputs.iter().enumerate() {
+            let mut place = self.place_of(v).clone();
+            if !node.op.accepts(k, &place.layout) {
+                place = self.copy(place, &node.path);
+                // Later users profit from the dense copy too.
+                self.set_place(v, place.clone());
+            }
+            inputs.push(place);
+        }
+        let in_place = self.in_place_operand(i, &inputs);
+        let mut outputs = Vec::with_capacity(node.outputs.len());
+        for (k, &v) in node.outputs.iter().enumerate() {
+            let ty = graph.ty(v).clone();
+            let b = self.buffer(ty.bytes());
+            if k == 0
+                && let Some(operand) = in_place
+                && let Source::Arena(from) = inputs[operand].source
+            {
+                self.taken_from[b] = Some(from);
+            }
+            let layout = Layout::dense(&ty.shape);
+            let place = Place { ty, source: Source::Arena(b), layout };
+            self.set_place(v, place.clone());
+            outputs.push(place);
+        }
+        let types = |places: &[Place]| places.iter().map(|p| p.ty.clone()).collect::<Vec<_>>();
+        let (it, ot) = (types(&inputs), types(&outputs));
+        let (it, ot): (Vec<_>, Vec<_>) = (it.iter().collect(), ot.iter().collect());
+        let scratch = match node.op.cpu_scratch(&it, &ot, self.threads) {
+            0 => None,
+            n => Some(self.buffer(n)),
+        };
+        for p in &inputs {
+            self.touch(p.source);
+        }
+        self.steps.push(Step {
+            op: Some(node.op.clone()),
+            in_place,
+            scratch,
+            path: node.path.clone(),
+            cost: node.op.cost(&it, &ot),
+            inputs,
+            outputs,
+        });
+        Ok(())
+    }
+
+    /// An operand whose memory dies here, is dense, whole and of the result's size, and that the
+    /// op may overwrite.
+    fn in_place_operand(&self, i: usize, inputs: &[Place]) -> Option<usize> {
+        let node = &self.graph.nodes[i];
+        let out = self.graph.ty(*node.outputs.first()?);
+        (0..inputs.len()).find(|&k| {
+            let p = &inputs[k];
+            let Source::Arena(b) = p.source else { return false };
+            node.op.in_place(k)
+                && p.ty == *out
+                && p.layout.is_dense()
+                && p.layout.offset == 0
+                && self.sizes[b].size == out.bytes()
+                && inputs.iter().filter(|q| q.source == p.source).count() == 1
+                && self.dies_at(b, i)
+        })
+    }
+
+    /// Whether no value held in buffer `b` is used after node `i`.
+    fn dies_at(&self, b: usize, i: usize) -> bool {
+        self.holders[b].iter().all(|&v| {
+            let moved = self.place_of(v).source != Source::Arena(b);
+            moved || self.last_use[v.index()] <= i
+        })
+    }
+
+    fn outputs(&mut self) -> Vec<(String, Place)> {
+        let graph = self.graph;
+        let mut outputs = Vec::new();
+        for (name, v) in &graph.outputs {
+            let mut place = self.place_of(*v).clone();
+            if !place.layout.is_dense() {
+                place = self.copy(place, &Arc::from(format!("output {name}")));
+            }
+            self.touch(place.source);
+            outputs.push((name.clone(), place));
+        }
+        // Outputs are read after the last step.
+        let end = self.steps.len();
+        for (_, place) in &outputs {
+            if let Source::Arena(b) = place.source {
+                self.sizes[b].last = end;
+            }
+        }
+        outputs
+    }
+
+    /// Gives chains of in-place buffers one lifetime and every chain an offset.
+    fn place(self) -> (Vec<Step>, Vec<Buffer>, usize) {
+        let mut root: Vec<usize> = (0..self.sizes.len()).collect();
+        for b in 0..root.len() {
+            if let Some(from) = self.taken_from[b] {
+                root[b] = root[from]; // `from` was made earlier, so its root is final
+            }
+        }
+        let mut requests: Vec<Option<Request>> = vec![None; root.len()];
+        for (b, r) in self.sizes.iter().enumerate() {
+            let slot = &mut requests[root[b]];
+            *slot = Some(match *slot {
+                None => *r,
+                Some(o) => Request {
+                    size: o.size.max(r.size),
+                    first: o.first.min(r.first),
+                    last: o.last.max(r.last),
+                },
+            });
+        }
+        let ids: Vec<usize> = (0..root.len()).filter(|&b| root[b] == b).collect();
+        let list: Vec<Request> = ids.iter().map(|&b| requests[b].expect("a root has a request")).collect();
+        let assignment = memory::assign(&list);
+        let mut offset = vec![0; root.len()];
+        for (k, &b) in ids.iter().enumerate() {
+            offset[b] = assignment.offsets[k];
+        }
+        let buffers =
+            (0..root.len()).map(|b| Buffer { size: self.sizes[b].size, offset: offset[root[b]] }).collect();
+        (self.steps, buffers, assignment.size)
+    }
+}

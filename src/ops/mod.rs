@@ -1,0 +1,66 @@
+//! The engine's vocabulary: one folder an op, one registry for all.
+//!
+//! A folder `ops/<op>/` holds `mod.rs` (the op: shape rule, gradient rule, cost, cases, and the
+//! `GraphBuilder` method that adds it), `reference.rs` (reads like the maths) and `cpu.rs` (the
+//! fast path). Gradient kernels that deserve an op of their own stand beside their forward.
+
+use crate::error::Result;
+use crate::graph::{GraphBuilder, ValueId};
+
+pub mod activation;
+pub mod binary;
+pub mod case;
+pub mod check;
+pub mod conv2d;
+pub mod epilogue;
+pub mod linear;
+pub mod matmul;
+pub mod pad;
+pub mod sum_to;
+pub mod view;
+
+pub use case::{Case, CaseInput, Fill};
+
+/// One row of the registry: an op by name, what it is, and the cases that test and bench it.
+pub struct OpEntry {
+    /// The op's one name; its folder, unless `family` says otherwise.
+    pub name: &'static str,
+    /// The folder under `src/ops/`.
+    pub family: &'static str,
+    /// One line for `dreamclear ops`.
+    pub about: &'static str,
+    /// Test and bench cases.
+    pub cases: fn() -> Vec<Case>,
+}
+
+/// Every op. A plain slice: tests, benches and `dreamclear ops` walk it.
+#[rustfmt::skip] // one op a line
+pub static REGISTRY: &[&[OpEntry]] = &[
+    activation::ENTRIES,
+    binary::ENTRIES,
+    conv2d::ENTRIES,
+    linear::ENTRIES,
+    matmul::ENTRIES,
+    pad::ENTRIES,
+    sum_to::ENTRIES,
+    view::ENTRIES,
+];
+
+/// All rows of the registry.
+pub fn registry() -> impl Iterator<Item = &'static OpEntry> {
+    REGISTRY.iter().flat_map(|rows| rows.iter())
+}
+
+/// x + y: how autodiff sums gradients.
+pub(crate) fn add_values(b: &mut GraphBuilder, x: ValueId, y: ValueId) -> Result<ValueId> {
+    b.add(x, y)
+}
+
+/// Appends gradient nodes; see [`crate::graph::autodiff::gradients`].
+pub fn gradients(
+    b: &mut GraphBuilder,
+    seeds: &[(ValueId, ValueId)],
+    wrt: &[ValueId],
+) -> Result<Vec<Option<ValueId>>> {
+    crate::graph::autodiff::gradients(b, seeds, wrt, add_values)
+}

@@ -1,0 +1,9 @@
+//! What users ask for: whole jobs from image files to image files.
+
+pub mod batch;
+pub mod compare;
+pub mod journal;
+pub mod naming;
+pub mod report;
+
+mod progress;
