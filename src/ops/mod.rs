@@ -16,6 +16,7 @@ pub mod concat;
 pub mod conv2d;
 pub mod embedding;
 pub mod epilogue;
+pub mod fuse;
 pub mod group_norm;
 pub mod layer_norm;
 pub mod linear;
