@@ -12,6 +12,8 @@ pub mod data;
 pub mod device;
 pub mod error;
 pub mod graph;
+pub mod models;
+pub mod nn;
 pub mod ops;
 pub mod pipelines;
 pub mod tensor;

@@ -6,7 +6,9 @@ mod copy;
 pub mod gemm;
 pub mod math;
 pub(crate) mod scratch;
+pub mod share;
 pub mod simd;
+pub mod tile;
 
 pub use arena::{ALIGN, Arena};
 pub use copy::copy_strided;

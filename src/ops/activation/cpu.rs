@@ -48,7 +48,7 @@ macro_rules! functions {
 }
 functions! {
     Relu(): |x| reference::value(Kind::Relu, x), reference::slope(Kind::Relu, x);
-    LeakyRelu(a): |x| if x < 0.0 { a * x } else { x }, if x < 0.0 { a } else { 1.0 };
+    LeakyRelu(a): |x| if x < 0.0 { a * x } else { x }, if x > 0.0 { 1.0 } else { a };
     Gelu(): |x| math::gelu_erf(x), gelu_slope(x);
     GeluTanh(): |x| math::gelu_tanh(x), gelu_tanh_slope(x);
     Silu(): |x| math::silu(x), silu_slope(x);
@@ -72,7 +72,7 @@ fn limit(x: f32, lo: f32, hi: f32) -> f32 {
 /// Φ(x) + x·φ(x)
 #[inline(always)]
 fn gelu_slope(x: f32) -> f32 {
-    const DENSITY_AT_0: f32 = 0.398_942_28; // 1/√(2π)
+    const DENSITY_AT_0: f32 = 0.398_942_3; // 1/√(2π)
     let below = 0.5 * (1.0 + math::erf(x * std::f32::consts::FRAC_1_SQRT_2));
     below + x * DENSITY_AT_0 * math::exp(-0.5 * x * x)
 }
@@ -80,7 +80,7 @@ fn gelu_slope(x: f32) -> f32 {
 /// With s = σ(2u): s + x·s·(1 − s)·2u′, the same as the tanh form.
 #[inline(always)]
 fn gelu_tanh_slope(x: f32) -> f32 {
-    const TWICE: f32 = 1.595_769_1; // 2·√(2/π)
+    const TWICE: f32 = 1.595_769_2; // 2·√(2/π)
     let y = limit(x, -15.0, 15.0); // beyond, the slope is 0 or 1 and the cube would overflow
     let s = math::sigmoid(TWICE * (y + 0.044_715 * y * y * y));
     s + y * s * (1.0 - s) * TWICE * (1.0 + 3.0 * 0.044_715 * y * y)

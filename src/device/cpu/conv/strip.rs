@@ -24,7 +24,7 @@ pub struct Input<'a> {
     pub size: [usize; 2],
     /// Channels read from each pixel.
     pub channels: usize,
-    /// Values from one pixel to the next, at least `channels`.
+    /// Values from one pixel to the next (0 for a picture of one colour).
     pub stride: usize,
     /// How it is seen.
     pub sampling: Sampling,
@@ -52,7 +52,6 @@ impl<'a> Input<'a> {
     pub(super) fn check(&self, batch: usize, seen: [usize; 2]) {
         assert_eq!(self.seen(), seen, "inputs of different sizes");
         let pixels = batch * self.size[0] * self.size[1];
-        assert!(self.stride >= self.channels, "pixels overlap");
         assert!(self.values.len() >= extent(pixels, self.channels, self.stride), "input too short");
     }
 

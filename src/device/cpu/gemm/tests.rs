@@ -36,6 +36,8 @@ fn activation64(f: Activation, x: f64, column: usize) -> f64 {
         Activation::Silu => x / (1.0 + (-x).exp()),
         Activation::Sigmoid => 1.0 / (1.0 + (-x).exp()),
         Activation::Tanh => x.tanh(),
+        Activation::Clamp(lo, hi) => x.clamp(lo as f64, hi as f64),
+        Activation::Function(f) => f(x as f32) as f64,
         Activation::GeluTanh => {
             0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
         }
@@ -57,7 +59,7 @@ struct Case {
 }
 
 const SLOPES: [f32; 100] = [0.3; 100];
-const ACTIVATIONS: [Activation; 9] = [
+const ACTIVATIONS: [Activation; 11] = [
     Activation::Identity,
     Activation::Relu,
     Activation::LeakyRelu(0.2),
@@ -67,6 +69,8 @@ const ACTIVATIONS: [Activation; 9] = [
     Activation::Silu,
     Activation::Sigmoid,
     Activation::Tanh,
+    Activation::Clamp(-0.5, 1.0),
+    Activation::Function(f32::abs),
 ];
 
 fn cases() -> impl Strategy<Value = Case> {
@@ -75,7 +79,7 @@ fn cases() -> impl Strategy<Value = Case> {
         (1usize..40, k, 1usize..100),
         any::<(bool, bool)>(),
         (0usize..5, 0usize..5, 0usize..5),
-        0usize..9,
+        0usize..ACTIVATIONS.len(),
         0usize..3,
         any::<bool>(),
         0usize..3,
