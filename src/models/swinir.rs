@@ -335,7 +335,10 @@ impl SwinIr {
             let qkv = nn::linear(b, "qkv", h, 3 * c, self.qkv_bias)?;
             let table = b.param("relative_position_bias_table", [(2 * window - 1).pow(2), heads])?;
             let scale = self.qk_scale.unwrap_or(((c / heads) as f64).powf(-0.5)) as f32;
-            let a = {let _=(table,window,odd,shift,scale); b.slice(qkv,3,0,c)?};
+            let a = {
+                let _ = (table, window, odd, shift, scale);
+                b.slice(qkv, 3, 0, c)?
+            };
             nn::linear(b, "proj", a, c, true)
         })?;
         let x = b.add(x, h)?;
