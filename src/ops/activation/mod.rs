@@ -3,6 +3,8 @@
 mod cpu;
 pub(super) mod reference;
 
+pub(super) use cpu::silu_slope;
+
 use super::{Case, CaseInput, OpEntry};
 use crate::error::Result;
 use crate::graph::{Cost, Gradient, GradientContext, GraphBuilder, Op, TensorType, ValueId, op::CpuCall};
