@@ -65,6 +65,8 @@ fn report_text(weights: &WeightSet, wanted: impl Fn(&str) -> bool) -> String {
     let mut out = String::new();
     // Writing to a String cannot fail.
     for (name, tensor) in &rows {
+        // Escaped: a name is the file's, and must not steer the terminal.
+        let name = name.escape_debug().to_string();
         let _ = writeln!(out, "{name:width$}  {:4}  {:?}", tensor.dtype().name(), tensor.shape());
     }
     let dtypes: Vec<String> = weights.dtypes().iter().map(|(d, (n, _))| format!("{n} × {d}")).collect();
@@ -128,7 +130,7 @@ fn grouped(n: usize) -> String {
     let digits = n.to_string();
     let mut out = String::new();
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             out.push(',');
         }
         out.push(digit);

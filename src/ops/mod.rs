@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::graph::{GraphBuilder, ValueId};
 
 pub mod activation;
+pub mod attention;
 pub mod binary;
 pub mod case;
 pub mod check;
@@ -15,6 +16,7 @@ pub mod concat;
 pub mod conv2d;
 pub mod embedding;
 pub mod epilogue;
+pub mod fuse;
 pub mod group_norm;
 pub mod layer_norm;
 pub mod linear;
@@ -49,6 +51,7 @@ pub struct OpEntry {
 #[rustfmt::skip] // one op a line
 pub static REGISTRY: &[&[OpEntry]] = &[
     activation::ENTRIES,
+    attention::ENTRIES,
     binary::ENTRIES,
     concat::ENTRIES,
     conv2d::ENTRIES,

@@ -5,5 +5,6 @@ pub mod compare;
 pub mod journal;
 pub mod naming;
 pub mod report;
+pub mod restore;
 
 mod progress;

@@ -111,7 +111,7 @@ impl WeightSet {
 
 fn open_single(path: &Path, blob: Blob, kind: Kind) -> Result<WeightSet> {
     let fail = |message| Error::file(path, message);
-    Ok(match kind {
+    let set = match kind {
         Kind::Safetensors => {
             let (tensors, metadata) = safetensors::parse(&blob).map_err(fail)?;
             build(path, Container::Safetensors, tensors, None, metadata)
@@ -127,8 +127,8 @@ fn open_single(path: &Path, blob: Blob, kind: Kind) -> Result<WeightSet> {
             }
             build(path, container, checkpoint.tensors, checkpoint.section, checkpoint.metadata)
         }
-    }
-    .without_module_prefix()?)
+    };
+    set.without_module_prefix()
 }
 
 pub(super) fn build(

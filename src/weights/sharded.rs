@@ -115,22 +115,26 @@ fn variant(name: &str) -> usize {
     }
 }
 
+/// How files that training programs leave beside the weights begin.
+const TRAINING_STATE: [&str; 5] = ["optimizer", "scheduler", "training_args", "rng_state", "random_states"];
+
 /// Opens the one set of weights in a directory such as a published model's.
 pub fn open_directory(folder: &Path) -> Result<WeightSet> {
     let names = file_names(folder)?;
     let stems: HashSet<&str> = names.iter().filter_map(|n| n.strip_suffix(".param")).collect();
-    let mut found: Vec<(Promise, usize, &str)> = names
+    let mut found: Vec<(usize, Promise, &str)> = names
         .iter()
         // Shards are reached through their index, ncnn's .bin through its .param.
         .filter(|n| !n.contains("-of-0") && !n.strip_suffix(".bin").is_some_and(|s| stems.contains(s)))
-        .filter_map(|n| Some((promise(n)?, variant(n), n.as_str())))
+        .filter(|n| !TRAINING_STATE.iter().any(|t| n.starts_with(t)))
+        .filter_map(|n| Some((variant(n), promise(n)?, n.as_str())))
         .collect();
     found.sort();
-    let Some(&(kind, rank, first)) = found.first() else {
+    let Some(&(rank, kind, first)) = found.first() else {
         return Err(Error::file(folder, nothing_found(folder, &names)?));
     };
     let equal: Vec<String> =
-        found.iter().filter(|(k, r, _)| (*k, *r) == (kind, rank)).map(|(_, _, n)| n.to_string()).collect();
+        found.iter().filter(|(r, k, _)| (*r, *k) == (rank, kind)).map(|(_, _, n)| n.to_string()).collect();
     if equal.len() > 1 {
         return Err(Error::file(
             folder,

@@ -292,6 +292,13 @@ fn shards_and_directories() {
     assert!(WeightSet::open(at("vae")).unwrap().contains("half"));
     write("vae/diffusion_pytorch_model.safetensors", "full");
     assert!(WeightSet::open(at("vae")).unwrap().contains("full"));
+    fs::copy(good("plain_zip"), at("vae/optimizer.pt")).unwrap();
+    fs::copy(good("plain_zip"), at("vae/diffusion_pytorch_model.bin")).unwrap();
+    assert!(WeightSet::open(at("vae")).unwrap().contains("full"));
+    fs::remove_file(at("vae/diffusion_pytorch_model.safetensors")).unwrap();
+    // Full precision in an older container, rather than half of it in a newer one.
+    assert!(WeightSet::open(at("vae")).unwrap().contains("a.weight"));
+    write("vae/diffusion_pytorch_model.safetensors", "full");
     write("vae/other.safetensors", "other");
     assert!(message(WeightSet::open(at("vae"))).contains("several"));
 }

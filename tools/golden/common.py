@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.numpy import save_file
 
 warnings.filterwarnings("ignore", message=".*(meshgrid|timm.models.layers).*")
 
@@ -230,17 +229,31 @@ def stand_in_for_basicsr():
 # ---- writing ---------------------------------------------------------------------------------------
 
 
+DTYPES = {"float32": "F32", "float16": "F16", "int64": "I64", "uint8": "U8", "bool": "BOOL"}
+
+
 def write(path, arrays, metadata):
-    """Writes one golden file; JSON values of `metadata` become compact strings."""
-    text = {
-        key: value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), allow_nan=False)
-        for key, value in metadata.items()
-    }
-    text["torch"] = torch.__version__
-    arrays = {key: np.ascontiguousarray(value) for key, value in arrays.items()}
-    save_file(arrays, path, metadata=text)
-    path.chmod(0o644)
+    """Writes one golden file; JSON values of `metadata` become compact strings.
+
+    By hand, because the safetensors package shuffles the metadata and so never writes the same file twice.
+    """
+    text = {key: value if isinstance(value, str) else to_json(value) for key, value in metadata.items()}
+    header = {"__metadata__": {**text, "torch": torch.__version__}}
+    chunks, end = [], 0
+    # Wide types first: every tensor is then aligned to its own size.
+    for key, value in sorted(arrays.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])):
+        chunks.append(np.ascontiguousarray(value).tobytes())
+        offsets = [end, end + len(chunks[-1])]
+        header[key] = {"dtype": DTYPES[str(value.dtype)], "shape": list(value.shape), "data_offsets": offsets}
+        end = offsets[1]
+    head = to_json(header).encode()
+    head += b" " * (-len(head) % 8)
+    path.write_bytes(len(head).to_bytes(8, "little") + head + b"".join(chunks))
     print(f"{path.name:44} {path.stat().st_size / 1024:8.1f} KiB")
+
+
+def to_json(value):
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)
 
 
 def write_network(path, script, network, config, module, x, weights, seed):

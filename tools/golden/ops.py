@@ -44,7 +44,9 @@ class Op:
     @staticmethod
     def run(function, inputs, dout, dtype):
         """{out, d<input> of every float input} in `dtype`."""
-        leaves = {k: v.to(dtype, copy=True).requires_grad_() if v.is_floating_point() else v for k, v in inputs.items()}
+        leaves = {
+            k: v.to(dtype, copy=True).requires_grad_() if v.is_floating_point() else v for k, v in inputs.items()
+        }
         wanted = [k for k, v in leaves.items() if v.requires_grad]
         out = function(*leaves.values())
         gradients = torch.autograd.grad(out, [leaves[k] for k in wanted], dout.to(dtype))
@@ -68,7 +70,7 @@ def interpolate():
             runs = [(name, dict(size=size)) for name, size in sizes.items()]
             if mode != "area":
                 # A given factor enters the coordinates as it is; the size is floor(in · factor).
-                runs += [("x2", dict(scale_factor=2.0)), ("x1.7", dict(scale_factor=1.7)), ("x0.6", dict(scale_factor=0.6))]
+                runs += [(f"x{factor:g}", dict(scale_factor=factor)) for factor in (2.0, 1.7, 0.6)]
             for name, how in runs:
                 parameters = dict(mode=mode, align_corners=align, antialias=False, **how)
                 label = mode + ("_corners" if align else "") + f"_{name}"
@@ -117,7 +119,8 @@ def activation():
         "tanh": (torch.tanh, {}),
         "softplus": (F.softplus, {"beta": 1, "threshold": 20}),
     }
-    edges = torch.tensor([0.0, 1e-4, -1e-4, 0.5, -0.5, 3.0, -3.0, 6.0, -6.0, 12.0, -12.0, 30.0, -30.0, 90.0, -90.0, 1e4, -1e4])
+    positive = torch.tensor([0.0, 1e-4, 0.5, 3.0, 6.0, 12.0, 30.0, 90.0, 1e4])
+    edges = torch.cat([positive, -positive[1:]])
     for name, (function, parameters) in functions.items():
         op.case(name, function, {"x": torch.cat([edges, 2 * op.randn(47)])}, parameters)
     op.case("prelu", F.prelu, {"x": op.randn(2, 3, 4, 2), "weight": 0.5 * op.randn(3)}, {"layout": "NCHW"})
@@ -142,7 +145,8 @@ def norm():
     function = lambda x, weight, bias: F.layer_norm(x, (64,), weight, bias, 1e-5)  # noqa: E731
     op.case("layer_offset", function, {"x": x, "weight": gain(64), "bias": op.randn(64)}, dict(eps=1e-5))
     function = lambda x, weight, bias: F.layer_norm(x, (8,), weight, bias, 1e-5)  # noqa: E731
-    op.case("layer_constant", function, {"x": torch.full((2, 8), 0.5), "weight": gain(8), "bias": op.randn(8)}, dict(eps=1e-5))
+    flat = torch.full((2, 8), 0.5)
+    op.case("layer_constant", function, {"x": flat, "weight": gain(8), "bias": op.randn(8)}, dict(eps=1e-5))
     for groups, c, h, w in ((4, 8, 3, 5), (32, 64, 2, 3), (1, 6, 4, 4)):
         x = 2 * op.randn(2, c, h, w) - 0.7
         function = lambda x, weight, bias, g=groups: F.group_norm(x, g, weight, bias, 1e-6)  # noqa: E731
@@ -153,7 +157,8 @@ def norm():
 
 def softmax():
     op = Op("softmax", "any; dim counts from the first axis")
-    for name, shape, dim in (("last", (3, 4, 17), 2), ("middle", (2, 9, 5), 1), ("first", (7, 3), 0), ("single", (4, 1), 1)):
+    shapes = {"last": ((3, 4, 17), 2), "middle": ((2, 9, 5), 1), "first": ((7, 3), 0), "single": ((4, 1), 1)}
+    for name, (shape, dim) in shapes.items():
         op.case(name, lambda x, d=dim: F.softmax(x, d), {"x": 3 * op.randn(*shape)}, dict(dim=dim))
     large = op.randn(2, 8) + torch.tensor([[1e4], [-1e4]])
     op.case("large", lambda x: F.softmax(x, 1), {"x": large}, dict(dim=1))
@@ -186,12 +191,13 @@ def attention():
     lengths = torch.tensor([3, 7])
     keep = (torch.arange(7)[None, :] < lengths[:, None])[:, None, None, :]
     kept = lambda q, k, v, keep: F.scaled_dot_product_attention(q, k, v, attn_mask=keep)  # noqa: E731
-    op.case("key_padding", kept, {**qkv(2, 2, 5, 7, 8), "keep": keep}, dict(scale=8**-0.5, key_lengths=lengths.tolist()))
+    parameters = dict(scale=8**-0.5, key_lengths=lengths.tolist())
+    op.case("key_padding", kept, {**qkv(2, 2, 5, 7, 8), "keep": keep}, parameters)
     return op
 
 
 def conv2d():
-    op = Op("conv2d", "x NCHW; weight [out, in / groups, kh, kw]; pad = [left, right, top, bottom], zeros, before the convolution")
+    op = Op("conv2d", "x NCHW; weight [out, in / groups, kh, kw]; pad = [left, right, top, bottom] with zeros, first")
     cases = [
         # name, x, weight, stride, dilation, groups, pad
         ("3x3", (2, 5, 7, 6), (4, 5, 3, 3), 1, 1, 1, [1, 1, 1, 1]),
@@ -222,8 +228,8 @@ def conv2d():
 def embedding():
     op = Op("embedding", "ids i64, any shape; weight [V, C]; out ids.shape + [C]")
     repeated = torch.tensor([[3, 0, 3, 7], [9, 3, 0, 1]])  # row 3 three times: its gradients add up
-    op.case("repeated", lambda ids, weight: F.embedding(ids, weight), {"ids": repeated, "weight": op.randn(10, 6)}, {})
-    op.case("one", lambda ids, weight: F.embedding(ids, weight), {"ids": torch.tensor([2]), "weight": op.randn(3, 5)}, {})
+    op.case("repeated", F.embedding, {"ids": repeated, "weight": op.randn(10, 6)}, {})
+    op.case("one", F.embedding, {"ids": torch.tensor([2]), "weight": op.randn(3, 5)}, {})
     return op
 
 
@@ -263,7 +269,8 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
-    makers = (interpolate, pad, pixel_shuffle, activation, norm, softmax, attention, conv2d, embedding, linear, pil_bicubic)
+    makers = [interpolate, pad, pixel_shuffle, activation, norm, softmax]
+    makers += [attention, conv2d, embedding, linear, pil_bicubic]
     for make in makers:
         make().write(args.out)
 

@@ -1,7 +1,8 @@
 """Writes tests/golden/weights/: small files as PyTorch saves them, and their contents.
 
 Run from the repository root: python tools/golden/weights.py
-Made with torch 2.11.0, numpy 2, safetensors 0.6 on CPU; no randomness.
+Made with torch 2.11.0, numpy 2, safetensors 0.6 on CPU. No randomness, but legacy files name
+storages by their addresses, which differ from run to run.
 
 good/*.pth   each with the tensors that torch.load finds in it as <stem>.safetensors
 evil/*.pth   pickles that run code when loaded by Python; <stem>.txt names what they import
@@ -90,6 +91,17 @@ def make_good():
     }, plain, pickle_protocol=4)
     good("nested", {"net_g": {"layers": [tensor(1), tensor(2)]}, "step": 7},
          {"net_g.layers.0": tensor(1), "net_g.layers.1": tensor(2)})
+
+    # 64-bit zip records, which files beyond 4 GiB have, forced onto a small one.
+    saved = io.BytesIO()
+    torch.save(plain, saved)
+    limits = zipfile.ZIP64_LIMIT, zipfile.ZIP_FILECOUNT_LIMIT
+    zipfile.ZIP64_LIMIT = zipfile.ZIP_FILECOUNT_LIMIT = -1
+    with zipfile.ZipFile(saved) as source, zipfile.ZipFile(GOOD / "zip64.pth", "w") as z:
+        for entry in source.infolist():
+            z.writestr(zipfile.ZipInfo(entry.filename), source.read(entry))
+    zipfile.ZIP64_LIMIT, zipfile.ZIP_FILECOUNT_LIMIT = limits
+    save_file(plain, GOOD / "zip64.safetensors")
 
     # mmengine's class without mmengine: only its name is in the file.
     stub = types.ModuleType("mmengine.config.config")

@@ -2,10 +2,13 @@
 
 mod arena;
 mod copy;
+pub mod conv;
 pub mod gemm;
 pub mod math;
 pub(crate) mod scratch;
+pub mod share;
 pub mod simd;
+pub mod tile;
 
 pub use arena::{ALIGN, Arena};
 pub use copy::copy_strided;

@@ -37,7 +37,7 @@ impl Scratch {
                 .min_by_key(|&i| pool[i].len());
             best.map(|i| pool.swap_remove(i))
         });
-        Scratch { lines: kept.unwrap_or_else(|| bytemuck::zeroed_vec(wanted)), len }
+        Scratch { lines: kept.unwrap_or_else(|| vec![Line::zeroed(); wanted]), len }
     }
 }
 

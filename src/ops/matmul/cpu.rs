@@ -1,25 +1,26 @@
-//! Fast path: rows of all batch items over threads, each a sum of rows of B.
-
-use rayon::prelude::*;
+//! Fast path: one packed GEMM for each item of the batch.
 
 use super::MatMul;
+use crate::device::cpu::gemm::{Epilogue, MatrixA, MatrixB, gemm, gemm_batch};
+use crate::device::cpu::simd::Level;
 use crate::graph::op::CpuCall;
 
 pub(super) fn forward(op: &MatMul, mut call: CpuCall) -> Result<(), String> {
-    let (d, _) = op.dims(&call.inputs[0].ty.shape, &call.inputs[1].ty.shape)?;
+    let (mut d, _) = op.dims(&call.inputs[0].ty.shape, &call.inputs[1].ty.shape)?;
+    if d.step_b == 0 && !op.trans_a && d.step_a == d.m * d.k {
+        // A B for the whole batch, and rows of A without gaps: one tall product.
+        d.m *= d.batch;
+        d.batch = 1;
+    }
+    let (a_stride, b_stride) = (if op.trans_a { d.m } else { d.k }, if op.trans_b { d.k } else { d.n });
     let (a, b) = (call.inputs[0].f32(), call.inputs[1].f32());
-    call.outputs[0].f32().par_chunks_mut(d.n.max(1)).enumerate().for_each(|(row, c)| {
-        let (item, i) = (row / d.m, row % d.m);
-        let (a, b) = (&a[item * d.step_a..], &b[item * d.step_b..]);
-        c.fill(0.0);
-        for p in 0..d.k {
-            let x = if op.trans_a { a[p * d.m + i] } else { a[i * d.k + p] };
-            if op.trans_b {
-                c.iter_mut().enumerate().for_each(|(j, c)| *c += x * b[j * d.k + p]);
-            } else {
-                c.iter_mut().zip(&b[p * d.n..]).for_each(|(c, &y)| *c += x * y);
-            }
-        }
-    });
+    let a = |i| MatrixA { values: &a[i * d.step_a..], stride: a_stride, transposed: op.trans_a };
+    let b = |i| MatrixB { values: b[i * d.step_b..].into(), stride: b_stride, transposed: op.trans_b };
+    let (shape, out, plain) = ((d.m, d.k, d.n), call.outputs[0].f32(), Epilogue::default());
+    if d.batch == 1 {
+        gemm(Level::best(), shape, a(0), b(0), out, d.n, &plain);
+    } else {
+        gemm_batch(Level::best(), d.batch, shape, a, b, out, d.m * d.n, &plain);
+    }
     Ok(())
 }

@@ -49,6 +49,14 @@ impl Resize {
         })
     }
 
+    /// The whole factor by which a nearest enlargement repeats pixels, if this is one.
+    pub fn nearest_factor(&self, x: &TensorType) -> Option<usize> {
+        let [_, h, w, _] = x.shape[..] else { return None };
+        let r = self.size[0].checked_div(h)?;
+        let plain = self.mode == Mode::Nearest && self.factors.is_none();
+        (plain && r >= 1 && self.size == [h * r, w * r]).then_some(r)
+    }
+
     fn check(&self, from: [usize; 2]) -> Result<(), String> {
         let (size, factors) = (self.size, self.factors.unwrap_or([1.0; 2]));
         if size.contains(&0) || from.contains(&0) {

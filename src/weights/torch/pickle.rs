@@ -523,7 +523,7 @@ fn import(module: &str, name: &str) -> Result<Global, String> {
 }
 
 fn pairs(items: Vec<Value>) -> Result<Vec<(Value, Value)>, String> {
-    if items.len() % 2 != 0 {
+    if !items.len().is_multiple_of(2) {
         return Err("the pickle gives a dictionary a key without a value".into());
     }
     let mut pairs = Vec::with_capacity(items.len() / 2);

@@ -4,7 +4,7 @@ use crate::device::cpu::math;
 use crate::device::cpu::simd::simd_fn;
 
 /// A function applied to each element of a result.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default)]
 pub enum Activation<'a> {
     /// None.
     #[default]
@@ -25,6 +25,10 @@ pub enum Activation<'a> {
     Sigmoid,
     /// tanh x
     Tanh,
+    /// x limited to an interval.
+    Clamp(f32, f32),
+    /// Anything else, one value at a time.
+    Function(fn(f32) -> f32),
 }
 
 /// What is added last.
@@ -161,6 +165,11 @@ simd_fn! {
             Activation::Silu => map!(tile, math::silu),
             Activation::Sigmoid => map!(tile, math::sigmoid),
             Activation::Tanh => map!(tile, math::tanh),
+            Activation::Clamp(lo, hi) => map!(tile, |x: f32| {
+                let x = if x < lo { lo } else { x };
+                if x > hi { hi } else { x }
+            }),
+            Activation::Function(f) => map!(tile, f),
         }
         let alpha = finish.alpha;
         for (r, row) in tile.chunks_exact_mut(width).enumerate() {

@@ -246,3 +246,5 @@ fn copy_block(a: MatrixA, m: usize, k0: usize, kb: usize, copy: &mut [f32]) {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::noise;

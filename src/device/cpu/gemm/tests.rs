@@ -5,8 +5,8 @@ use super::*;
 
 /// Repeatable values in [−1, 1).
 pub(crate) fn noise(seed: u64, len: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let next = || {
+    let mut state = seed.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let next = move || {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
@@ -36,6 +36,8 @@ fn activation64(f: Activation, x: f64, column: usize) -> f64 {
         Activation::Silu => x / (1.0 + (-x).exp()),
         Activation::Sigmoid => 1.0 / (1.0 + (-x).exp()),
         Activation::Tanh => x.tanh(),
+        Activation::Clamp(lo, hi) => x.clamp(lo as f64, hi as f64),
+        Activation::Function(f) => f(x as f32) as f64,
         Activation::GeluTanh => {
             0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
         }
@@ -57,7 +59,7 @@ struct Case {
 }
 
 const SLOPES: [f32; 100] = [0.3; 100];
-const ACTIVATIONS: [Activation; 9] = [
+const ACTIVATIONS: [Activation; 11] = [
     Activation::Identity,
     Activation::Relu,
     Activation::LeakyRelu(0.2),
@@ -67,6 +69,8 @@ const ACTIVATIONS: [Activation; 9] = [
     Activation::Silu,
     Activation::Sigmoid,
     Activation::Tanh,
+    Activation::Clamp(-0.5, 1.0),
+    Activation::Function(f32::abs),
 ];
 
 fn cases() -> impl Strategy<Value = Case> {
@@ -75,7 +79,7 @@ fn cases() -> impl Strategy<Value = Case> {
         (1usize..40, k, 1usize..100),
         any::<(bool, bool)>(),
         (0usize..5, 0usize..5, 0usize..5),
-        0usize..9,
+        0usize..ACTIVATIONS.len(),
         0usize..3,
         any::<bool>(),
         0usize..3,
@@ -100,7 +104,7 @@ fn check_case(case: &Case) {
     let (br, bc) = if tb { (n, k) } else { (k, n) };
     let (lda, ldb, ldo) = (ac + case.gaps.0, bc + case.gaps.1, n + case.gaps.2);
     let a = noise(case.seed, ar * lda);
-    let b32 = noise(case.seed + 1, br * ldb);
+    let b32 = noise(case.seed ^ 1, br * ldb);
     let b_bf16: Vec<bf16> = b32.iter().map(|&x| bf16::from_f32(x)).collect();
     let b_f16: Vec<f16> = b32.iter().map(|&x| f16::from_f32(x)).collect();
     let (values, b): (Values, Vec<f32>) = match case.dtype {
@@ -108,9 +112,9 @@ fn check_case(case: &Case) {
         1 => (Values::Bf16(&b_bf16), b_bf16.iter().map(|x| x.to_f32()).collect()),
         _ => (Values::F16(&b_f16), b_f16.iter().map(|x| x.to_f32()).collect()),
     };
-    let bias = noise(case.seed + 2, n);
-    let other = noise(case.seed + 3, m * (n + 3));
-    let before = noise(case.seed + 4, m * ldo);
+    let bias = noise(case.seed ^ 2, n);
+    let other = noise(case.seed ^ 3, m * (n + 3));
+    let before = noise(case.seed ^ 4, m * ldo);
     let epilogue = Epilogue {
         bias: case.bias.then_some(&bias),
         activation: ACTIVATIONS[case.activation],

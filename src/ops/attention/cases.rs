@@ -1,0 +1,115 @@
+//! Registry rows and cases.
+
+use super::{Attention, AttentionGrad};
+use crate::ops::{Case, CaseInput, OpEntry};
+
+/// Registry rows.
+pub const ENTRIES: &[OpEntry] = &[
+    OpEntry {
+        name: "attention",
+        family: "attention",
+        about: "softmax(scale·QKᵀ + bias)·V with key lengths and causal mask, tiled",
+        cases: forward_cases,
+    },
+    OpEntry {
+        name: "attention_grad",
+        family: "attention",
+        about: "gradients of attention, weights recomputed tile by tile",
+        cases: backward_cases,
+    },
+];
+
+/// Extents and options of a case, for both directions.
+#[derive(Clone, Copy)]
+struct Setup {
+    name: &'static str,
+    /// Batch, queries, keys, heads, depth.
+    extents: [usize; 5],
+    causal: bool,
+    /// Leading extents of the bias.
+    bias: Option<[usize; 2]>,
+    lengths: Option<&'static [i64]>,
+}
+
+const fn plain(name: &'static str, extents: [usize; 5]) -> Setup {
+    Setup { name, extents, causal: false, bias: None, lengths: None }
+}
+
+const SMALL: &[Setup] = &[
+    plain("one_token", [1, 1, 1, 1, 5]),
+    plain("depth_30", [2, 13, 13, 2, 30]),
+    plain("depth_64", [1, 65, 65, 2, 64]),
+    plain("depth_72", [1, 50, 70, 2, 72]),
+    plain("depth_512", [1, 20, 9, 1, 512]),
+    plain("one_query", [2, 1, 130, 2, 8]),
+    plain("one_key", [1, 65, 1, 2, 3]),
+    plain("many_blocks", [1, 600, 13, 1, 4]),
+    Setup { causal: true, ..plain("causal", [2, 70, 70, 1, 16]) },
+    Setup { causal: true, ..plain("causal_fewer_keys", [1, 100, 65, 1, 8]) },
+    Setup { causal: true, ..plain("causal_more_keys", [1, 13, 80, 2, 8]) },
+    Setup { lengths: Some(&[5, 0, 70, 99]), ..plain("lengths", [4, 17, 70, 2, 12]) },
+    Setup { bias: Some([1, 2]), ..plain("bias_per_head", [2, 20, 67, 2, 12]) },
+    Setup { bias: Some([3, 1]), ..plain("bias_per_sample", [3, 13, 9, 2, 6]) },
+    Setup { bias: Some([1, 1]), ..plain("bias_shared", [2, 300, 5, 2, 6]) },
+    Setup {
+        causal: true,
+        bias: Some([2, 2]),
+        lengths: Some(&[60, 33]),
+        ..plain("everything", [2, 65, 66, 2, 10])
+    },
+];
+
+const MODELS: &[Setup] = &[
+    plain("pixart_1024_self", [1, 4096, 4096, 16, 72]),
+    Setup { lengths: Some(&[77]), ..plain("pixart_1024_cross", [1, 4096, 120, 16, 72]) },
+    plain("sdxl_self", [1, 4096, 4096, 10, 64]),
+    plain("vae_mid", [1, 4096, 4096, 1, 512]),
+    Setup { bias: Some([1, 64]), lengths: Some(&[120]), ..plain("t5", [1, 120, 120, 64, 64]) },
+    Setup { causal: true, ..plain("clip_text", [1, 77, 77, 12, 64]) },
+];
+
+impl Setup {
+    fn op(&self) -> Attention {
+        Attention {
+            scale: (self.extents[4] as f32).sqrt().recip(),
+            causal: self.causal,
+            bias: self.bias.is_some(),
+            key_lengths: self.lengths.is_some(),
+        }
+    }
+
+    fn operands(&self) -> Vec<CaseInput> {
+        let [batch, queries, keys, heads, depth] = self.extents;
+        let normal = |n| CaseInput::normal([batch, n, heads, depth]);
+        let bias = self.bias.map(|[b, h]| CaseInput::normal([b, h, queries, keys]));
+        let lengths = self.lengths.map(|l| CaseInput::i64([batch], l));
+        [normal(queries), normal(keys), normal(keys)].into_iter().chain(bias).chain(lengths).collect()
+    }
+
+    /// With every extra result and operand that applies. Log-sum-exps are drawn near those of real
+    /// scores; the formula holds for any.
+    fn gradient(&self) -> (AttentionGrad, Vec<CaseInput>) {
+        let [batch, queries, keys, heads, depth] = self.extents;
+        let op = AttentionGrad { forward: self.op(), d_lse: self.causal, d_bias: self.bias.is_some() };
+        let near = ((keys + 1) as f64).ln() + 0.5;
+        let lse = CaseInput::uniform([batch, heads, queries], near, near + 1.0);
+        let like_q = CaseInput::normal([batch, queries, heads, depth]);
+        let mut operands = self.operands();
+        operands.extend([like_q.clone(), lse.clone(), like_q]);
+        operands.extend(op.d_lse.then_some(lse));
+        (op, operands)
+    }
+}
+
+fn forward_cases() -> Vec<Case> {
+    let small = SMALL.iter().map(|s| Case::test(s.name, s.op(), s.operands()));
+    small.chain(MODELS.iter().map(|s| Case::bench(s.name, s.op(), s.operands()))).collect()
+}
+
+fn backward_cases() -> Vec<Case> {
+    let case = |s: &Setup, bench| {
+        let (op, operands) = s.gradient();
+        Case { bench, ..Case::test(s.name, op, operands) }
+    };
+    SMALL.iter().map(|s| case(s, false)).chain(MODELS.iter().map(|s| case(s, true))).collect()
+}
