@@ -15,6 +15,7 @@ pub mod check;
 pub mod pad;
 pub mod sum_to;
 pub mod view;
+pub mod window_attention;
 
 pub use case::{Case, CaseInput, Fill};
 
@@ -31,8 +32,15 @@ pub struct OpEntry {
 }
 
 /// Every op. A plain slice: tests, benches and `dreamclear ops` walk it.
-pub static REGISTRY: &[&[OpEntry]] =
-    &[activation::ENTRIES, attention::ENTRIES, binary::ENTRIES, pad::ENTRIES, sum_to::ENTRIES, view::ENTRIES];
+pub static REGISTRY: &[&[OpEntry]] = &[
+    activation::ENTRIES,
+    attention::ENTRIES,
+    binary::ENTRIES,
+    pad::ENTRIES,
+    sum_to::ENTRIES,
+    view::ENTRIES,
+    window_attention::ENTRIES,
+];
 
 /// All rows of the registry.
 pub fn registry() -> impl Iterator<Item = &'static OpEntry> {
