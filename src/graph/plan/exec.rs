@@ -98,10 +98,7 @@ impl Executable {
     }
 
     /// Runs and measures each step.
-    pub fn run_profiled(
-        &mut self,
-        inputs: &[(&str, HostTensor)],
-    ) -> Result<(Outputs, Vec<StepTime>)> {
+    pub fn run_profiled(&mut self, inputs: &[(&str, HostTensor)]) -> Result<(Outputs, Vec<StepTime>)> {
         let mut times = Vec::with_capacity(self.plan.steps.len());
         let mut last = Instant::now();
         let out = self.run_observed(inputs, |_, _| {
