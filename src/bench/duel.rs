@@ -102,7 +102,7 @@ pub fn run(
 }
 
 /// ‖a − b‖ / ‖b‖ of two results of one shape, or how their shapes differ.
-fn distance(a: &HostTensor, b: &HostTensor) -> Result<f64, String> {
+pub(super) fn distance(a: &HostTensor, b: &HostTensor) -> Result<f64, String> {
     if a.shape() != b.shape() {
         return Err(format!("the results differ in shape: {:?} and {:?}", a.shape(), b.shape()));
     }

@@ -143,10 +143,16 @@ macro_rules! x86_multiply_adds {
             fn inner(rounds: usize) -> f32 {
                 use std::arch::x86_64::*;
                 let (m, a) = ($set(FACTOR), $set(SUMMAND));
-                let mut x: [$vector; CHAINS] = [$set(1.0); CHAINS];
+                // One variable a chain: arrays would live in memory unless the optimiser is at its best.
+                let (mut x0, mut x1, mut x2, mut x3) = ($set(1.0), $set(1.0), $set(1.0), $set(1.0));
+                let (mut x4, mut x5, mut x6, mut x7) = (x0, x1, x2, x3);
+                let (mut x8, mut x9, mut x10, mut x11) = (x0, x1, x2, x3);
                 for _ in 0..rounds {
-                    x = x.map(|x| $fma(x, m, a));
+                    (x0, x1, x2, x3) = ($fma(x0, m, a), $fma(x1, m, a), $fma(x2, m, a), $fma(x3, m, a));
+                    (x4, x5, x6, x7) = ($fma(x4, m, a), $fma(x5, m, a), $fma(x6, m, a), $fma(x7, m, a));
+                    (x8, x9, x10, x11) = ($fma(x8, m, a), $fma(x9, m, a), $fma(x10, m, a), $fma(x11, m, a));
                 }
+                let x: [$vector; CHAINS] = [x0, x1, x2, x3, x4, x5, x6, x7, x8, x9, x10, x11];
                 // SAFETY: both are plain floats of the same total size.
                 let lanes: [[f32; size_of::<$vector>() / 4]; CHAINS] = unsafe { std::mem::transmute(x) };
                 lanes.iter().flatten().sum()

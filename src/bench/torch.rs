@@ -119,6 +119,8 @@ impl Torch {
         match answer {
             Answer::Loaded { shape } => {
                 let bytes = fs::read(&out).map_err(|e| Error::io("read", &out, e))?;
+                // PyTorch never shortens an existing file.
+                fs::remove_file(&out).map_err(|e| Error::io("remove", &out, e))?;
                 let expected = shape.iter().product::<usize>() * DType::F32.size();
                 if bytes.len() != expected {
                     let message = format!("holds {} bytes, a result {shape:?} has {expected}", bytes.len());
@@ -208,5 +210,123 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Speaks the protocol without PyTorch: the result is the first input doubled.
+    const FAKE: &str = r#"
+import json, struct, sys
+for line in sys.stdin:
+    ask = json.loads(line)
+    if ask["ask"] == "start":
+        reply = {"started": {"torch": "fake", "python": "3", "threads": ask["threads"]}}
+    elif ask["ask"] == "time":
+        reply = {"times": [ask["seconds"], 2 * ask["seconds"]]}
+    elif ask["work"].get("op") == "crash":
+        print("first line", "the last words", sep="\n", file=sys.stderr)
+        sys.exit(1)
+    elif ask["work"].get("op") == "short":
+        open(ask["output"], "wb").write(b"abc")
+        reply = {"loaded": {"shape": [2]}}
+    elif ask["work"].get("op") == "scale":
+        t = ask["inputs"][0]
+        assert t["dtype"] == "f32" and t["name"] == "x0" and t["shape"] == [1, 3], t
+        x = struct.unpack("<3f", open(t["file"], "rb").read())
+        open(ask["output"], "wb").write(struct.pack("<3f", *(2 * v for v in x)))
+        reply = {"loaded": {"shape": t["shape"]}}
+    else:
+        reply = {"refused": "no such op"}
+    print(json.dumps(reply), flush=True)
+"#;
+
+    /// A fake opponent, or `None` with a note where there is no `python3`.
+    fn fake(script: &str) -> Option<Result<Torch>> {
+        let python = PathBuf::from("python3");
+        if Command::new(&python).arg("-c").arg("").status().is_err() {
+            eprintln!("skipped: there is no python3");
+            return None;
+        }
+        Some(Torch::start_script(script, &TorchOptions { python, official: None }, 3, false))
+    }
+
+    fn x() -> Vec<(String, HostTensor)> {
+        vec![("x0".into(), HostTensor::from_f32([1, 3], vec![1.0, -2.5, 1e-30]))]
+    }
+
+    #[test]
+    fn questions_and_tensors_go_there_and_back() {
+        let Some(torch) = fake(FAKE) else { return };
+        let mut torch = torch.unwrap();
+        assert_eq!(torch.info(), &Info { torch: "fake".into(), python: "3".into(), threads: 3 });
+        let Loaded::Ready(y) = torch.load(&json!({"op": "scale"}), &x()).unwrap() else { panic!("refused") };
+        assert_eq!((y.shape(), &*y.to_f32()), (&[1, 3][..], &[2.0, -5.0, 2e-30][..]));
+        assert_eq!(torch.time(0.25).unwrap(), [0.25, 0.5]);
+        assert!(
+            matches!(torch.load(&json!({"op": "?"}), &x()), Ok(Loaded::Refused(why)) if why == "no such op")
+        );
+        let scratch = torch.scratch.0.clone();
+        assert!(scratch.exists());
+        drop(torch);
+        assert!(!scratch.exists(), "the scratch folder stays behind");
+    }
+
+    #[test]
+    fn a_child_that_dies_is_quoted() {
+        let Some(torch) = fake(FAKE) else { return };
+        let Err(e) = torch.unwrap().load(&json!({"op": "crash"}), &x()) else { panic!("survived") };
+        assert!(matches!(&e, Error::Run(m) if m.ends_with("the last words")), "{e}");
+    }
+
+    #[test]
+    fn a_short_result_is_noticed() {
+        let Some(torch) = fake(FAKE) else { return };
+        let Err(e) = torch.unwrap().load(&json!({"op": "short"}), &x()) else { panic!("accepted") };
+        assert!(e.to_string().contains("3 bytes"), "{e}");
+    }
+
+    #[test]
+    fn a_python_without_torch_is_one_sentence() {
+        let Some(torch) = fake(&format!("import sys\nsys.modules['torch'] = None\n{SCRIPT}")) else { return };
+        let Err(e) = torch else { panic!("started") };
+        let text = e.to_string();
+        assert!(
+            matches!(e, Error::Usage(_)) && text.contains("no PyTorch") && !text.contains('\n'),
+            "{text}"
+        );
+    }
+
+    /// The translation of every op, on the registry's small cases, where a PyTorch is at hand:
+    /// `DREAMCLEAR_TORCH_PYTHON=/path/to/python cargo test torch`.
+    #[test]
+    fn pytorch_agrees_on_every_op() {
+        use crate::bench::{Work, duel, ops::OpWork};
+        let Some(python) = std::env::var_os("DREAMCLEAR_TORCH_PYTHON") else {
+            eprintln!("skipped: DREAMCLEAR_TORCH_PYTHON names no Python with PyTorch");
+            return;
+        };
+        let options = TorchOptions { python: python.into(), official: None };
+        let mut torch = Torch::start(&options, 1, false).unwrap();
+        let device = std::sync::Arc::new(crate::device::cpu::CpuDevice::new(1).unwrap());
+        let mut wrong = Vec::new();
+        for (entry, case) in crate::ops::registry().flat_map(|e| (e.cases)().into_iter().map(move |c| (e, c)))
+        {
+            if case.bench || case.op.is_view() {
+                continue;
+            }
+            let mut work = OpWork::new(&case, &device).unwrap();
+            work.run().unwrap();
+            let verdict = match torch.load(&work.describe(), &work.inputs()).unwrap() {
+                Loaded::Refused(why) => Err(why),
+                Loaded::Ready(y) => duel::distance(&work.output(), &y),
+            };
+            if !verdict.as_ref().is_ok_and(|d| *d <= 1e-5) {
+                wrong.push(format!("{}/{}: {verdict:?}", entry.name, case.name));
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     }
 }

@@ -103,15 +103,16 @@ def with_epilogue(compute, epilogue, residual):
 
 
 def backward(function, operands, wanted, dy):
-    """A call of the backward pass alone, for the gradient of operand `wanted`."""
+    """A call of the backward pass alone, for the gradients of the operands `wanted`."""
     with torch.inference_mode(False), torch.enable_grad():
         operands, dy = [t.clone() for t in operands], dy.clone()
-        operands[wanted].requires_grad_(True)
+        for k in wanted:
+            operands[k].requires_grad_(True)
         y = function(*operands)
 
     def call():
         with torch.inference_mode(False):
-            return torch.autograd.grad(y, operands[wanted], dy, retain_graph=True)[0]
+            return torch.autograd.grad(y, [operands[k] for k in wanted], dy, retain_graph=True)[0]
 
     return call
 
@@ -124,7 +125,7 @@ def activation(a, x):
 
 @op
 def activation_grad(a, x, dy):
-    return backward(activation_function(a["args"][0]), [x], 0, dy)
+    return backward(activation_function(a["args"][0]), [x], [0], dy)
 
 
 @op
@@ -196,7 +197,7 @@ def conv2d(a, *tensors):
 def conv_backward(a, x, w, dy, wanted):
     arguments, widths = conv_arguments(a["spec"])
     function = lambda x, w: F.conv2d(F.pad(x, widths) if widths else x, w, **arguments)
-    return backward(function, [x, w], wanted, nchw(dy))
+    return backward(function, [x, w], [wanted], nchw(dy))
 
 
 @op
@@ -219,13 +220,143 @@ def layer_norm(a, x, *affine):
 
 
 @op
+def layer_norm_grad(a, x, dy, *weight):
+    operands = [x, *weight, *(torch.zeros_like(w) for w in weight)]
+    function = lambda x, *affine: F.layer_norm(x, x.shape[-1:], *affine, eps=a["eps"])
+    return backward(function, operands, range(len(operands)), dy)
+
+
+@op
 def rms_norm(a, x, *weight):
-    return lambda: F.rms_norm(x, x.shape[-1:], weight[0] if weight else None, a["eps"])
+    return lambda: F.rms_norm(x, x.shape[-1:], *weight, eps=a["eps"])
+
+
+@op
+def rms_norm_grad(a, x, dy, *weight):
+    function = lambda x, *w: F.rms_norm(x, x.shape[-1:], *w, eps=a["eps"])
+    return backward(function, [x, *weight], range(1 + len(weight)), dy)
+
+
+def group_norm_function(a):
+    def function(x, weight, bias):
+        y = F.group_norm(x, a["groups"], weight, bias, a["eps"])
+        return F.silu(y) if a["silu"] else y
+
+    return function
+
+
+@op
+def group_norm(a, x, weight, bias):
+    x, function = nchw(x), group_norm_function(a)
+    return lambda: function(x, weight, bias), nhwc
+
+
+@op
+def group_norm_grad(a, x, dy, weight, bias):
+    function = group_norm_function(a["args"][0])
+    return backward(function, [nchw(x), weight, bias], range(3), nchw(dy)), nhwc
 
 
 @op
 def softmax(a, x):
     return lambda: torch.softmax(x, -1)
+
+
+@op
+def softmax_grad(a, y, dy):
+    # What autograd calls; it needs the forward's result only, as ours does.
+    return lambda: torch.ops.aten._softmax_backward_data(dy, y, -1, torch.float32)
+
+
+@op
+def reduce(a, x):
+    dims = list(range(a["axis"], a["axis"] + a["count"]))
+    function = {"Sum": torch.sum, "Mean": torch.mean, "Max": torch.amax}[a["kind"]["type"]]
+    return lambda: function(x, dims, keepdim=True)
+
+
+@op
+def concat(a, *xs):
+    return lambda: torch.cat(xs, a["axis"])
+
+
+@op
+def embedding(a, table, indices):
+    return lambda: F.embedding(indices, table)
+
+
+@op
+def embedding_grad(a, indices, dy):
+    # The forward runs outside the timed call and may not see an inference tensor.
+    with torch.inference_mode(False):
+        indices = indices.clone()
+    table = torch.zeros(a["rows"], dy.shape[-1])
+    return backward(lambda t: F.embedding(indices, t), [table], [0], dy)
+
+
+@op
+def pixel_shuffle(a, x):
+    x = nchw(x)
+    return lambda: F.pixel_shuffle(x, a["args"][0]), nhwc
+
+
+@op
+def pixel_unshuffle(a, x):
+    x = nchw(x)
+    return lambda: F.pixel_unshuffle(x, a["args"][0]), nhwc
+
+
+def picture_padding(a):
+    """F.pad of pictures takes widths of columns, then rows."""
+    (_, top, left, _), (_, bottom, right, _) = a["before"], a["after"]
+    mode = a["mode"]["type"].lower()
+    return lambda x: F.pad(x, (left, right, top, bottom), mode)
+
+
+@op
+def pad_edges(a, x):
+    x, function = nchw(x), picture_padding(a)
+    return lambda: function(x), nhwc
+
+
+@op
+def pad_edges_grad(a, dy):
+    a = a["args"][0]
+    size = [n - p - q for n, p, q in zip(dy.shape, a["before"], a["after"])]
+    return backward(picture_padding(a), [nchw(torch.zeros(size))], [0], nchw(dy)), nhwc
+
+
+def resize_function(a):
+    mode = a["mode"]
+    name = {
+        "Nearest": "nearest",
+        "NearestExact": "nearest-exact",
+        "Area": "area",
+        "Bilinear": "bilinear",
+        "Bicubic": "bicubic",
+        "BilinearAntialias": "bilinear",
+        "BicubicAntialias": "bicubic",
+    }.get(mode["type"])
+    if name is None:
+        raise Refused(f'the PyTorch script does not know the resize mode {mode["type"]}')
+    options = {"mode": name, "antialias": mode["type"].endswith("Antialias")}
+    if name.startswith("bi"):
+        options["align_corners"] = mode.get("align_corners", False)
+    if a["factors"]:
+        return lambda x: F.interpolate(x, scale_factor=a["factors"], **options)
+    return lambda x: F.interpolate(x, size=a["size"], **options)
+
+
+@op
+def resize(a, x):
+    x, function = nchw(x), resize_function(a)
+    return lambda: function(x), nhwc
+
+
+@op
+def resize_grad(a, dy):
+    x = torch.zeros(dy.shape[0], dy.shape[3], *a["from"])
+    return backward(resize_function(a["resize"]), [x], [0], nchw(dy)), nhwc
 
 
 # --------------------------------------------------------------------------------------------------

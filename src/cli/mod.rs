@@ -72,7 +72,11 @@ impl DeviceArgs {
     pub fn open(&self) -> Result<Arc<CpuDevice>> {
         match self.device.as_str() {
             "auto" | "cpu" => {}
-            "sim" => return Err(Error::Usage("--device sim: this version has no simulated CUDA device; use cpu".into())),
+            "sim" => {
+                return Err(Error::Usage(
+                    "--device sim: this version has no simulated CUDA device; use cpu".into(),
+                ));
+            }
             d if d == "cuda" || d.starts_with("cuda:") => {
                 return Err(Error::Usage(format!("--device {d}: this version has no CUDA kernels; use cpu")));
             }
@@ -83,7 +87,9 @@ impl DeviceArgs {
         match self.precision.as_str() {
             "auto" | "f32" => {}
             p @ ("bf16" | "f16") => {
-                return Err(Error::Usage(format!("--precision {p}: on the CPU this version computes in f32 only")));
+                return Err(Error::Usage(format!(
+                    "--precision {p}: on the CPU this version computes in f32 only"
+                )));
             }
             p => return Err(Error::Usage(format!("--precision {p}: expected auto, f32, bf16 or f16"))),
         }

@@ -1,8 +1,8 @@
 //! The CPU as a device: a thread pool, arenas, and the primitives that kernels share.
 
 mod arena;
-mod copy;
 pub mod conv;
+mod copy;
 pub mod gemm;
 pub mod math;
 pub(crate) mod scratch;

@@ -119,7 +119,10 @@ impl ConvWeights {
         fill: impl Fn(usize, &mut [f32]) + Sync,
     ) -> ConvWeights {
         let groups = geometry.groups;
-        assert!(in_channels % groups == 0 && out_channels % groups == 0, "channels not divisible by groups");
+        assert!(
+            in_channels.is_multiple_of(groups) && out_channels.is_multiple_of(groups),
+            "channels not divisible by groups"
+        );
         let (cin, cout) = (in_channels / groups, out_channels / groups);
         let taps = geometry.kernel[0] * geometry.kernel[1];
         let kind = if groups > 1 && cin == 1 && cout == 1 {
