@@ -5,12 +5,17 @@
 //! `docs/architecture.md`).
 #![warn(missing_docs)]
 
+pub mod bench;
+pub mod cancel;
 pub mod cli;
 pub mod data;
 pub mod device;
 pub mod error;
 pub mod graph;
+pub mod models;
+pub mod nn;
 pub mod ops;
+pub mod pipelines;
 pub mod tensor;
 pub mod weights;
 

@@ -1,1 +1,5 @@
-fn main() {}
+//! The `dreamclear` command.
+
+fn main() -> std::process::ExitCode {
+    dreamclear::cli::main()
+}

@@ -1,1 +1,166 @@
-//! cli
+//! The command line: one file a command.
+//!
+//! Names, defaults and exit codes are a contract: 0 all done, 1 failed, 2 bad usage, 3 some
+//! inputs failed (listed), 130 interrupted. Results go to stdout, everything else to stderr.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Parser, Subcommand};
+
+use crate::cancel::EXIT_INTERRUPTED;
+use crate::device::cpu::CpuDevice;
+use crate::error::{Error, Result};
+
+pub mod bench;
+pub mod convert;
+pub mod fetch;
+pub mod forward;
+pub mod info;
+pub mod inspect;
+pub mod ops;
+pub mod restore;
+
+/// Restores real-world low-quality photos.
+#[derive(Debug, Parser)]
+#[command(
+    name = "dreamclear",
+    version,
+    max_term_width = 100,
+    after_help = "Example: dreamclear restore photo.jpg -o restored --model realesrgan-x4plus\n\
+                  Exit codes: 0 done, 1 failed, 2 bad usage, 3 some inputs failed (each is listed)"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+
+    /// Say more on stderr (twice: much more).
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Restore(Box<restore::Args>),
+    Forward(forward::Args),
+    Fetch(fetch::Args),
+    Inspect(inspect::Args),
+    Convert(convert::Args),
+    Bench(bench::Args),
+    Ops(ops::Args),
+    Info(info::Args),
+}
+
+/// Where to run, shared by the commands that compute.
+#[derive(Debug, Clone, clap::Args)]
+pub struct DeviceArgs {
+    /// Where to compute: auto or cpu. (CUDA devices are not part of this version.)
+    #[arg(long, default_value = "auto", value_name = "DEVICE", help_heading = "Device")]
+    pub device: String,
+
+    /// Number format of the computation: auto or f32.
+    #[arg(long, default_value = "auto", value_name = "PRECISION", help_heading = "Device")]
+    pub precision: String,
+
+    /// Worker threads; 0 takes all cores.
+    #[arg(long, default_value_t = 0, value_name = "N", help_heading = "Device")]
+    pub threads: usize,
+}
+
+impl DeviceArgs {
+    /// Opens the device, or says in one sentence why that cannot be.
+    pub fn open(&self) -> Result<Arc<CpuDevice>> {
+        match self.device.as_str() {
+            "auto" | "cpu" => {}
+            "sim" => {
+                return Err(Error::Usage(
+                    "--device sim: this version has no simulated CUDA device; use cpu".into(),
+                ));
+            }
+            d if d == "cuda" || d.starts_with("cuda:") => {
+                return Err(Error::Usage(format!("--device {d}: this version has no CUDA kernels; use cpu")));
+            }
+            d => {
+                return Err(Error::Usage(format!("--device {d}: expected auto, cpu, cuda, cuda:N or sim")));
+            }
+        }
+        match self.precision.as_str() {
+            "auto" | "f32" => {}
+            p @ ("bf16" | "f16") => {
+                return Err(Error::Usage(format!(
+                    "--precision {p}: on the CPU this version computes in f32 only"
+                )));
+            }
+            p => return Err(Error::Usage(format!("--precision {p}: expected auto, f32, bf16 or f16"))),
+        }
+        Ok(Arc::new(CpuDevice::new(self.threads)?))
+    }
+}
+
+/// Parses the command line, runs the command, prints errors and gives the exit code.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            // Help and version go to stdout with code 0, usage errors to stderr with code 2.
+            let _ = e.print();
+            return ExitCode::from(e.exit_code() as u8);
+        }
+    };
+    log_to_stderr(cli.verbose);
+    match run(cli.command) {
+        Ok(code) => code,
+        Err(e) => {
+            eprintln!("error: {e}");
+            exit_code(&e)
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Restore(args) => return restore::run(&args),
+        Command::Forward(args) => forward::run(&args)?,
+        Command::Fetch(args) => fetch::run(&args)?,
+        Command::Inspect(args) => inspect::run(&args, &crate::models::load::strict_by_name)?,
+        Command::Convert(args) => convert::run(&args)?,
+        Command::Bench(args) => bench::run(args)?,
+        Command::Ops(args) => ops::run(&args)?,
+        Command::Info(args) => info::run(&args)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn exit_code(error: &Error) -> ExitCode {
+    match error {
+        Error::Usage(_) => ExitCode::from(2),
+        Error::Interrupted => ExitCode::from(EXIT_INTERRUPTED as u8),
+        _ => ExitCode::FAILURE,
+    }
+}
+
+fn log_to_stderr(verbose: u8) {
+    let level = match verbose {
+        0 => tracing::Level::INFO,
+        1 => tracing::Level::DEBUG,
+        _ => tracing::Level::TRACE,
+    };
+    let result = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_level(verbose > 0)
+        .without_time()
+        .try_init();
+    debug_assert!(result.is_ok(), "logging is set up once");
+}
+
+/// Prints to stdout; a reader that stops early (`| head`) is not an error.
+pub(crate) fn print(text: &str) -> Result<()> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.map_err(|e| Error::io("write", "stdout", e)),
+    }
+}

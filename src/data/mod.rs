@@ -1,1 +1,10 @@
-//! data
+//! Photos in and out: files, pixels, resizing, tiles, and which inputs a job has.
+
+pub mod atomic;
+pub mod encode;
+pub mod image;
+pub mod inputs;
+pub mod pixels;
+pub mod resize;
+pub mod shard;
+pub mod tiles;

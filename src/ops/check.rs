@@ -1,8 +1,6 @@
 //! What every op is held to, as functions that name what is wrong. Tests walk the registry with
 //! them; `dreamclear ops` may too.
 
-use std::sync::Arc;
-
 use super::case::{Case, Rng, convert, to_host};
 use crate::device::cpu::{ALIGN, CpuDevice};
 use crate::graph::op::{CpuCall, Operand, OperandData, Output};

@@ -12,7 +12,24 @@ pub mod attention;
 pub mod binary;
 pub mod case;
 pub mod check;
+pub mod concat;
+pub mod conv2d;
+pub mod embedding;
+pub mod epilogue;
+pub mod fuse;
+pub mod group_norm;
+pub mod layer_norm;
+pub mod linear;
+pub mod matmul;
 pub mod pad;
+pub mod pad_edges;
+pub mod pixel_shuffle;
+pub mod prelu;
+pub mod reduce;
+pub mod resize;
+pub mod rms_norm;
+mod rows;
+pub mod softmax;
 pub mod sum_to;
 pub mod view;
 pub mod window_attention;
@@ -32,11 +49,26 @@ pub struct OpEntry {
 }
 
 /// Every op. A plain slice: tests, benches and `dreamclear ops` walk it.
+#[rustfmt::skip] // one op a line
 pub static REGISTRY: &[&[OpEntry]] = &[
     activation::ENTRIES,
     attention::ENTRIES,
     binary::ENTRIES,
+    concat::ENTRIES,
+    conv2d::ENTRIES,
+    embedding::ENTRIES,
+    group_norm::ENTRIES,
+    layer_norm::ENTRIES,
+    linear::ENTRIES,
+    matmul::ENTRIES,
     pad::ENTRIES,
+    pad_edges::ENTRIES,
+    pixel_shuffle::ENTRIES,
+    prelu::ENTRIES,
+    reduce::ENTRIES,
+    resize::ENTRIES,
+    rms_norm::ENTRIES,
+    softmax::ENTRIES,
     sum_to::ENTRIES,
     view::ENTRIES,
     window_attention::ENTRIES,

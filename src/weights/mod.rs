@@ -1,1 +1,25 @@
-//! weights
+//! Weights: reading every container that the models are published in, writing safetensors.
+//!
+//! [`WeightSet::open`] is the way in. It tells containers apart by content, maps files instead
+//! of reading them, and executes nothing: a `.pth` is a program, and is read by a machine that
+//! can only build tensors (see [`torch`]).
+
+mod atomic;
+mod blob;
+mod open;
+mod set;
+mod signature;
+mod strict;
+#[cfg(test)]
+mod tests;
+
+pub mod hub;
+pub mod ncnn;
+pub mod safetensors;
+pub mod sharded;
+pub mod torch;
+
+pub use atomic::AtomicFile;
+pub use blob::Blob;
+pub use set::{Container, NamedTensors, WeightSet};
+pub use signature::{Guess, guess};

@@ -1,8 +1,11 @@
 //! The CPU as a device: a thread pool, arenas, and the primitives that kernels share.
 
 mod arena;
+pub mod conv;
 mod copy;
+pub mod gemm;
 pub mod math;
+pub(crate) mod scratch;
 pub mod share;
 pub mod simd;
 pub mod tile;

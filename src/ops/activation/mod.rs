@@ -1,7 +1,9 @@
 //! `activation`: y = f(x) for every element, f one of [`Kind`].
 
 mod cpu;
-mod reference;
+pub(super) mod reference;
+
+pub(super) use cpu::silu_slope;
 
 use super::{Case, CaseInput, OpEntry};
 use crate::error::Result;
@@ -43,7 +45,7 @@ pub enum Kind {
 
 impl Kind {
     /// Operations per element as the plain formula counts them.
-    fn flops(self) -> (f64, f64) {
+    pub(super) fn flops(self) -> (f64, f64) {
         match self {
             Kind::Relu | Kind::Abs | Kind::Clamp(..) => (0.0, 1.0),
             Kind::LeakyRelu(_) => (1.0, 1.0),

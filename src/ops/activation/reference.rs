@@ -56,10 +56,10 @@ pub fn slope<T: Real>(kind: Kind, x: T) -> T {
             }
         }
         Kind::LeakyRelu(slope) => {
-            if x < zero {
-                T::of(slope as f64)
-            } else {
+            if x > zero {
                 one
+            } else {
+                T::of(slope as f64) // at 0 too, as in PyTorch
             }
         }
         Kind::Gelu => {

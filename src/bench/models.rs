@@ -1,0 +1,170 @@
+//! Whole networks with random weights as [`Work`]: graph, plan and executable as `restore` uses
+//! them, from the picture in to the picture out.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::ops::{SEED, draw};
+use super::work::Work;
+use crate::device::cpu::CpuDevice;
+use crate::error::Result;
+use crate::graph::{Cost, Executable, Graph, Plan};
+use crate::ops::CaseInput;
+use crate::tensor::HostTensor;
+
+/// A network of the bench.
+pub struct ModelRow {
+    /// Unique; network, then input size.
+    pub name: &'static str,
+    /// The network's name on the command line.
+    pub architecture: &'static str,
+    /// Hyper-parameters under their official names, as JSON.
+    pub config: &'static str,
+    /// Height and width of the input picture, batch 1.
+    pub size: [usize; 2],
+    /// Builds the network: input `x`, output `out`, both `[1, C, H, W]`.
+    pub graph: fn(&ModelRow) -> Result<Graph>,
+}
+
+impl ModelRow {
+    /// The hyper-parameters.
+    ///
+    /// # Panics
+    /// If the row's JSON is wrong.
+    pub fn config(&self) -> Value {
+        serde_json::from_str(self.config).unwrap_or_else(|e| panic!("bench model {}: {e}", self.name))
+    }
+}
+
+/// The networks of the bench.
+pub static MODELS: &[ModelRow] = &[];
+
+/// A network with its weights bound.
+pub struct ModelWork {
+    architecture: &'static str,
+    config: Value,
+    executable: Executable,
+    params: Vec<(String, HostTensor)>,
+    x: HostTensor,
+    out: HostTensor,
+}
+
+impl ModelWork {
+    /// Builds, plans and binds random weights.
+    pub fn new(row: &ModelRow, device: &Arc<CpuDevice>) -> Result<Self> {
+        let graph = (row.graph)(row)?;
+        let (_, x) = graph.inputs().next().expect("a bench model has an input");
+        let x = draw(&CaseInput::uniform(graph.ty(x).shape.clone(), 0.0, 1.0), SEED);
+        let out = graph.outputs.first().expect("a bench model has an output").1;
+        let out = HostTensor::zeros(graph.ty(out).dtype, graph.ty(out).shape.clone());
+        let params: Vec<(String, HostTensor)> = graph
+            .param_shapes()
+            .into_iter()
+            .zip(SEED + 1..)
+            .map(|((key, shape), seed)| {
+                let values = draw(&weight(&key, &shape), seed);
+                (key, values)
+            })
+            .collect();
+        let executable = Executable::new(Plan::new(graph, device.threads())?, device.clone(), |key| {
+            params.iter().find(|(k, _)| k == key).map(|(_, t)| t.clone())
+        })?;
+        Ok(ModelWork { architecture: row.architecture, config: row.config(), executable, params, x, out })
+    }
+
+    /// The plan that is run.
+    pub fn plan(&self) -> &Plan {
+        self.executable.plan()
+    }
+}
+
+/// Random weights that keep numbers in range through any depth: factors of norms near 1, matrices
+/// and kernels by their fan-in.
+fn weight(key: &str, shape: &[usize]) -> CaseInput {
+    match shape {
+        [_] if key.ends_with("weight") => CaseInput::uniform(shape, 0.8, 1.2),
+        [_] => CaseInput::uniform(shape, -0.1, 0.1),
+        _ => {
+            let bound = (shape[1..].iter().product::<usize>() as f64).powf(-0.5);
+            CaseInput::uniform(shape, -bound, bound)
+        }
+    }
+}
+
+impl Work for ModelWork {
+    fn run(&mut self) -> Result<()> {
+        let mut results = self.executable.run(&[("x", self.x.clone())])?;
+        self.out = results.swap_remove(0).1;
+        Ok(())
+    }
+
+    fn cost(&self) -> Cost {
+        self.plan().steps.iter().map(|s| s.cost).sum()
+    }
+
+    fn describe(&self) -> Value {
+        json!({ "model": self.architecture, "config": self.config })
+    }
+
+    fn inputs(&self) -> Vec<(String, HostTensor)> {
+        [("x".to_owned(), self.x.clone())].into_iter().chain(self.params.iter().cloned()).collect()
+    }
+
+    fn output(&self) -> HostTensor {
+        self.out.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::GraphBuilder;
+    use crate::ops::conv2d::ConvSpec;
+    use crate::tensor::DType;
+
+    /// One convolution, as a network.
+    pub(crate) const TINY: ModelRow = ModelRow {
+        name: "tiny_8",
+        architecture: "tiny",
+        config: r#"{"channels": 3}"#,
+        size: [8, 8],
+        graph: |row| {
+            let [h, w] = row.size;
+            let mut b = GraphBuilder::new();
+            let x = b.input("x", DType::F32, [1, 3, h, w])?;
+            let x = b.permute(x, [0, 2, 3, 1])?;
+            let (weight, bias) = (b.param("conv.weight", [3, 3, 3, 3])?, b.param("conv.bias", [3])?);
+            let y = b.conv2d(x, weight, Some(bias), ConvSpec::same(3))?;
+            let y = b.permute(y, [0, 3, 1, 2])?;
+            b.output("out", y);
+            Ok(b.finish())
+        },
+    };
+
+    #[test]
+    fn a_model_runs_with_random_weights() {
+        let device = Arc::new(CpuDevice::new(1).unwrap());
+        let mut work = ModelWork::new(&TINY, &device).unwrap();
+        work.run().unwrap();
+        assert_eq!(work.output().shape(), [1, 3, 8, 8]);
+        assert!(work.output().to_f32().iter().all(|x| x.is_finite() && *x != 0.0));
+        assert_eq!(
+            work.inputs().iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>(),
+            ["x", "conv.weight", "conv.bias"]
+        );
+        // 62 × 62 of 64 × 64 taps per axis pair are live for a 3×3 kernel on 8×8: 22².
+        let macs = 22.0 * 22.0 * 9.0;
+        assert!(work.cost().flops >= 2.0 * macs, "{:?}", work.cost());
+        assert_eq!(work.describe()["config"]["channels"], 3);
+    }
+
+    #[test]
+    fn rows_have_readable_configurations_and_different_names() {
+        let mut names: Vec<_> = MODELS.iter().map(|m| m.name).collect();
+        MODELS.iter().for_each(|m| assert!(m.config().is_object(), "{}", m.name));
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), MODELS.len());
+    }
+}

@@ -1,0 +1,738 @@
+"""The PyTorch side of `dreamclear bench --vs torch`.
+
+One JSON object a line comes in on stdin, one goes out on stdout; see `torch.rs`. Everything runs as
+a PyTorch user runs it: eager, float32, contiguous NCHW pictures, inference mode. Changes of layout
+between the two sides happen outside the timed calls.
+"""
+
+import importlib
+import importlib.util
+import json
+import os
+import platform
+import sys
+import time
+import types
+
+# Answers go to a private copy of stdout; whatever libraries print must not mix with them.
+answers = os.fdopen(os.dup(1), "w", buffering=1)
+os.dup2(2, 1)
+
+
+def answer(kind, value):
+    answers.write(json.dumps({kind: value}) + "\n")
+    answers.flush()
+
+
+class Refused(Exception):
+    """This side cannot do what is asked; the text says why."""
+
+
+try:
+    import torch
+    import torch.nn.functional as F
+    from torch import nn
+except ImportError as error:
+    sys.stdin.readline()
+    answer("refused", f"it has no PyTorch ({error})")
+    sys.exit(0)
+
+
+# --------------------------------------------------------------------------------------------------
+# Ops. A builder takes the attributes and the tensors as our op has them and returns the timed call
+# and, where the call's result lies otherwise than ours, a function that puts it right.
+# --------------------------------------------------------------------------------------------------
+
+OPS = {}
+
+
+def op(function):
+    OPS[function.__name__] = function
+    return function
+
+
+def same(y):
+    return y
+
+
+def nchw(x):
+    return x.permute(0, 3, 1, 2).contiguous()
+
+
+def nhwc(x):
+    return x.permute(0, 2, 3, 1).contiguous()
+
+
+ACTIVATIONS = {
+    "Relu": F.relu,
+    "LeakyRelu": F.leaky_relu,
+    "Gelu": F.gelu,
+    "GeluTanh": lambda x: F.gelu(x, approximate="tanh"),
+    "Silu": F.silu,
+    "Sigmoid": torch.sigmoid,
+    "Tanh": torch.tanh,
+    "Exp": torch.exp,
+    "Ln": torch.log,
+    "Sqrt": torch.sqrt,
+    "Sin": torch.sin,
+    "Cos": torch.cos,
+    "Abs": torch.abs,
+    "Clamp": torch.clamp,
+}
+
+
+def activation_function(kind):
+    function, args = ACTIVATIONS[kind["type"]], kind.get("args", [])
+    return (lambda x: function(x, *args)) if args else function
+
+
+def with_epilogue(compute, epilogue, residual):
+    """compute() followed by alpha*act(.) + residual, each a call of its own as in eager code."""
+    act = activation_function(epilogue["act"]) if epilogue["act"] else None
+    alpha = epilogue["alpha"]
+
+    def call():
+        y = compute()
+        if act:
+            y = act(y)
+        if alpha != 1.0:
+            y = y * alpha
+        return y + residual if epilogue["residual"] else y
+
+    return call
+
+
+def backward(function, operands, wanted, dy):
+    """A call of the backward pass alone, for the gradients of the operands `wanted`."""
+    with torch.inference_mode(False), torch.enable_grad():
+        operands, dy = [t.clone() for t in operands], dy.clone()
+        for k in wanted:
+            operands[k].requires_grad_(True)
+        y = function(*operands)
+
+    def call():
+        with torch.inference_mode(False):
+            return torch.autograd.grad(y, [operands[k] for k in wanted], dy, retain_graph=True)[0]
+
+    return call
+
+
+@op
+def activation(a, x):
+    function = activation_function(a["args"][0])
+    return lambda: function(x)
+
+
+@op
+def activation_grad(a, x, dy):
+    return backward(activation_function(a["args"][0]), [x], [0], dy)
+
+
+@op
+def binary(a, x, y):
+    function = {"Add": torch.add, "Sub": torch.sub, "Mul": torch.mul, "Div": torch.div}
+    function = function[a["args"][0]["type"]]
+    return lambda: function(x, y)
+
+
+@op
+def linear(a, x, w, *rest):
+    rest = list(rest)
+    bias = rest.pop(0) if a["bias"] else None
+    return with_epilogue(lambda: F.linear(x, w, bias), a["epilogue"], rest[0] if rest else None)
+
+
+@op
+def matmul(a, x, y):
+    x = x.transpose(-1, -2) if a["trans_a"] else x
+    y = y.transpose(-1, -2) if a["trans_b"] else y
+    return lambda: torch.matmul(x, y)
+
+
+@op
+def sum_to(a, x):
+    return lambda: x.sum_to_size(a["shape"])
+
+
+@op
+def pad(a, x):
+    widths = [n for pair in reversed(list(zip(a["before"], a["after"]))) for n in pair]
+    return lambda: F.pad(x, widths)
+
+
+def conv_arguments(spec):
+    """Padding that differs between sides is not an argument of conv2d; a user pads first."""
+    top, bottom, left, right = spec["pad"]
+    even = top == bottom and left == right
+    arguments = {
+        "stride": spec["stride"],
+        "padding": [top, left] if even else 0,
+        "dilation": spec["dilation"],
+        "groups": spec["groups"],
+    }
+    return arguments, None if even else [left, right, top, bottom]
+
+
+@op
+def conv2d(a, *tensors):
+    tensors = list(tensors)
+    xs = [nchw(tensors.pop(0)) for _ in range(a["sources"])]
+    w = tensors.pop(0)
+    bias = tensors.pop(0) if a["bias"] else None
+    residual = nchw(tensors.pop(0)) if a["epilogue"]["residual"] else None
+    arguments, widths = conv_arguments(a["spec"])
+    upsample = a["upsample"]
+
+    def compute():
+        x = torch.cat(xs, 1) if len(xs) > 1 else xs[0]
+        if upsample > 1:
+            x = F.interpolate(x, scale_factor=upsample, mode="nearest")
+        if widths:
+            x = F.pad(x, widths)
+        return F.conv2d(x, w, bias, **arguments)
+
+    return with_epilogue(compute, a["epilogue"], residual), nhwc
+
+
+def conv_backward(a, x, w, dy, wanted):
+    arguments, widths = conv_arguments(a["spec"])
+    function = lambda x, w: F.conv2d(F.pad(x, widths) if widths else x, w, **arguments)
+    return backward(function, [x, w], [wanted], nchw(dy))
+
+
+@op
+def conv2d_grad_input(a, dy, w):
+    cin = w.shape[1] * a["spec"]["groups"]
+    x = torch.zeros(dy.shape[0], cin, *a["size"])
+    return conv_backward(a, x, w, dy, 0), nhwc
+
+
+@op
+def conv2d_grad_weight(a, x, dy):
+    cout, cin = dy.shape[3], x.shape[3] // a["spec"]["groups"]
+    return conv_backward(a, nchw(x), torch.zeros(cout, cin, *a["kernel"]), dy, 1)
+
+
+@op
+def layer_norm(a, x, *affine):
+    weight, bias = affine or (None, None)
+    return lambda: F.layer_norm(x, x.shape[-1:], weight, bias, a["eps"])
+
+
+@op
+def layer_norm_grad(a, x, dy, *weight):
+    operands = [x, *weight, *(torch.zeros_like(w) for w in weight)]
+    function = lambda x, *affine: F.layer_norm(x, x.shape[-1:], *affine, eps=a["eps"])
+    return backward(function, operands, range(len(operands)), dy)
+
+
+@op
+def rms_norm(a, x, *weight):
+    return lambda: F.rms_norm(x, x.shape[-1:], *weight, eps=a["eps"])
+
+
+@op
+def rms_norm_grad(a, x, dy, *weight):
+    function = lambda x, *w: F.rms_norm(x, x.shape[-1:], *w, eps=a["eps"])
+    return backward(function, [x, *weight], range(1 + len(weight)), dy)
+
+
+def group_norm_function(a):
+    def function(x, weight, bias):
+        y = F.group_norm(x, a["groups"], weight, bias, a["eps"])
+        return F.silu(y) if a["silu"] else y
+
+    return function
+
+
+@op
+def group_norm(a, x, weight, bias):
+    x, function = nchw(x), group_norm_function(a)
+    return lambda: function(x, weight, bias), nhwc
+
+
+@op
+def group_norm_grad(a, x, dy, weight, bias):
+    function = group_norm_function(a["args"][0])
+    return backward(function, [nchw(x), weight, bias], range(3), nchw(dy)), nhwc
+
+
+@op
+def softmax(a, x):
+    return lambda: torch.softmax(x, -1)
+
+
+@op
+def softmax_grad(a, y, dy):
+    # What autograd calls; it needs the forward's result only, as ours does.
+    return lambda: torch.ops.aten._softmax_backward_data(dy, y, -1, torch.float32)
+
+
+@op
+def reduce(a, x):
+    dims = list(range(a["axis"], a["axis"] + a["count"]))
+    function = {"Sum": torch.sum, "Mean": torch.mean, "Max": torch.amax}[a["kind"]["type"]]
+    return lambda: function(x, dims, keepdim=True)
+
+
+@op
+def concat(a, *xs):
+    return lambda: torch.cat(xs, a["axis"])
+
+
+@op
+def embedding(a, table, indices):
+    return lambda: F.embedding(indices, table)
+
+
+@op
+def embedding_grad(a, indices, dy):
+    # The forward runs outside the timed call and may not see an inference tensor.
+    with torch.inference_mode(False):
+        indices = indices.clone()
+    table = torch.zeros(a["rows"], dy.shape[-1])
+    return backward(lambda t: F.embedding(indices, t), [table], [0], dy)
+
+
+@op
+def pixel_shuffle(a, x):
+    x = nchw(x)
+    return lambda: F.pixel_shuffle(x, a["args"][0]), nhwc
+
+
+@op
+def pixel_unshuffle(a, x):
+    x = nchw(x)
+    return lambda: F.pixel_unshuffle(x, a["args"][0]), nhwc
+
+
+def picture_padding(a):
+    """F.pad of pictures takes widths of columns, then rows."""
+    (_, top, left, _), (_, bottom, right, _) = a["before"], a["after"]
+    mode = a["mode"]["type"].lower()
+    return lambda x: F.pad(x, (left, right, top, bottom), mode)
+
+
+@op
+def pad_edges(a, x):
+    x, function = nchw(x), picture_padding(a)
+    return lambda: function(x), nhwc
+
+
+@op
+def pad_edges_grad(a, dy):
+    a = a["args"][0]
+    size = [n - p - q for n, p, q in zip(dy.shape, a["before"], a["after"])]
+    return backward(picture_padding(a), [nchw(torch.zeros(size))], [0], nchw(dy)), nhwc
+
+
+def resize_function(a):
+    mode = a["mode"]
+    name = {
+        "Nearest": "nearest",
+        "NearestExact": "nearest-exact",
+        "Area": "area",
+        "Bilinear": "bilinear",
+        "Bicubic": "bicubic",
+        "BilinearAntialias": "bilinear",
+        "BicubicAntialias": "bicubic",
+    }.get(mode["type"])
+    if name is None:
+        raise Refused(f'the PyTorch script does not know the resize mode {mode["type"]}')
+    options = {"mode": name, "antialias": mode["type"].endswith("Antialias")}
+    if name.startswith("bi"):
+        options["align_corners"] = mode.get("align_corners", False)
+    if a["factors"]:
+        return lambda x: F.interpolate(x, scale_factor=a["factors"], **options)
+    return lambda x: F.interpolate(x, size=a["size"], **options)
+
+
+@op
+def resize(a, x):
+    x, function = nchw(x), resize_function(a)
+    return lambda: function(x), nhwc
+
+
+@op
+def resize_grad(a, dy):
+    x = torch.zeros(dy.shape[0], dy.shape[3], *a["from"])
+    return backward(resize_function(a["resize"]), [x], [0], nchw(dy)), nhwc
+
+
+# --------------------------------------------------------------------------------------------------
+# Networks, plainly rewritten from their papers with the official parameter names.
+# --------------------------------------------------------------------------------------------------
+
+
+def conv(cin, cout, kernel=3):
+    return nn.Conv2d(cin, cout, kernel, 1, kernel // 2)
+
+
+class DenseBlock(nn.Module):
+    def __init__(self, feat, grow):
+        super().__init__()
+        for k in range(5):
+            setattr(self, f"conv{k + 1}", conv(feat + k * grow, grow if k < 4 else feat))
+
+    def forward(self, x):
+        features = [x]
+        for k in range(1, 5):
+            y = getattr(self, f"conv{k}")(torch.cat(features, 1))
+            features.append(F.leaky_relu(y, 0.2, inplace=True))
+        return self.conv5(torch.cat(features, 1)) * 0.2 + x
+
+
+class ResidualInResidual(nn.Module):
+    def __init__(self, feat, grow):
+        super().__init__()
+        self.rdb1, self.rdb2, self.rdb3 = (DenseBlock(feat, grow) for _ in range(3))
+
+    def forward(self, x):
+        return self.rdb3(self.rdb2(self.rdb1(x))) * 0.2 + x
+
+
+class RrdbNet(nn.Module):
+    def __init__(self, num_in_ch=3, num_out_ch=3, scale=4, num_feat=64, num_block=23, num_grow_ch=32):
+        super().__init__()
+        self.fold = 4 // scale
+        self.conv_first = conv(num_in_ch * self.fold**2, num_feat)
+        self.body = nn.Sequential(*(ResidualInResidual(num_feat, num_grow_ch) for _ in range(num_block)))
+        self.conv_body = conv(num_feat, num_feat)
+        self.conv_up1, self.conv_up2 = conv(num_feat, num_feat), conv(num_feat, num_feat)
+        self.conv_hr, self.conv_last = conv(num_feat, num_feat), conv(num_feat, num_out_ch)
+
+    def forward(self, x):
+        if self.fold > 1:
+            x = F.pixel_unshuffle(x, self.fold)
+        x = self.conv_first(x)
+        x = x + self.conv_body(self.body(x))
+        for up in (self.conv_up1, self.conv_up2):
+            x = F.leaky_relu(up(F.interpolate(x, scale_factor=2, mode="nearest")), 0.2, inplace=True)
+        return self.conv_last(F.leaky_relu(self.conv_hr(x), 0.2, inplace=True))
+
+
+class SrVgg(nn.Module):
+    def __init__(self, num_in_ch=3, num_out_ch=3, num_feat=64, num_conv=16, upscale=4, act_type="prelu"):
+        super().__init__()
+        if act_type != "prelu":
+            raise Refused(f"the rewritten SRVGG knows prelu only, not {act_type}")
+        self.upscale = upscale
+        layers = [conv(num_in_ch, num_feat), nn.PReLU(num_feat)]
+        for _ in range(num_conv):
+            layers += [conv(num_feat, num_feat), nn.PReLU(num_feat)]
+        self.body = nn.Sequential(*layers, conv(num_feat, num_out_ch * upscale**2))
+
+    def forward(self, x):
+        base = F.interpolate(x, scale_factor=self.upscale, mode="nearest")
+        return F.pixel_shuffle(self.body(x), self.upscale) + base
+
+
+def windows(x, w):
+    """[B, H, W, C] -> [B * windows, w * w, C]"""
+    b, height, width, c = x.shape
+    x = x.view(b, height // w, w, width // w, w, c)
+    return x.permute(0, 1, 3, 2, 4, 5).reshape(-1, w * w, c)
+
+
+def unwindows(x, w, height, width):
+    c = x.shape[-1]
+    x = x.view(-1, height // w, width // w, w, w, c)
+    return x.permute(0, 1, 3, 2, 4, 5).reshape(-1, height, width, c)
+
+
+def relative_index(w):
+    """Row of the bias table for each pair of tokens of a window."""
+    y, x = torch.arange(w).repeat_interleave(w), torch.arange(w).repeat(w)
+    dy, dx = y[:, None] - y[None] + w - 1, x[:, None] - x[None] + w - 1
+    return dy * (2 * w - 1) + dx
+
+
+def shift_mask(height, width, w, shift):
+    """-100 between tokens that the cyclic shift brought into one window from opposite borders."""
+
+    def stripe(n):
+        i = torch.arange(n)
+        return (i >= n - w).long() + (i >= n - shift).long()
+
+    label = stripe(height)[:, None] * 3 + stripe(width)[None]
+    label = windows(label[None, :, :, None], w).squeeze(-1)
+    return (label[:, :, None] != label[:, None, :]).float() * -100.0
+
+
+class WindowAttention(nn.Module):
+    def __init__(self, dim, heads, window, qkv_bias, qk_scale):
+        super().__init__()
+        self.heads, self.scale = heads, qk_scale or (dim // heads) ** -0.5
+        self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
+        self.register_buffer("index", relative_index(window), persistent=False)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x, mask):
+        b, n, c = x.shape
+        q, k, v = self.qkv(x).view(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        scores = (q * self.scale) @ k.transpose(-2, -1)
+        bias = self.relative_position_bias_table[self.index.view(-1)].view(n, n, -1)
+        scores = scores + bias.permute(2, 0, 1)
+        if mask is not None:
+            scores = scores.view(-1, mask.shape[0], self.heads, n, n) + mask[:, None]
+            scores = scores.view(-1, self.heads, n, n)
+        x = (torch.softmax(scores, -1) @ v).transpose(1, 2).reshape(b, n, c)
+        return self.proj(x)
+
+
+class Mlp(nn.Module):
+    def __init__(self, dim, hidden):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
+
+    def forward(self, x):
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class SwinBlock(nn.Module):
+    def __init__(self, dim, heads, window, shift, mlp_ratio, qkv_bias, qk_scale):
+        super().__init__()
+        self.window, self.shift = window, shift
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.attn = WindowAttention(dim, heads, window, qkv_bias, qk_scale)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.masks = {}
+
+    def mask(self, height, width):
+        if self.shift and (height, width) not in self.masks:
+            self.masks[height, width] = shift_mask(height, width, self.window, self.shift)
+        return self.masks.get((height, width))
+
+    def forward(self, x):
+        _, height, width, _ = x.shape
+        h, s = self.norm1(x), self.shift
+        if s:
+            h = torch.roll(h, (-s, -s), (1, 2))
+        h = self.attn(windows(h, self.window), self.mask(height, width))
+        h = unwindows(h, self.window, height, width)
+        if s:
+            h = torch.roll(h, (s, s), (1, 2))
+        x = x + h
+        return x + self.mlp(self.norm2(x))
+
+
+class SwinGroup(nn.Module):
+    def __init__(self, dim, depth, heads, window, shift, *rest):
+        super().__init__()
+        blocks = (SwinBlock(dim, heads, window, shift * (j % 2), *rest) for j in range(depth))
+        self.residual_group = nn.Module()
+        self.residual_group.blocks = nn.Sequential(*blocks)
+        self.conv = conv(dim, dim)
+
+    def forward(self, x):
+        return nhwc(self.conv(nchw(self.residual_group.blocks(x)))) + x
+
+
+class SwinIr(nn.Module):
+    def __init__(
+        self, in_chans=3, embed_dim=96, depths=(6,) * 4, num_heads=(6,) * 4, window_size=7,
+        mlp_ratio=4.0, qkv_bias=True, qk_scale=None, patch_norm=True, upscale=2, img_range=1.0,
+        upsampler="", resi_connection="1conv", unshuffle=False, unshuffle_scale=None, img_size=64,
+        sf=None,
+    ):  # fmt: skip
+        super().__init__()
+        upscale = sf or upscale
+        if resi_connection != "1conv" or not patch_norm or in_chans != 3:
+            raise Refused("the rewritten SwinIR knows 1conv, patch_norm and RGB only")
+        if upsampler not in ("pixelshuffle", "nearest+conv"):
+            raise Refused(f'the rewritten SwinIR does not know the upsampler "{upsampler}"')
+        self.upscale, self.window, self.img_range = upscale, window_size, img_range
+        self.unshuffle, self.upsampler = unshuffle, upsampler
+        self.mean = torch.tensor([0.4488, 0.4371, 0.4040]).view(1, 3, 1, 1)
+        if unshuffle:
+            first = conv(in_chans * upscale**2, embed_dim)
+            self.conv_first = nn.Sequential(nn.PixelUnshuffle(upscale), first)
+        else:
+            self.conv_first = conv(in_chans, embed_dim)
+        self.patch_embed = nn.Module()
+        self.patch_embed.norm = nn.LayerNorm(embed_dim)
+        shift = window_size // 2
+        rest = (window_size, shift, mlp_ratio, qkv_bias, qk_scale)
+        groups = zip(depths, num_heads)
+        self.layers = nn.Sequential(*(SwinGroup(embed_dim, d, h, *rest) for d, h in groups))
+        self.norm = nn.LayerNorm(embed_dim)
+        self.conv_after_body = conv(embed_dim, embed_dim)
+        self.conv_before_upsample = nn.Sequential(conv(embed_dim, 64), nn.LeakyReLU(inplace=True))
+        stages = upscale.bit_length() - 1
+        if upsampler == "pixelshuffle":
+            steps = [3] if upscale == 3 else [2] * stages
+            pairs = ((conv(64, 64 * s * s), nn.PixelShuffle(s)) for s in steps)
+            self.upsample = nn.Sequential(*(layer for pair in pairs for layer in pair))
+        else:
+            for i in range(stages):
+                setattr(self, f"conv_up{i + 1}", conv(64, 64))
+            self.conv_hr = conv(64, 64)
+        self.conv_last = conv(64, in_chans)
+
+    def forward(self, x):
+        height, width = x.shape[2:]
+        x = F.pad(x, (0, -width % self.window, 0, -height % self.window), "reflect")
+        x = (x - self.mean) * self.img_range
+        x = self.conv_first(x)
+        h = self.norm(self.layers(self.patch_embed.norm(nhwc(x))))
+        x = self.conv_before_upsample(self.conv_after_body(nchw(h)) + x)
+        if self.upsampler == "pixelshuffle":
+            x = self.upsample(x)
+        else:
+            for i in range(self.upscale.bit_length() - 1):
+                x = F.interpolate(x, scale_factor=2, mode="nearest")
+                x = F.leaky_relu(getattr(self, f"conv_up{i + 1}")(x), 0.2, inplace=True)
+            x = F.leaky_relu(self.conv_hr(x), 0.2, inplace=True)
+        x = self.conv_last(x) / self.img_range + self.mean
+        scale = 1 if self.unshuffle else self.upscale
+        return x[:, :, : height * scale, : width * scale]
+
+
+MODELS = {"rrdbnet": RrdbNet, "srvgg": SrVgg, "swinir": SwinIr}
+
+
+# --------------------------------------------------------------------------------------------------
+# The authors' own modules, from checkouts of their repositories.
+# --------------------------------------------------------------------------------------------------
+
+
+def stub(name, path=None, **members):
+    """A module of this name without running its file: official packages import far too much."""
+    module = types.ModuleType(name)
+    module.__path__ = [path] if path else []
+    module.__dict__.update(members)
+    sys.modules[name] = module
+
+
+class Registry:
+    @staticmethod
+    def register():
+        return lambda cls: cls
+
+
+def official_basicsr(folder, module, name):
+    root = os.path.join(folder, "BasicSR", "basicsr")
+    stub("basicsr", root)
+    stub("basicsr.archs", os.path.join(root, "archs"))
+    stub("basicsr.ops.dcn", ModulatedDeformConvPack=nn.Module, modulated_deform_conv=None)
+    stub("basicsr.ops")
+    stub("basicsr.utils", get_root_logger=None)
+    stub("basicsr.utils.registry", ARCH_REGISTRY=Registry)
+    return getattr(importlib.import_module(f"basicsr.archs.{module}"), name)
+
+
+def official_file(path):
+    spec = importlib.util.spec_from_file_location(f"official_{abs(hash(path))}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def official_swinir(folder, config):
+    if config.get("unshuffle"):
+        path = os.path.join(folder, "DreamClear", "diffusion", "model", "nets", "swinir.py")
+    else:
+        path = os.path.join(folder, "SwinIR", "models", "network_swinir.py")
+    return official_file(path).SwinIR
+
+
+def model_class(architecture, config):
+    folder = settings["official"]
+    if not folder:
+        return MODELS.get(architecture)
+    if architecture == "swinir":
+        return official_swinir(folder, config)
+    modules = {"rrdbnet": ("rrdbnet_arch", "RRDBNet"), "srvgg": ("srvgg_arch", "SRVGGNetCompact")}
+    return official_basicsr(folder, *modules[architecture]) if architecture in modules else None
+
+
+# --------------------------------------------------------------------------------------------------
+# The conversation
+# --------------------------------------------------------------------------------------------------
+
+DTYPES = {"f32": torch.float32, "i64": torch.int64}
+settings = {"official": None, "flush": None}
+
+
+def read(t):
+    count = 1
+    for n in t["shape"]:
+        count *= n
+    x = torch.from_file(t["file"], shared=False, size=count, dtype=DTYPES[t["dtype"]])
+    # A copy in memory of its own: the file goes away.
+    return x.view(t["shape"]).clone()
+
+
+def build_op(work, tensors):
+    builder = OPS.get(work["op"])
+    if builder is None:
+        raise Refused(f'the PyTorch script has no op "{work["op"]}"')
+    built = builder(work["attributes"], *tensors.values())
+    return built if isinstance(built, tuple) else (built, same)
+
+
+def build_model(work, tensors):
+    make = model_class(work["model"], work["config"])
+    if make is None:
+        raise Refused(f'the PyTorch script has no network "{work["model"]}"')
+    net = make(**work["config"]).eval()
+    x = tensors.pop("x")
+    missing, unexpected = net.load_state_dict(tensors, strict=False)
+    # Official modules keep tables that follow from the configuration among their weights.
+    missing = [k for k in missing if not k.endswith(("relative_position_index", "attn_mask"))]
+    if missing or unexpected:
+        raise Refused(f"the weights do not fit: missing {missing[:3]}, unexpected {unexpected[:3]}")
+    return (lambda: net(x)), same
+
+
+def load(ask):
+    tensors = {t["name"]: read(t) for t in ask["inputs"]}
+    build = build_op if "op" in ask["work"] else build_model
+    call, ours = build(ask["work"], tensors)
+    y = ours(call()).detach().contiguous()
+    # A file tensor is written without NumPy, which PyTorch does not require.
+    out = torch.from_file(ask["output"], shared=True, size=y.numel(), dtype=torch.float32)
+    out.copy_(y.view(-1))
+    return call, list(y.shape)
+
+
+def measure(call, seconds):
+    flush = settings["flush"]
+    call()
+    times, end = [], time.perf_counter() + seconds
+    while not times or (time.perf_counter() < end and len(times) < 10_000):
+        if flush is not None:
+            flush.add_(1)
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def main():
+    call = None
+    for line in sys.stdin:
+        ask = json.loads(line)
+        if ask["ask"] == "start":
+            torch.set_num_threads(ask["threads"])
+            settings["official"] = ask["official"]
+            if ask["flush_bytes"]:
+                settings["flush"] = torch.zeros(ask["flush_bytes"] // 8, dtype=torch.int64)
+            versions = {"torch": torch.__version__, "python": platform.python_version()}
+            answer("started", {**versions, "threads": torch.get_num_threads()})
+        elif ask["ask"] == "load":
+            call = None  # frees the last row before the next one is read
+            try:
+                call, shape = load(ask)
+                answer("loaded", {"shape": shape})
+            except Refused as why:
+                answer("refused", str(why))
+            except Exception as error:  # one row's failure must not end the others
+                answer("refused", f"{type(error).__name__}: {error}")
+        elif ask["ask"] == "time":
+            answer("times", measure(call, ask["seconds"]))
+
+
+with torch.inference_mode():
+    main()

@@ -1,0 +1,62 @@
+//! `dreamclear info`: devices, libraries, caches.
+
+use serde_json::json;
+
+use crate::device::cpu::CpuDevice;
+use crate::error::Result;
+use crate::weights::hub;
+
+/// Show devices, libraries found and where, embedded kernels and caches.
+///
+/// Example: dreamclear info --json
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Print one JSON document.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Prints what the program found on this machine.
+pub fn run(args: &Args) -> Result<()> {
+    let cpu = CpuDevice::new(0)?;
+    let simd = crate::device::cpu::simd::Level::best().name();
+    // cudarc panics when libcuda is absent: ask first.
+    // SAFETY: only looks for the library by name.
+    let driver = unsafe { cudarc::driver::sys::is_culib_present() };
+    let cache = hub::cache_dir();
+    let mut models = Vec::new();
+    if let Ok(dir) = &cache
+        && let Ok(entries) = std::fs::read_dir(dir)
+    {
+        models.extend(entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()));
+        models.sort();
+    }
+    let cache = cache.map_or_else(|e| e.to_string(), |p| p.display().to_string());
+    let name = cpu_name();
+    let text = if args.json {
+        let document = json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "cpu": { "name": name, "threads": cpu.threads(), "simd": simd },
+            "cuda": { "driver_found": driver, "embedded_kernels": [] },
+            "cache": { "path": cache, "files": models },
+        });
+        format!("{document:#}\n")
+    } else {
+        let listed = if models.is_empty() { "empty".to_owned() } else { models.join(", ") };
+        format!(
+            "dreamclear {}\ncpu      {name}, {} threads, {simd}\ncuda     driver {}, no embedded kernels in this version\ncache    {cache}: {listed}\n",
+            env!("CARGO_PKG_VERSION"),
+            cpu.threads(),
+            if driver { "found" } else { "not found" },
+        )
+    };
+    super::print(&text)
+}
+
+/// The processor's name as the system tells it.
+fn cpu_name() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let line = info.lines().find(|l| l.starts_with("model name"));
+    line.and_then(|l| l.split_once(':'))
+        .map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, n)| n.trim().to_owned())
+}

@@ -1,0 +1,104 @@
+//! `dreamclear ops`: the op registry.
+
+use serde_json::json;
+
+use crate::error::Result;
+use crate::graph::{Gradient, GradientContext, GraphBuilder, ValueId};
+use crate::ops::{Case, OpEntry, registry};
+use crate::tensor::DType;
+
+/// List the engine's operations: what each does, its gradient, devices and cases.
+///
+/// Example: dreamclear ops
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Print one JSON document.
+    #[arg(long)]
+    pub json: bool,
+}
+
+struct Row {
+    entry: &'static OpEntry,
+    gradient: String,
+    tests: usize,
+    benches: usize,
+}
+
+/// Prints the registry.
+pub fn run(args: &Args) -> Result<()> {
+    let rows: Vec<Row> = registry()
+        .map(|entry| {
+            let cases = (entry.cases)();
+            let benches = cases.iter().filter(|c| c.bench).count();
+            let first = cases.iter().find(|c| !c.bench).unwrap_or(&cases[0]);
+            Row { entry, gradient: gradient(first), tests: cases.len() - benches, benches }
+        })
+        .collect();
+    let text = if args.json {
+        let list: Vec<_> = rows
+            .iter()
+            .map(|r| {
+                json!({
+                    "op": r.entry.name,
+                    "about": r.entry.about,
+                    "gradient": r.gradient,
+                    "cpu": true,
+                    "cuda": [],
+                    "verified_on_hardware": false,
+                    "test_cases": r.tests,
+                    "bench_cases": r.benches,
+                })
+            })
+            .collect();
+        format!("{:#}\n", json!({ "ops": list }))
+    } else {
+        let mut text = format!(
+            "{:<22} {:<10} {:<4} {:<5} {:>5} {:>7}  about\n",
+            "op", "gradient", "cpu", "cuda", "tests", "benches"
+        );
+        for r in &rows {
+            let short = if r.gradient == "rule" { "rule" } else { "none" };
+            text += &format!(
+                "{:<22} {:<10} {:<4} {:<5} {:>5} {:>7}  {}\n",
+                r.entry.name, short, "yes", "-", r.tests, r.benches, r.entry.about
+            );
+        }
+        text
+    };
+    super::print(&text)
+}
+
+/// `rule`, or why there is none.
+fn gradient(case: &Case) -> String {
+    let probe = || -> Result<String> {
+        let mut b = GraphBuilder::new();
+        let xs: Vec<ValueId> = case
+            .inputs
+            .iter()
+            .enumerate()
+            .map(|(k, i)| b.input(&format!("x{k}"), i.ty.dtype, i.ty.shape.clone()))
+            .collect::<Result<_>>()?;
+        let ys = b.node_dyn(case.op.clone(), &xs)?;
+        let d_outputs = ys
+            .iter()
+            .enumerate()
+            .map(|(k, &y)| {
+                let shape = b.shape(y).to_vec();
+                b.input(&format!("dy{k}"), DType::F32, shape).map(Some)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let wanted: Vec<_> = xs.iter().map(|&x| b.ty(x).dtype.is_float()).collect();
+        let context = &mut GradientContext {
+            b: &mut b,
+            inputs: &xs,
+            outputs: &ys,
+            d_outputs: &d_outputs,
+            wanted: &wanted,
+        };
+        Ok(match case.op.gradient(context)? {
+            Gradient::Inputs(_) => "rule".to_owned(),
+            Gradient::NotDifferentiable(why) => why.to_owned(),
+        })
+    };
+    probe().unwrap_or_else(|e| e.to_string())
+}

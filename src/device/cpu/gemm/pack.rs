@@ -1,0 +1,217 @@
+//! Right-hand matrices, rearranged once so that the innermost loop reads them in a straight line.
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+
+use super::for_each_task;
+use super::kernel::Kernels;
+use crate::device::cpu::scratch::{Scratch, Shared};
+use crate::device::cpu::simd::{Level, simd_fn};
+
+/// Stored values of a matrix or of convolution weights; arithmetic is always f32.
+#[derive(Clone, Copy, Debug)]
+pub enum Values<'a> {
+    /// 32-bit floats.
+    F32(&'a [f32]),
+    /// bfloat16.
+    Bf16(&'a [bf16]),
+    /// IEEE half precision.
+    F16(&'a [f16]),
+}
+
+impl<'a> From<&'a [f32]> for Values<'a> {
+    fn from(values: &'a [f32]) -> Self {
+        Values::F32(values)
+    }
+}
+
+impl Values<'_> {
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        match self {
+            Values::F32(x) => x.len(),
+            Values::Bf16(x) => x.len(),
+            Values::F16(x) => x.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// All but the first `start` values (none, if there are fewer).
+    fn skip(self, start: usize) -> Self {
+        let start = start.min(self.len());
+        match self {
+            Values::F32(x) => Values::F32(&x[start..]),
+            Values::Bf16(x) => Values::Bf16(&x[start..]),
+            Values::F16(x) => Values::F16(&x[start..]),
+        }
+    }
+
+    /// Converts `out.len()` values beginning at `start`.
+    pub fn read(&self, start: usize, out: &mut [f32]) {
+        let range = start..start + out.len();
+        match self {
+            Values::F32(x) => out.copy_from_slice(&x[range]),
+            Values::Bf16(x) => out.iter_mut().zip(&x[range]).for_each(|(y, x)| *y = x.to_f32()),
+            Values::F16(x) => x[range].convert_to_f32_slice(out),
+        }
+    }
+}
+
+/// A right-hand matrix B of `k` × `n`.
+#[derive(Clone, Copy, Debug)]
+pub struct MatrixB<'a> {
+    /// The values.
+    pub values: Values<'a>,
+    /// Distance between stored rows, in values.
+    pub stride: usize,
+    /// Whether it is stored as `[n, k]`, like the weight of a linear layer, instead of `[k, n]`.
+    pub transposed: bool,
+}
+
+impl<'a> MatrixB<'a> {
+    /// The columns from `n` on.
+    pub(super) fn columns_from(self, n: usize) -> MatrixB<'a> {
+        let start = if self.transposed { n * self.stride } else { n };
+        MatrixB { values: self.values.skip(start), ..self }
+    }
+}
+
+/// A right-hand matrix in the order in which the kernels read it: panels of as many columns as a
+/// tile is wide, each row by row, the last one filled up with zeros.
+pub struct PackedB {
+    data: Scratch,
+    k: usize,
+    n: usize,
+    level: Level,
+}
+
+impl PackedB {
+    /// Packs `b`.
+    ///
+    /// # Panics
+    /// If `b` holds fewer values than `k`, `n` and its stride ask for.
+    pub fn new(level: Level, b: MatrixB, k: usize, n: usize) -> PackedB {
+        if b.transposed {
+            assert!(b.values.len() >= super::extent(n, k, b.stride), "B too short");
+            return PackedB::from_columns(level, k, n, |j, column| b.values.read(j * b.stride, column));
+        }
+        assert!(b.values.len() >= super::extent(k, n, b.stride), "B too short");
+        PackedB::from_panels(level, k, n, |j, count, width, panel| {
+            for (i, row) in panel.chunks_exact_mut(width).enumerate() {
+                b.values.read(i * b.stride + j, &mut row[..count]);
+                row[count..].fill(0.0);
+            }
+        })
+    }
+
+    /// Packs a matrix whose column `j` is written, all `k` values of it, by `fill(j, column)`.
+    pub fn from_columns(
+        level: Level,
+        k: usize,
+        n: usize,
+        fill: impl Fn(usize, &mut [f32]) + Sync,
+    ) -> PackedB {
+        PackedB::from_panels(level, k, n, |j, count, width, panel| {
+            let mut columns = Scratch::new(count * k);
+            for (i, column) in columns.chunks_exact_mut(k.max(1)).enumerate() {
+                fill(j + i, column);
+            }
+            interleave(level, &columns, k, count, width, panel);
+        })
+    }
+
+    /// `fill(first column, columns, width, panel)` writes a whole panel.
+    fn from_panels(
+        level: Level,
+        k: usize,
+        n: usize,
+        fill: impl Fn(usize, usize, usize, &mut [f32]) + Sync,
+    ) -> PackedB {
+        let kernels = Kernels::of(level);
+        let width = kernels.width();
+        let mut data = Scratch::new(n.next_multiple_of(width) * k);
+        let shared = Shared::new(&mut data);
+        for_each_task(n.div_ceil(width), k * n > 1 << 14, |p| {
+            let count = width.min(n - p * width);
+            let panel_width = kernels.panel_width(count);
+            // SAFETY: panel p owns the values from p·width·k on, at most width·k of them.
+            let panel =
+                unsafe { std::slice::from_raw_parts_mut(shared.get().add(p * width * k), panel_width * k) };
+            fill(p * width, count, panel_width, panel);
+        });
+        PackedB { data, k, n, level }
+    }
+
+    /// Rows.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    /// Columns.
+    pub fn n(&self) -> usize {
+        self.n
+    }
+
+    /// The level it was packed for.
+    pub fn level(&self) -> Level {
+        self.level
+    }
+
+    /// Panel `p`: its values from row `k` on, its first column, its real columns and its width.
+    pub(crate) fn panel(&self, p: usize, k: usize) -> Panel {
+        let kernels = Kernels::of(self.level);
+        let column = p * kernels.width();
+        let columns = kernels.width().min(self.n - column);
+        let width = kernels.panel_width(columns);
+        Panel { b: self.data[column * self.k + k * width..].as_ptr(), column, columns, width }
+    }
+
+    pub(crate) fn panels(&self) -> usize {
+        self.n.div_ceil(Kernels::of(self.level).width())
+    }
+}
+
+/// One panel of a packed matrix.
+#[derive(Clone, Copy)]
+pub(crate) struct Panel {
+    pub b: *const f32,
+    pub column: usize,
+    pub columns: usize,
+    pub width: usize,
+}
+
+simd_fn! {
+    /// `panel[kk][i] = columns[i][kk]`, zero for i ≥ count.
+    fn interleave(columns: &[f32], k: usize, count: usize, width: usize, panel: &mut [f32]) {
+        if count < width {
+            panel.fill(0.0);
+        }
+        // Eight columns at a time: eight read streams and one written line stay in the first cache.
+        // Blocks of eight by eight have constant extents, so that they become register shuffles.
+        for i in (0..count).step_by(8) {
+            let some = 8.min(count - i);
+            let source = &columns[i * k..(i + some) * k];
+            let mut done = 0;
+            if some == 8 {
+                done = k / 8 * 8;
+                for (block, rows) in panel.chunks_exact_mut(8 * width).enumerate() {
+                    let from: [[f32; 8]; 8] =
+                        std::array::from_fn(|j| source[j * k + block * 8..][..8].try_into().expect("eight values"));
+                    for (kk, row) in rows.chunks_exact_mut(width).enumerate() {
+                        let to: &mut [f32; 8] = (&mut row[i..i + 8]).try_into().expect("eight values");
+                        *to = std::array::from_fn(|j| from[j][kk]);
+                    }
+                }
+            }
+            for (kk, row) in panel.chunks_exact_mut(width).enumerate().skip(done) {
+                for (j, x) in row[i..i + some].iter_mut().enumerate() {
+                    *x = source[j * k + kk];
+                }
+            }
+        }
+    }
+}

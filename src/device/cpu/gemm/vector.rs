@@ -1,0 +1,91 @@
+//! Products with very few rows: memory-bound, so B is read once, where it lies.
+
+use super::{Epilogue, MatrixA, MatrixB, Place, Values, check, extent, finish_tile, for_each_task};
+use crate::device::cpu::scratch::{Scratch, Shared};
+use crate::device::cpu::simd::{Level, simd_fn};
+
+/// Most rows for which reading B unpacked pays.
+pub const MAX_M: usize = 4;
+
+/// Columns a task computes.
+const COLUMNS: usize = 64;
+
+/// Computes the product if B is f32 and A row-major; says whether it did.
+pub fn gemv(
+    level: Level,
+    (m, k, n): (usize, usize, usize),
+    a: MatrixA,
+    b: MatrixB,
+    out: &mut [f32],
+    ldo: usize,
+    epilogue: &Epilogue,
+) -> bool {
+    let Values::F32(values) = b.values else { return false };
+    if a.transposed || k == 0 {
+        return false;
+    }
+    if m == 0 || n == 0 {
+        return true;
+    }
+    check(a, m, k, n, out.len(), ldo);
+    let (rows, columns) = if b.transposed { (n, k) } else { (k, n) };
+    assert!(values.len() >= extent(rows, columns, b.stride), "B too short");
+    let finish = epilogue.resolve(m, n, out.as_ptr(), ldo);
+    let out = Shared::new(out);
+    for_each_task(n.div_ceil(COLUMNS), k * n > 1 << 14, |task| {
+        let j = task * COLUMNS;
+        let columns = COLUMNS.min(n - j);
+        let mut tile = Scratch::new(m * COLUMNS);
+        for (i, row) in tile.chunks_exact_mut(COLUMNS).enumerate() {
+            let x = &a.values[i * a.stride..][..k];
+            let row = &mut row[..columns];
+            if b.transposed {
+                dot_rows(level, x, &values[j * b.stride..], b.stride, row);
+            } else {
+                add_rows(level, x, &values[j..], b.stride, row);
+            }
+        }
+        // SAFETY: `check` and `resolve` have seen to the bounds; these columns are this task's.
+        let place =
+            unsafe { Place { out: out.get().add(j), ldo, residual_offset: j, rows: m, column: j, columns } };
+        finish_tile(level, &mut tile, COLUMNS, place, finish);
+    });
+    true
+}
+
+simd_fn! {
+    /// `out[j] = x · b[j]` for rows b[j] that are `stride` apart.
+    fn dot_rows(x: &[f32], b: &[f32], stride: usize, out: &mut [f32]) {
+        // 64 partial sums: enough independent chains to hide the latency of addition.
+        const SUMS: usize = 64;
+        for (j, out) in out.iter_mut().enumerate() {
+            let row = &b[j * stride..][..x.len()];
+            let mut sums = [0.0f32; SUMS];
+            let (xs, rows) = (x.chunks_exact(SUMS), row.chunks_exact(SUMS));
+            let rest: f32 = xs.remainder().iter().zip(rows.remainder()).map(|(x, b)| x * b).sum();
+            for (x, b) in xs.zip(rows) {
+                for i in 0..SUMS {
+                    sums[i] += x[i] * b[i];
+                }
+            }
+            let mut half = SUMS / 2;
+            while half > 0 {
+                for i in 0..half {
+                    sums[i] += sums[i + half];
+                }
+                half /= 2;
+            }
+            *out = sums[0] + rest;
+        }
+    }
+
+    /// `out[j] = Σ x[i]·b[i][j]` for rows b[i] that are `stride` apart.
+    fn add_rows(x: &[f32], b: &[f32], stride: usize, out: &mut [f32]) {
+        out.fill(0.0);
+        for (i, &x) in x.iter().enumerate() {
+            for (out, b) in out.iter_mut().zip(&b[i * stride..]) {
+                *out += x * b;
+            }
+        }
+    }
+}

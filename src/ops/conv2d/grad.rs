@@ -1,0 +1,133 @@
+//! Gradients of `conv2d`.
+
+use super::{Case, ConvSpec, cpu, expect_f32, geometries};
+use crate::error::Result;
+use crate::graph::{Cost, Gradient, GradientContext, Op, TensorType, op::CpuCall};
+use crate::ops::CaseInput;
+
+/// Why gradients of gradients stop here.
+const FIRST_ORDER: &str = "second derivatives of convolutions are not provided";
+
+/// Operands: dy `[B, H′, W′, N]`, weight `[N, C/groups, kh, kw]`. Result: dx `[B, H, W, C]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conv2dGradInput {
+    /// Of the forward convolution.
+    pub spec: ConvSpec,
+    /// Height and width of the forward input.
+    pub size: [usize; 2],
+}
+
+/// Operands: x `[B, H, W, C]`, dy `[B, H′, W′, N]`. Result: dW `[N, C/groups, kh, kw]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conv2dGradWeight {
+    /// Of the forward convolution.
+    pub spec: ConvSpec,
+    /// Kernel height and width.
+    pub kernel: [usize; 2],
+}
+
+/// Checks that dy has the size that the forward convolution gives.
+fn check(spec: &ConvSpec, size: [usize; 2], kernel: [usize; 2], dy: &TensorType) -> Result<(), String> {
+    for axis in 0..2 {
+        if spec.extent(axis, size[axis], kernel[axis]) != dy.shape.get(1 + axis).copied() {
+            return Err(format!("dy {dy} does not fit an input of {size:?} and a kernel of {kernel:?}"));
+        }
+    }
+    Ok(())
+}
+
+/// Multiply-adds, times two, of a convolution from `x` to `y`.
+fn products(spec: &ConvSpec, x: &[usize], y: &[usize], kernel: [usize; 2]) -> f64 {
+    let taps = spec.live_taps(0, x[1], y[1], kernel[0]) * spec.live_taps(1, x[2], y[2], kernel[1]);
+    2.0 * (x[0] * taps * x[3] / spec.groups * y[3]) as f64
+}
+
+fn two<'a>(inputs: &[&'a TensorType]) -> Result<[&'a TensorType; 2], String> {
+    let [a, b] = inputs else { return Err(format!("takes 2 operands, found {}", inputs.len())) };
+    expect_f32("every operand", a)?;
+    expect_f32("every operand", b)?;
+    if a.rank() != 4 || b.rank() != 4 {
+        return Err(format!("operands must have 4 axes, found {a} and {b}"));
+    }
+    Ok([a, b])
+}
+
+impl Op for Conv2dGradInput {
+    fn name(&self) -> &'static str {
+        "conv2d_grad_input"
+    }
+
+    fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
+        let [dy, w] = two(inputs)?;
+        check(&self.spec, self.size, [w.shape[2], w.shape[3]], dy)?;
+        if dy.shape[3] != w.shape[0] {
+            return Err(format!("dy {dy} does not fit the weight {w}"));
+        }
+        let c = w.shape[1] * self.spec.groups;
+        Ok(vec![TensorType::f32([dy.shape[0], self.size[0], self.size[1], c])])
+    }
+
+    fn gradient(&self, _: &mut GradientContext) -> Result<Gradient> {
+        Ok(Gradient::NotDifferentiable(FIRST_ORDER))
+    }
+
+    fn cost(&self, inputs: &[&TensorType], outputs: &[&TensorType]) -> Cost {
+        let w = &inputs[1].shape;
+        Cost::dense(products(&self.spec, &outputs[0].shape, &inputs[0].shape, [w[2], w[3]]), inputs, outputs)
+    }
+
+    fn cpu(&self, call: CpuCall) -> Result<(), String> {
+        cpu::grad_input(self, call);
+        Ok(())
+    }
+}
+
+impl Op for Conv2dGradWeight {
+    fn name(&self) -> &'static str {
+        "conv2d_grad_weight"
+    }
+
+    fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
+        let [x, dy] = two(inputs)?;
+        check(&self.spec, [x.shape[1], x.shape[2]], self.kernel, dy)?;
+        let g = self.spec.groups;
+        if x.shape[0] != dy.shape[0] || x.shape[3] % g != 0 || dy.shape[3] % g != 0 {
+            return Err(format!("x {x} and dy {dy} with {g} groups do not fit"));
+        }
+        Ok(vec![TensorType::f32([dy.shape[3], x.shape[3] / g, self.kernel[0], self.kernel[1]])])
+    }
+
+    fn gradient(&self, _: &mut GradientContext) -> Result<Gradient> {
+        Ok(Gradient::NotDifferentiable(FIRST_ORDER))
+    }
+
+    fn cost(&self, inputs: &[&TensorType], outputs: &[&TensorType]) -> Cost {
+        Cost::dense(products(&self.spec, &inputs[0].shape, &inputs[1].shape, self.kernel), inputs, outputs)
+    }
+
+    fn cpu(&self, call: CpuCall) -> Result<(), String> {
+        cpu::grad_weight(self, call);
+        Ok(())
+    }
+}
+
+pub(super) fn input_cases() -> Vec<Case> {
+    let case = |(name, [b, h, w], ci, co, k, spec): super::Geometry| {
+        let out = |axis, n| spec.extent(axis, n, k[axis]).expect("a case fits");
+        let dy = CaseInput::normal([b, out(0, h), out(1, w), co]);
+        let weight = CaseInput::normal([co, ci / spec.groups, k[0], k[1]]);
+        Case::test(name, Conv2dGradInput { spec, size: [h, w] }, vec![dy, weight])
+    };
+    let bench = ("swinir_group", [4, 64, 64], 180, 180, [3, 3], ConvSpec::same(3));
+    geometries().into_iter().map(case).chain([Case { bench: true, ..case(bench) }]).collect()
+}
+
+pub(super) fn weight_cases() -> Vec<Case> {
+    let case = |(name, [b, h, w], ci, co, k, spec): super::Geometry| {
+        let out = |axis, n| spec.extent(axis, n, k[axis]).expect("a case fits");
+        let inputs = vec![CaseInput::normal([b, h, w, ci]), CaseInput::normal([b, out(0, h), out(1, w), co])];
+        Case::test(name, Conv2dGradWeight { spec, kernel: k }, inputs)
+    };
+    let bench = ("swinir_group", [4, 64, 64], 180, 180, [3, 3], ConvSpec::same(3));
+    geometries().into_iter().map(case).chain([Case { bench: true, ..case(bench) }]).collect()
+}

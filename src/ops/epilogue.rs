@@ -1,0 +1,87 @@
+//! What a GEMM or convolution does to its result while it is still in registers.
+
+use super::activation::{self, Kind};
+use crate::device::cpu::gemm::{self, Activation, Residual};
+use crate::device::cpu::math;
+use crate::graph::op::Operand;
+use crate::graph::{Real, TensorType};
+
+/// y = alpha·act(x) + residual. Recorded by fusion rules only, after differentiation.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Epilogue {
+    /// Elementwise function.
+    pub act: Option<Kind>,
+    /// Factor.
+    pub alpha: f32,
+    /// Whether the last operand, of the result's type, is added.
+    pub residual: bool,
+}
+
+impl Default for Epilogue {
+    fn default() -> Self {
+        Epilogue { act: None, alpha: 1.0, residual: false }
+    }
+}
+
+impl Epilogue {
+    /// Whether it does nothing.
+    pub fn is_identity(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// One element; `residual` is 0 where there is none.
+    pub fn apply<T: Real>(&self, x: T, residual: T) -> T {
+        let x = self.act.map_or(x, |kind| activation::reference::value(kind, x));
+        let x = if self.alpha == 1.0 { x } else { T::of(self.alpha as f64) * x };
+        if self.residual { x + residual } else { x }
+    }
+
+    /// The same for the CPU's GEMM and convolution, with `n` columns and these operands.
+    pub(super) fn on_cpu<'a>(
+        &self,
+        bias: Option<&'a [f32]>,
+        residual: Option<&Operand<'a>>,
+        n: usize,
+    ) -> gemm::Epilogue<'a> {
+        let activation = match self.act {
+            None => Activation::Identity,
+            Some(Kind::Relu) => Activation::Relu,
+            Some(Kind::LeakyRelu(slope)) => Activation::LeakyRelu(slope),
+            Some(Kind::Gelu) => Activation::GeluErf,
+            Some(Kind::GeluTanh) => Activation::GeluTanh,
+            Some(Kind::Silu) => Activation::Silu,
+            Some(Kind::Sigmoid) => Activation::Sigmoid,
+            Some(Kind::Tanh) => Activation::Tanh,
+            Some(Kind::Clamp(lo, hi)) => Activation::Clamp(lo, hi),
+            Some(Kind::Exp) => Activation::Function(math::exp),
+            Some(Kind::Ln) => Activation::Function(f32::ln),
+            Some(Kind::Sqrt) => Activation::Function(f32::sqrt),
+            Some(Kind::Sin) => Activation::Function(f32::sin),
+            Some(Kind::Cos) => Activation::Function(f32::cos),
+            Some(Kind::Abs) => Activation::Function(f32::abs),
+        };
+        let residual = match residual {
+            Some(r) if self.residual && r.in_output() => Residual::Output,
+            Some(r) if self.residual => Residual::Matrix(r.f32(), n),
+            _ => Residual::None,
+        };
+        gemm::Epilogue { bias, activation, alpha: self.alpha, residual }
+    }
+
+    /// Operations per element.
+    pub fn flops(&self) -> f64 {
+        let act = self.act.map_or(0.0, |k| k.flops().0);
+        act + f64::from(self.alpha != 1.0) + f64::from(self.residual)
+    }
+
+    /// Refuses a residual that is not like the result.
+    pub(super) fn check(&self, residual: Option<&&TensorType>, out: &TensorType) -> Result<(), String> {
+        match residual {
+            Some(r) if self.residual && **r != *out => Err(format!("the residual must be {out}, found {r}")),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Why a node with an epilogue has no gradient rule.
+pub(super) const FUSED: &str = "fused forms appear only after differentiation; differentiate the plain graph";

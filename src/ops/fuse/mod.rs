@@ -1,0 +1,155 @@
+//! Fusion rules: which neighbours an op absorbs. Each is small, named, and applied by
+//! [`crate::graph::passes::run`] after differentiation.
+
+use std::sync::Arc;
+
+use super::activation::Activation;
+use super::binary::{Binary, Kind};
+use super::conv2d::Conv2d;
+use super::epilogue::Epilogue;
+use super::linear::Linear;
+use crate::graph::ValueId;
+use crate::graph::ir::Node;
+use crate::graph::op::Op;
+use crate::graph::passes::{Rewrite, Rule, View};
+
+/// All rules, in the order in which they are tried.
+pub static RULES: &[&dyn Rule] =
+    &[&ActivationIntoEpilogue, &ScaleIntoEpilogue, &ResidualIntoEpilogue, &ConcatIntoConv, &UpsampleIntoConv];
+
+/// The epilogue of a GEMM-like op.
+fn epilogue_of(op: &dyn Op) -> Option<Epilogue> {
+    if let Some(l) = op.downcast::<Linear>() {
+        return Some(l.epilogue);
+    }
+    op.downcast::<Conv2d>().map(|c| c.epilogue)
+}
+
+/// The op with another epilogue.
+fn with_epilogue(op: &dyn Op, epilogue: Epilogue) -> Option<Arc<dyn Op>> {
+    if let Some(l) = op.downcast::<Linear>() {
+        return Some(Arc::new(Linear { epilogue, ..l.clone() }));
+    }
+    op.downcast::<Conv2d>().map(|c| Arc::new(Conv2d { epilogue, ..c.clone() }) as Arc<dyn Op>)
+}
+
+/// `act(linear(x))` → `linear` with the activation in its epilogue.
+struct ActivationIntoEpilogue;
+
+impl Rule for ActivationIntoEpilogue {
+    fn name(&self) -> &'static str {
+        "activation into epilogue"
+    }
+
+    fn rewrite(&self, view: &View, node: &Node) -> Option<Rewrite> {
+        let act = node.op.downcast::<Activation>()?;
+        let producer = view.sole_producer(node.inputs[0])?;
+        let epilogue = epilogue_of(&*producer.op)?;
+        if !epilogue.is_identity() {
+            return None;
+        }
+        let op = with_epilogue(&*producer.op, Epilogue { act: Some(act.0), ..epilogue })?;
+        Some(Rewrite { op, inputs: producer.inputs.clone() })
+    }
+}
+
+/// `factor · linear(x)` → the factor in the epilogue.
+struct ScaleIntoEpilogue;
+
+impl Rule for ScaleIntoEpilogue {
+    fn name(&self) -> &'static str {
+        "scale into epilogue"
+    }
+
+    fn rewrite(&self, view: &View, node: &Node) -> Option<Rewrite> {
+        if node.op.downcast::<Binary>()?.0 != Kind::Mul {
+            return None;
+        }
+        let (x, factor) = either_order(node, |v| view.scalar(v))?;
+        let producer = view.sole_producer(x)?;
+        let epilogue = epilogue_of(&*producer.op)?;
+        if epilogue.residual || view.graph.ty(x) != view.graph.ty(node.outputs[0]) {
+            return None;
+        }
+        let op = with_epilogue(&*producer.op, Epilogue { alpha: epilogue.alpha * factor, ..epilogue })?;
+        Some(Rewrite { op, inputs: producer.inputs.clone() })
+    }
+}
+
+/// The operand for which `f` answers, and the other one.
+fn either_order<T>(node: &Node, f: impl Fn(ValueId) -> Option<T>) -> Option<(ValueId, T)> {
+    let [x, y] = node.inputs[..] else { return None };
+    f(y).map(|t| (x, t)).or_else(|| f(x).map(|t| (y, t)))
+}
+
+/// `linear(x) + r` → the residual in the epilogue, where r has the result's shape.
+struct ResidualIntoEpilogue;
+
+impl Rule for ResidualIntoEpilogue {
+    fn name(&self) -> &'static str {
+        "residual into epilogue"
+    }
+
+    fn rewrite(&self, view: &View, node: &Node) -> Option<Rewrite> {
+        if node.op.downcast::<Binary>()?.0 != Kind::Add {
+            return None;
+        }
+        let like_result = |v| view.graph.ty(v) == view.graph.ty(node.outputs[0]);
+        let [x, y] = node.inputs[..] else { return None };
+        let absorb = |v: ValueId, residual: ValueId| {
+            let producer = view.sole_producer(v)?;
+            let epilogue = epilogue_of(&*producer.op)?;
+            if epilogue.residual || !like_result(v) || !like_result(residual) {
+                return None;
+            }
+            let op = with_epilogue(&*producer.op, Epilogue { residual: true, ..epilogue })?;
+            Some(Rewrite { op, inputs: producer.inputs.iter().copied().chain([residual]).collect() })
+        };
+        absorb(x, y).or_else(|| absorb(y, x))
+    }
+}
+
+/// `conv2d(concat(a, b, …))` → a convolution that reads its inputs side by side: dense blocks
+/// never materialise their concatenations.
+struct ConcatIntoConv;
+
+impl Rule for ConcatIntoConv {
+    fn name(&self) -> &'static str {
+        "concat into conv2d"
+    }
+
+    fn rewrite(&self, view: &View, node: &Node) -> Option<Rewrite> {
+        let conv = node.op.downcast::<Conv2d>()?;
+        if conv.sources != 1 || conv.spec.groups != 1 {
+            return None;
+        }
+        // The concatenation may have other users: it costs nothing to leave it to them.
+        let concat = view.graph.producer(node.inputs[0])?;
+        if concat.op.downcast::<super::concat::Concat>()?.axis != 3 {
+            return None;
+        }
+        let op = Arc::new(Conv2d { sources: concat.inputs.len(), ..conv.clone() });
+        Some(Rewrite { op, inputs: concat.inputs.iter().chain(&node.inputs[1..]).copied().collect() })
+    }
+}
+
+/// `conv2d(upsample_nearest(x))` → a convolution that reads each pixel of x several times.
+struct UpsampleIntoConv;
+
+impl Rule for UpsampleIntoConv {
+    fn name(&self) -> &'static str {
+        "nearest enlargement into conv2d"
+    }
+
+    fn rewrite(&self, view: &View, node: &Node) -> Option<Rewrite> {
+        let conv = node.op.downcast::<Conv2d>()?;
+        if conv.sources != 1 || conv.upsample != 1 {
+            return None;
+        }
+        let resize = view.graph.producer(node.inputs[0])?;
+        let upsample =
+            resize.op.downcast::<super::resize::Resize>()?.nearest_factor(view.graph.ty(resize.inputs[0]))?;
+        let op = Arc::new(Conv2d { upsample, ..conv.clone() });
+        Some(Rewrite { op, inputs: resize.inputs.iter().chain(&node.inputs[1..]).copied().collect() })
+    }
+}

@@ -1,0 +1,16 @@
+//! Fast path: the packed GEMM, everything after it in its epilogue.
+
+use super::Linear;
+use crate::device::cpu::gemm::{MatrixA, MatrixB, gemm};
+use crate::device::cpu::simd::Level;
+use crate::graph::op::CpuCall;
+
+pub(super) fn forward(op: &Linear, mut call: CpuCall) {
+    let (m, k, stride) = call.inputs[0].layout.as_rows().expect("accepts checked");
+    let n = call.inputs[1].ty.shape[0];
+    let bias = op.bias.then(|| call.inputs[2].f32());
+    let epilogue = op.epilogue.on_cpu(bias, call.inputs.last(), n);
+    let a = MatrixA { values: call.inputs[0].f32(), stride, transposed: false };
+    let b = MatrixB { values: call.inputs[1].f32().into(), stride: k, transposed: true };
+    gemm(Level::best(), (m, k, n), a, b, call.outputs[0].f32(), n, &epilogue);
+}

@@ -1,0 +1,154 @@
+//! `linear`: y = x·Wᵀ + b over the last axis, with an optional epilogue.
+
+mod cpu;
+mod reference;
+
+use super::activation::{Kind, expect_f32};
+use super::epilogue::{Epilogue, FUSED};
+use super::{Case, CaseInput, OpEntry};
+use crate::error::Result;
+use crate::graph::{
+    Cost, Gradient, GradientContext, GraphBuilder, Layout, Op, TensorType, ValueId, op::CpuCall,
+};
+
+/// Operands: x `[…, K]`, W `[N, K]`, then b `[N]` if `bias`, then a residual `[…, N]` if the
+/// epilogue has one. Result: `[…, N]`.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Linear {
+    /// Whether there is a bias operand.
+    pub bias: bool,
+    /// What happens to the result in registers.
+    pub epilogue: Epilogue,
+}
+
+impl Linear {
+    /// Number of operands.
+    fn arity(&self) -> usize {
+        2 + usize::from(self.bias) + usize::from(self.epilogue.residual)
+    }
+}
+
+impl Op for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
+        if inputs.len() != self.arity() {
+            return Err(format!("takes {} operands, found {}", self.arity(), inputs.len()));
+        }
+        for (k, t) in inputs.iter().enumerate() {
+            expect_f32(["x", "the weight", "the bias", "the residual"][k], t)?;
+        }
+        let (x, w) = (inputs[0], inputs[1]);
+        let [n, k] = w.shape[..] else { return Err(format!("the weight must be [out, in], found {w}")) };
+        if x.shape.last() != Some(&k) {
+            return Err(format!("x has {} features, the weight {w} takes {k}", x.last()));
+        }
+        if self.bias && inputs[2].shape != [n] {
+            return Err(format!("the bias must be [{n}], found {}", inputs[2]));
+        }
+        let mut shape = x.shape.clone();
+        *shape.last_mut().expect("has a last axis") = n;
+        let out = TensorType::f32(shape);
+        self.epilogue.check(inputs.get(2 + usize::from(self.bias)), &out)?;
+        Ok(vec![out])
+    }
+
+    fn gradient(&self, g: &mut GradientContext) -> Result<Gradient> {
+        if !self.epilogue.is_identity() {
+            return Ok(Gradient::NotDifferentiable(FUSED));
+        }
+        let (dy, b) = (g.dy(), &mut *g.b);
+        let (x, w) = (g.inputs[0], g.inputs[1]);
+        let [n, k] = b.dims(w, "linear")?;
+        let rows = b.ty(x).len() / k;
+        let dy2 = b.reshape(dy, [rows, n])?;
+        let mut d = vec![None; g.inputs.len()];
+        if g.wanted[0] {
+            let dx = b.matmul(dy2, w, false, false)?;
+            let shape = b.shape(x).to_vec();
+            d[0] = Some(b.reshape(dx, shape)?);
+        }
+        if g.wanted[1] {
+            let x2 = b.reshape(x, [rows, k])?;
+            d[1] = Some(b.matmul(dy2, x2, true, false)?);
+        }
+        if self.bias && g.wanted[2] {
+            d[2] = Some(b.sum_to(dy2, &[n])?);
+        }
+        Ok(Gradient::Inputs(d))
+    }
+
+    fn cost(&self, inputs: &[&TensorType], outputs: &[&TensorType]) -> Cost {
+        let per_result = 2.0 * inputs[1].shape[1] as f64 + f64::from(self.bias) + self.epilogue.flops();
+        Cost::dense(per_result * outputs[0].len() as f64, inputs, outputs)
+    }
+
+    fn cpu(&self, call: CpuCall) -> Result<(), String> {
+        cpu::forward(self, call);
+        Ok(())
+    }
+
+    fn accepts(&self, input: usize, layout: &Layout) -> bool {
+        if input == 0 { layout.as_rows().is_some() } else { layout.is_dense() }
+    }
+
+    fn in_place(&self, input: usize) -> bool {
+        self.epilogue.residual && input == self.arity() - 1
+    }
+}
+
+impl GraphBuilder {
+    /// x·Wᵀ + bias over the last axis; `weight` is `[out, in]`.
+    pub fn linear(&mut self, x: ValueId, weight: ValueId, bias: Option<ValueId>) -> Result<ValueId> {
+        let op = Linear { bias: bias.is_some(), ..Linear::default() };
+        let inputs: Vec<_> = [x, weight].into_iter().chain(bias).collect();
+        self.node1(op, &inputs)
+    }
+}
+
+/// Registry rows.
+pub const ENTRIES: &[OpEntry] = &[OpEntry {
+    name: "linear",
+    family: "linear",
+    about: "x·Wᵀ + b with activation, factor and residual in the epilogue",
+    cases,
+}];
+
+fn case(name: &'static str, rows: &[usize], k: usize, n: usize, epilogue: Epilogue, bench: bool) -> Case {
+    let lead = |c: usize| rows.iter().copied().chain([c]).collect::<Vec<_>>();
+    let weight = CaseInput::uniform([n, k], -(k as f64).powf(-0.5), (k as f64).powf(-0.5));
+    let mut inputs = vec![CaseInput::normal(lead(k)), weight, CaseInput::normal([n])];
+    if epilogue.residual {
+        inputs.push(CaseInput::normal(lead(n)));
+    }
+    let op = Linear { bias: true, epilogue };
+    if bench { Case::bench(name, op, inputs) } else { Case::test(name, op, inputs) }
+}
+
+fn cases() -> Vec<Case> {
+    let plain = Epilogue::default();
+    let act = |kind| Epilogue { act: Some(kind), ..plain };
+    let residual = Epilogue { residual: true, ..plain };
+    let no_bias = Case::test(
+        "no_bias",
+        Linear::default(),
+        vec![CaseInput::normal([3, 5, 17]), CaseInput::normal([9, 17])],
+    );
+    vec![
+        no_bias,
+        case("odd", &[13], 31, 45, plain, false),
+        case("one_row", &[1], 70, 33, plain, false),
+        case("wide", &[2, 7], 180, 540, plain, false),
+        case("gelu", &[29], 20, 40, act(Kind::Gelu), false),
+        case("residual", &[3, 11], 16, 64, residual, false),
+        case("scaled_residual", &[25], 40, 7, Epilogue { alpha: 0.2, ..residual }, false),
+        case("pixart_mlp_fc1", &[4096], 1152, 4608, plain, true),
+        case("pixart_mlp_fc2", &[4096], 4608, 1152, plain, true),
+        case("pixart_qkv", &[4096], 1152, 3456, plain, true),
+        case("swinir_qkv", &[4096], 180, 540, plain, true),
+        case("swinir_fc1_gelu", &[4096], 180, 360, act(Kind::Gelu), true),
+        case("t5_wi", &[120], 4096, 10240, plain, true),
+    ]
+}

@@ -1,0 +1,130 @@
+//! `prelu`: x, or a learned slope of its channel times x below zero.
+
+mod cpu;
+mod reference;
+
+use super::activation::expect_f32;
+use super::layer_norm::{expect_pair, expect_per_column};
+use super::rows::{is_rows, rows_of};
+use super::{Case, CaseInput, OpEntry};
+use crate::error::Result;
+use crate::graph::{
+    Cost, Gradient, GradientContext, GraphBuilder, Layout, Op, TensorType, ValueId, op::CpuCall,
+};
+
+/// y = max(x, 0) + w·min(x, 0). Operands: x, f32 `[…, C]`; w of shape `[C]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prelu;
+
+/// Operands: x, dy of equal shape, w. Results: dx, dw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PreluGrad;
+
+impl Op for Prelu {
+    fn name(&self) -> &'static str {
+        "prelu"
+    }
+
+    fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
+        let [x, w] = inputs else { return Err(format!("takes 2 operands, found {}", inputs.len())) };
+        expect_f32("x", x)?;
+        expect_per_column("the weight", w, x)?;
+        Ok(vec![(*x).clone()])
+    }
+
+    fn gradient(&self, g: &mut GradientContext) -> Result<Gradient> {
+        let operands = [g.inputs[0], g.dy(), g.inputs[1]];
+        let d = g.b.node(PreluGrad, &operands)?;
+        Ok(Gradient::Inputs(d.into_iter().map(Some).collect()))
+    }
+
+    fn cost(&self, inputs: &[&TensorType], outputs: &[&TensorType]) -> Cost {
+        Cost::dense(inputs[0].len() as f64, inputs, outputs)
+    }
+
+    fn cpu(&self, call: CpuCall) -> Result<(), String> {
+        cpu::forward(call);
+        Ok(())
+    }
+
+    fn accepts(&self, input: usize, layout: &Layout) -> bool {
+        if input == 0 { is_rows(layout) } else { layout.is_dense() }
+    }
+
+    fn in_place(&self, input: usize) -> bool {
+        input == 0
+    }
+}
+
+impl Op for PreluGrad {
+    fn name(&self) -> &'static str {
+        "prelu_grad"
+    }
+
+    fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
+        let [x, dy, w] = inputs else { return Err(format!("takes 3 operands, found {}", inputs.len())) };
+        expect_pair(x, dy)?;
+        expect_per_column("the weight", w, x)?;
+        Ok(vec![(*x).clone(), (*w).clone()])
+    }
+
+    fn gradient(&self, _: &mut GradientContext) -> Result<Gradient> {
+        Ok(Gradient::NotDifferentiable("second derivatives of prelu are not provided"))
+    }
+
+    fn cost(&self, inputs: &[&TensorType], outputs: &[&TensorType]) -> Cost {
+        Cost::dense(3.0 * inputs[0].len() as f64, inputs, outputs)
+    }
+
+    fn cpu(&self, call: CpuCall) -> Result<(), String> {
+        cpu::backward(call);
+        Ok(())
+    }
+
+    fn cpu_scratch(&self, inputs: &[&TensorType], _: &[&TensorType], _: usize) -> usize {
+        cpu::partial_sums_bytes(rows_of(inputs[0]))
+    }
+
+    fn accepts(&self, input: usize, layout: &Layout) -> bool {
+        if input < 2 { is_rows(layout) } else { layout.is_dense() }
+    }
+}
+
+impl GraphBuilder {
+    /// x, or `weight` (shape `[C]`) times x below zero, for x of shape `[…, C]`.
+    pub fn prelu(&mut self, x: ValueId, weight: ValueId) -> Result<ValueId> {
+        self.node1(Prelu, &[x, weight])
+    }
+}
+
+/// Registry rows.
+pub const ENTRIES: &[OpEntry] = &[
+    OpEntry {
+        name: "prelu",
+        family: "prelu",
+        about: "leaky relu with a learned slope per channel",
+        cases: forward_cases,
+    },
+    OpEntry {
+        name: "prelu_grad",
+        family: "prelu",
+        about: "gradients of prelu: of the input and the slopes",
+        cases: backward_cases,
+    },
+];
+
+fn forward_cases() -> Vec<Case> {
+    let n = |s: &[usize]| CaseInput::normal(s);
+    vec![
+        Case::test("image", Prelu, vec![n(&[2, 3, 5, 7]), n(&[7])]),
+        Case::bench("srvgg_act", Prelu, vec![n(&[1, 512, 512, 64]), n(&[64])]),
+    ]
+}
+
+fn backward_cases() -> Vec<Case> {
+    let n = |s: &[usize]| CaseInput::normal(s);
+    vec![
+        Case::test("image", PreluGrad, vec![n(&[2, 3, 5, 7]), n(&[2, 3, 5, 7]), n(&[7])]),
+        Case::test("two_blocks", PreluGrad, vec![n(&[1700, 19]), n(&[1700, 19]), n(&[19])]),
+    ]
+}

@@ -1,0 +1,137 @@
+//! What row-wise fast paths share: operands as rows of their last axis, fixed blocks of rows,
+//! and reductions whose order depends on the shape alone.
+
+use crate::graph::op::Operand;
+use crate::graph::{Layout, TensorType};
+
+/// Elements per task: large enough to be worth a thread's while, small enough to share.
+pub const CHUNK: usize = 16 * 1024;
+
+/// Partial results that a reduction over rows is split into, at most. Fixed, so that results do
+/// not depend on the number of threads.
+const BLOCKS: usize = 64;
+
+/// Independent partial sums of [`sum_by`]: what one AVX-512 register holds.
+const LANES: usize = 16;
+
+/// Whether an operand's layout is rows with one step: what [`Rows::new`] reads.
+pub fn is_rows(layout: &Layout) -> bool {
+    layout.as_rows().is_some()
+}
+
+/// An f32 operand as rows of its last axis, which may have gaps between them.
+#[derive(Clone, Copy)]
+pub struct Rows<'a> {
+    data: &'a [f32],
+    /// Number of rows.
+    pub rows: usize,
+    /// Elements of a row.
+    pub cols: usize,
+    step: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// # Panics
+    /// If the layout is not [`is_rows`]; the op's `accepts` must ask for that.
+    pub fn new(operand: &Operand<'a>) -> Self {
+        let (rows, cols, step) = operand.layout.as_rows().expect("accepts() asks for rows");
+        Rows { data: operand.f32().get(operand.layout.offset..).unwrap_or(&[]), rows, cols, step }
+    }
+
+    /// Dense rows.
+    pub fn dense(data: &'a [f32], cols: usize) -> Self {
+        Rows { data, rows: data.len() / cols.max(1), cols, step: cols }
+    }
+
+    /// Row `i`.
+    #[inline(always)]
+    pub fn row(&self, i: usize) -> &'a [f32] {
+        let at = i * self.step;
+        &self.data[at..at + self.cols]
+    }
+}
+
+/// Rows of `cols` elements that make a task of about [`CHUNK`] elements.
+pub fn rows_per_task(cols: usize) -> usize {
+    (CHUNK / cols.max(1)).max(1)
+}
+
+/// Rows per block when `rows` are reduced into partial results: at most [`BLOCKS`] blocks, none
+/// smaller than a task.
+pub fn rows_per_block(rows: usize, cols: usize) -> usize {
+    rows_per_task(cols).max(rows.div_ceil(BLOCKS))
+}
+
+/// Rows and columns of a tensor of this type.
+pub fn rows_of(ty: &TensorType) -> (usize, usize) {
+    let cols = ty.last();
+    (ty.len() / cols.max(1), cols)
+}
+
+/// `two` over `f` of all elements from `start` on, in a fixed order that vectorises.
+#[inline(always)]
+fn fold_by(x: &[f32], start: f32, f: impl Fn(f32) -> f32, two: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut lanes = [start; LANES];
+    let (chunks, tail) = x.as_chunks::<LANES>();
+    for c in chunks {
+        for (l, &x) in lanes.iter_mut().zip(c) {
+            *l = two(*l, f(x));
+        }
+    }
+    for (l, &x) in lanes.iter_mut().zip(tail) {
+        *l = two(*l, f(x));
+    }
+    fold(lanes, two)
+}
+
+/// Σ f(x) in a fixed order that vectorises.
+#[inline(always)]
+pub fn sum_by(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    fold_by(x, 0.0, f, |a, b| a + b)
+}
+
+/// Σ f(x, y) over pairs in a fixed order that vectorises.
+#[inline(always)]
+pub fn sum_by2(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut sums = [0.0f32; LANES];
+    let ((xc, xt), (yc, yt)) = (x.as_chunks::<LANES>(), y.as_chunks::<LANES>());
+    for (x, y) in xc.iter().zip(yc) {
+        for ((s, &x), &y) in sums.iter_mut().zip(x).zip(y) {
+            *s += f(x, y);
+        }
+    }
+    for ((s, &x), &y) in sums.iter_mut().zip(xt).zip(yt) {
+        *s += f(x, y);
+    }
+    fold(sums, |a, b| a + b)
+}
+
+/// The larger of two numbers; NaN if either is NaN.
+#[inline(always)]
+pub fn larger(a: f32, b: f32) -> f32 {
+    if b > a || b.is_nan() { b } else { a }
+}
+
+/// The largest element (−∞ if there is none; NaN if one is NaN).
+#[inline(always)]
+pub fn max_of(x: &[f32]) -> f32 {
+    fold_by(x, f32::NEG_INFINITY, |x| x, larger)
+}
+
+/// The largest element that is not NaN (−∞ if there is none): one instruction a vector.
+#[inline(always)]
+pub fn max_number_of(x: &[f32]) -> f32 {
+    fold_by(x, f32::NEG_INFINITY, |x| x, |a, b| if b > a { b } else { a })
+}
+
+#[inline(always)]
+fn fold(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] = f(lanes[i], lanes[i + width]);
+        }
+        width /= 2;
+    }
+    lanes[0]
+}

@@ -1,0 +1,373 @@
+//! Runs a restorer over many pictures: one bad file never stops the job, a killed job resumes.
+//!
+//! Three stages overlap: the next picture is loaded while the current one is restored and the
+//! previous one is written. At most three pictures are in memory.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Instant;
+
+use super::compare::side_by_side;
+use super::journal::{Entry, Journal, settings_key};
+use super::naming::{Planned, Target, plan};
+use super::progress::Progress;
+use super::report::{ImageReport, Seconds, Status, Summary};
+use crate::cancel::Cancel;
+use crate::data::encode::JPEG_QUALITY;
+use crate::data::image::{Format, Photo};
+use crate::data::inputs::{Failure, Inputs};
+use crate::data::shard::Shard;
+use crate::{Error, Result};
+
+/// Something that makes a better picture out of a picture: all that a batch knows of a model.
+pub trait Restorer {
+    /// Every setting that changes the output (model, weights, seed, tiles …) as one line. Results
+    /// made under another line are not reused by `--resume`.
+    fn settings(&self) -> String;
+
+    /// Restores one picture.
+    ///
+    /// # Errors
+    /// `Error::Interrupted` soon after `job.cancel` is raised; any other error fails this one
+    /// picture and the batch goes on.
+    fn restore(&mut self, job: &Job<'_>) -> Result<Restored>;
+}
+
+/// One picture to restore.
+pub struct Job<'a> {
+    /// The input's relative name, for captions and noise keyed by image.
+    pub name: &'a str,
+    /// The picture, upright.
+    pub photo: &'a Photo,
+    /// To be checked at least every second or so.
+    pub cancel: &'a Cancel,
+    /// To be told how much is done, 0..=1.
+    pub progress: &'a (dyn Fn(f32) + Sync),
+}
+
+/// What became of a picture.
+#[derive(Clone, Debug)]
+pub struct Restored {
+    /// The result.
+    pub photo: Photo,
+    /// An intermediate worth seeing beside it (DreamClear's degradation-removed reference).
+    pub reference: Option<Photo>,
+    /// Sentences for the report.
+    pub notes: Vec<String>,
+}
+
+/// How to run a batch.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where results go.
+    pub target: Target,
+    /// Their file format.
+    pub format: Format,
+    /// Quality of JPEG output, 1..=100.
+    pub quality: u8,
+    /// Also write input, reference and result side by side (PNG, `NAME.compare.png`).
+    pub compare: bool,
+    /// Skip what an earlier run with the same settings has finished.
+    pub resume: bool,
+    /// Which part of the inputs is this process's.
+    pub shard: Shard,
+    /// Where to write the report, if anywhere.
+    pub report: Option<PathBuf>,
+}
+
+impl Options {
+    /// PNG into `target`, the whole job, from the start, no extras.
+    pub fn new(target: Target) -> Self {
+        Options {
+            target,
+            format: Format::Png,
+            quality: JPEG_QUALITY,
+            compare: false,
+            resume: false,
+            shard: Shard::default(),
+            report: None,
+        }
+    }
+}
+
+/// Restores `inputs`. Failures of single pictures, an interruption and a full disk are told in
+/// the summary; [`Summary::exit_code`] is the process's.
+///
+/// When `cancel` is raised the picture in work is given up, one already restored is still
+/// written, and no temporary file remains.
+///
+/// # Errors
+/// `Error::Usage` if there is nothing to do or outputs would collide, `Error::Io` if the output
+/// directory, journal or report cannot be written.
+pub fn run(
+    inputs: Inputs,
+    restorer: &mut dyn Restorer,
+    options: &Options,
+    cancel: &Cancel,
+) -> Result<Summary> {
+    let start = Instant::now();
+    if inputs.found.is_empty() && inputs.failed.is_empty() {
+        return Err(Error::Usage(
+            "no pictures found: expected PNG, JPEG, WebP, TIFF or BMP files (directories below need -r)"
+                .into(),
+        ));
+    }
+    let description = format!(
+        "{} format={} quality={} compare={}",
+        restorer.settings(),
+        options.format.extension(),
+        options.quality,
+        options.compare
+    );
+    let settings = settings_key(&description);
+    let shard = options.shard;
+    let (planned, notes) = plan(inputs.found, &options.target, options.format, options.compare)?;
+    let mut journal = match &options.target {
+        Target::Directory(directory) => Some(Journal::open(directory, shard, options.resume)?),
+        Target::File(_) => None,
+    };
+
+    let mut summary =
+        Summary { notes, shard: shard.to_string(), settings: description, ..Summary::default() };
+    for Failure { name, reason } in inputs.failed.into_iter().filter(|f| shard.holds(&f.name)) {
+        summary.images.push(ImageReport { error: Some(reason), ..ImageReport::new(&name, Status::Failed) });
+    }
+    let mut work = Vec::new();
+    for item in planned.into_iter().filter(|p| shard.holds(&p.input.name)) {
+        if journal.as_ref().is_some_and(|j| j.is_done(&item, &settings)) {
+            let report = ImageReport::new(&item.input.name, Status::Skipped);
+            summary.images.push(ImageReport { output: Some(item.output), ..report });
+        } else {
+            work.push(item);
+        }
+    }
+
+    let progress = Progress::new(work.len());
+    summary.notes.iter().for_each(|n| progress.warn(n));
+    for failed in &summary.images {
+        if let Some(error) = &failed.error {
+            progress.warn(&format!("{}: {error}", failed.name));
+        }
+    }
+    let stage =
+        Stage { options, settings: &settings, work: &work, progress: &progress, stop: Stop::new(cancel) };
+    let (images, stopped) = stage.run(restorer, &mut journal);
+    progress.finish();
+
+    let reached = images.len();
+    summary.images.extend(images);
+    summary.images.sort_by(|a, b| a.name.cmp(&b.name));
+    let count = |status| summary.images.iter().filter(|i| i.status == status).count();
+    (summary.done, summary.skipped) = (count(Status::Done), count(Status::Skipped));
+    summary.failed = summary
+        .images
+        .iter()
+        .filter(|i| i.status == Status::Failed)
+        .map(|i| Failure { name: i.name.clone(), reason: i.error.clone().unwrap_or_default() })
+        .collect();
+    summary.left = work.len() - reached;
+    summary.interrupted = cancel.is_cancelled() && summary.left > 0;
+    summary.stopped = stopped;
+    summary.seconds = start.elapsed().as_secs_f64();
+    if let Some(path) = &options.report {
+        summary.write_json(path)?;
+    }
+    Ok(summary)
+}
+
+/// Why the whole job ends early: the user's wish, or a fault that would fail every picture.
+struct Stop {
+    cancel: Cancel,
+    reason: Mutex<Option<String>>,
+}
+
+impl Stop {
+    fn new(cancel: &Cancel) -> Self {
+        Stop { cancel: cancel.child(), reason: Mutex::new(None) }
+    }
+
+    fn because(&self, reason: String) {
+        self.reason.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(reason);
+        self.cancel.cancel();
+    }
+}
+
+/// A picture between loading and restoring.
+struct Loaded {
+    index: usize,
+    photo: Result<Photo>,
+    seconds: f64,
+}
+
+/// A picture between restoring and writing.
+struct Finished {
+    index: usize,
+    input: Option<Photo>,
+    restored: Result<Restored>,
+    seconds: Seconds,
+}
+
+struct Stage<'a> {
+    options: &'a Options,
+    settings: &'a str,
+    work: &'a [Planned],
+    progress: &'a Progress,
+    stop: Stop,
+}
+
+impl Stage<'_> {
+    /// Returns the report of every picture that came to an end, and why the job gave up if so.
+    fn run(
+        &self,
+        restorer: &mut dyn Restorer,
+        journal: &mut Option<Journal>,
+    ) -> (Vec<ImageReport>, Option<String>) {
+        // Rendezvous channels: each stage holds one picture and none queue up in between.
+        let (to_restore, loaded) = sync_channel(0);
+        let (to_write, finished) = sync_channel(0);
+        let reports = std::thread::scope(|scope| {
+            scope.spawn(move || self.load_all(to_restore));
+            let writer = scope.spawn(move || self.write_all(finished, journal));
+            self.restore_all(restorer, loaded, to_write);
+            writer.join()
+        });
+        let reports = reports.unwrap_or_else(|panic| {
+            self.stop.because(format!("internal error while writing: {}", panic_text(&*panic)));
+            Vec::new()
+        });
+        let reason = self.stop.reason.lock().unwrap_or_else(|e| e.into_inner()).take();
+        (reports, reason)
+    }
+
+    fn load_all(&self, next: SyncSender<Loaded>) {
+        for (index, item) in self.work.iter().enumerate() {
+            if self.stop.cancel.is_cancelled() {
+                return;
+            }
+            let start = Instant::now();
+            let photo = guarded("reading", || Photo::load_bytes(&item.input.read()?, item.input.location()));
+            let loaded = Loaded { index, photo, seconds: start.elapsed().as_secs_f64() };
+            if next.send(loaded).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn restore_all(&self, restorer: &mut dyn Restorer, loaded: Receiver<Loaded>, next: SyncSender<Finished>) {
+        for Loaded { index, photo, seconds } in loaded {
+            if self.stop.cancel.is_cancelled() {
+                return;
+            }
+            let name = self.work[index].input.name.as_str();
+            self.progress.at(index, name, 0.0);
+            let start = Instant::now();
+            let progress = |fraction: f32| self.progress.at(index, name, fraction);
+            let (input, restored) = match photo {
+                Err(e) => (None, Err(e)),
+                Ok(photo) => {
+                    let job = Job { name, photo: &photo, cancel: &self.stop.cancel, progress: &progress };
+                    let restored = guarded("restoring", || restorer.restore(&job));
+                    (Some(photo), restored)
+                }
+            };
+            if matches!(restored, Err(Error::Interrupted)) && self.stop.cancel.is_cancelled() {
+                return;
+            }
+            let seconds = Seconds { load: seconds, restore: start.elapsed().as_secs_f64(), write: 0.0 };
+            if next.send(Finished { index, input, restored, seconds }).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn write_all(&self, finished: Receiver<Finished>, journal: &mut Option<Journal>) -> Vec<ImageReport> {
+        let mut reports = Vec::new();
+        for Finished { index, input, restored, mut seconds } in finished {
+            let item = &self.work[index];
+            let mut report = ImageReport::new(&item.input.name, Status::Done);
+            report.input_size = input.as_ref().map(|p| [p.width, p.height]);
+            let start = Instant::now();
+            let written = restored.and_then(|restored| {
+                report.output_size = Some([restored.photo.width, restored.photo.height]);
+                guarded("writing", || self.write(item, input.as_ref(), &restored, journal))
+            });
+            seconds.write = start.elapsed().as_secs_f64();
+            report.seconds = seconds;
+            match written {
+                Ok(notes) => {
+                    report.output = Some(item.output.clone());
+                    let time = format!("restored in {:.1} s", seconds.restore);
+                    self.progress.done(index, &item.input.name, &[&[time][..], &notes].concat().join("; "));
+                    report.notes = notes;
+                }
+                Err(e) => {
+                    if fails_all(&e) {
+                        self.stop.because(e.to_string());
+                    }
+                    self.progress.warn(&format!("{}: {e}", item.input.name));
+                    (report.status, report.error) = (Status::Failed, Some(e.to_string()));
+                }
+            }
+            reports.push(report);
+        }
+        reports
+    }
+
+    fn write(
+        &self,
+        item: &Planned,
+        input: Option<&Photo>,
+        restored: &Restored,
+        journal: &mut Option<Journal>,
+    ) -> Result<Vec<String>> {
+        let directory = self.options.target.directory();
+        let mut notes = restored.notes.clone();
+        if let (Some(name), Some(input)) = (&item.compare, input) {
+            let panels: Vec<_> =
+                [input].into_iter().chain(&restored.reference).chain([&restored.photo]).collect();
+            match side_by_side(&panels) {
+                Ok(picture) => drop(picture.save(directory.join(name), Format::Png, self.options.quality)?),
+                Err(e) => notes.push(e.to_string()),
+            }
+        }
+        let path = directory.join(&item.output);
+        let written = restored.photo.save(&path, self.options.format, self.options.quality)?;
+        notes.extend(written);
+        if let Some(journal) = journal {
+            let output_size = std::fs::metadata(&path).map_err(|e| Error::io("look at", &path, e))?.len();
+            journal.record(&Entry {
+                name: item.input.name.clone(),
+                size: item.input.size,
+                modified: item.input.modified,
+                settings: self.settings.to_owned(),
+                output: item.output.clone(),
+                output_size,
+            })?;
+        }
+        Ok(notes)
+    }
+}
+
+/// Whether every further picture would fail like this one.
+fn fails_all(error: &Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    matches!(error, Error::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem))
+}
+
+/// Turns a panic (a fault in a decoder, say) into an error of this one picture.
+fn guarded<T>(doing: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        Err(Error::Run(format!("internal error while {doing}: {}", panic_text(&*panic))))
+    })
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or(panic.downcast_ref::<&str>().copied())
+        .unwrap_or("panic")
+}

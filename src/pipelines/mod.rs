@@ -1,0 +1,10 @@
+//! What users ask for: whole jobs from image files to image files.
+
+pub mod batch;
+pub mod compare;
+pub mod journal;
+pub mod naming;
+pub mod report;
+pub mod restore;
+
+mod progress;
