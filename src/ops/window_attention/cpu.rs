@@ -1,10 +1,11 @@
-//! Fast path. A task is a window. Its tokens are read from where they lie; the bias of each head
-//! is spread out once per call, transposed like the scores.
+//! Fast path. A task is a window. Its tokens are copied whole from where they lie, a long run
+//! each; heads are then read in place. The bias of each head is spread out once per call,
+//! transposed like the scores.
 
 use super::{MASKED, WindowAttention, Windows};
 use crate::device::cpu::share::{Disjoint, work};
 use crate::device::cpu::simd::Level;
-use crate::device::cpu::tile::{Before, Broadcast, Rows, pitch, product};
+use crate::device::cpu::tile::{Before, Broadcast, LANES, Rows, pitch, product};
 use crate::graph::op::{CpuCall, Operand};
 use crate::ops::attention::strip::{
     Running, carve, columns_from_rows, rows_from_columns, softmax_step, strips,
@@ -23,11 +24,17 @@ pub(super) fn bias_size(g: Windows) -> usize {
     g.heads * g.tokens() * columns(g)
 }
 
-/// Sizes of a worker's blocks in floats: queries and sums transposed, keys, values, scores,
-/// maximum, sum, rescaling.
-fn sizes(g: Windows) -> [usize; 8] {
-    let (n, strip) = (g.tokens() * pitch(g.depth), STRIP * g.depth);
-    [strip, strip, n, n, g.tokens() * STRIP, STRIP, STRIP, STRIP]
+/// Floats from token to token of a window when `channels` of each are copied: a vector that starts
+/// at any channel stays within the row, and rows spread over the sets of the L1 cache.
+pub(super) fn token_pitch(channels: usize) -> usize {
+    pitch(channels + LANES)
+}
+
+/// Sizes of a worker's blocks in floats: tokens, queries and sums transposed, scores, maximum, sum,
+/// rescaling.
+fn sizes(g: Windows) -> [usize; 7] {
+    let (strip, tokens) = (STRIP * g.depth, g.tokens() * token_pitch(3 * g.heads * g.depth));
+    [tokens, strip, strip, g.tokens() * STRIP, STRIP, STRIP, STRIP]
 }
 
 pub(super) fn scratch(g: Windows, threads: usize) -> usize {
@@ -47,14 +54,13 @@ impl<'a> Image<'a> {
         Image { data: operand.f32(), strides: [s[0], s[1], s[2]] }
     }
 
-    /// Index of the first channel of a token.
-    pub(super) fn start(&self, [b, y, x]: [usize; 3]) -> usize {
-        b * self.strides[0] + y * self.strides[1] + x * self.strides[2]
-    }
-
-    #[inline(always)]
-    pub(super) fn run(&self, start: usize, len: usize) -> &'a [f32] {
-        &self.data[start..start + len]
+    /// Copies `channels` of every token of window `n` into rows of [`token_pitch`].
+    pub(super) fn gather(&self, g: Windows, n: usize, channels: usize, to: &mut [f32]) {
+        for (i, to) in to.chunks_exact_mut(token_pitch(channels)).enumerate() {
+            let [b, y, x] = g.token(n, i).0;
+            let at = b * self.strides[0] + y * self.strides[1] + x * self.strides[2];
+            to[..channels].copy_from_slice(&self.data[at..at + channels]);
+        }
     }
 }
 
@@ -91,23 +97,10 @@ pub(super) fn add_bias(
     }
 }
 
-/// Copies one head of every token of a window into rows of `pitch`.
-pub(super) fn gather(
-    x: &Image,
-    starts: &[usize],
-    channel: usize,
-    depth: usize,
-    pitch: usize,
-    to: &mut [f32],
-) {
-    for (to, &start) in to.chunks_exact_mut(pitch).zip(starts) {
-        to[..depth].copy_from_slice(x.run(start + channel, depth));
-    }
-}
-
 pub(super) fn forward(op: &WindowAttention, mut call: CpuCall) {
     let g = Windows::of(op, &call.inputs[0].ty.shape);
-    let (d, p, tokens, channels) = (g.depth, pitch(g.depth), g.tokens(), g.heads * g.depth);
+    let (d, tokens, channels) = (g.depth, g.tokens(), g.heads * g.depth);
+    let p = token_pitch(3 * channels);
     let qkv = Image::new(&call.inputs[0]);
     let out = Disjoint::new(call.outputs[0].f32());
     let scratch: &mut [f32] = bytemuck::cast_slice_mut(call.scratch);
@@ -117,18 +110,17 @@ pub(super) fn forward(op: &WindowAttention, mut call: CpuCall) {
     let level = Level::best();
     let sizes = sizes(g);
     work(g.count(), scratch, sizes.iter().sum(), |n, memory| {
-        let [qt, sums, k, v, scores, max, sum, rescale] = carve(memory, sizes);
+        let [qkv_rows, qt, sums, scores, max, sum, rescale] = carve(memory, sizes);
         let places: Vec<_> = (0..tokens).map(|i| g.token(n, i)).collect();
-        let starts: Vec<_> = places.iter().map(|p| qkv.start(p.0)).collect();
         let regions: Vec<_> = places.iter().map(|p| p.1).collect();
+        qkv.gather(g, n, 3 * channels, qkv_rows);
         for head in 0..g.heads {
             let channel = head * d;
-            gather(&qkv, &starts, channels + channel, d, p, k);
-            gather(&qkv, &starts, 2 * channels + channel, d, p, v);
+            let (k, v) = (&qkv_rows[channels + channel..], &qkv_rows[2 * channels + channel..]);
             let mut bias = &bias[head * tokens * columns(g)..];
             for (first, count, width) in strips(tokens, STRIP) {
                 let (scores, sums) = (&mut scores[..tokens * width], &mut sums[..width * d]);
-                let row = |i: usize| qkv.run(starts[first + i] + channel, d);
+                let row = |i: usize| &qkv_rows[(first + i) * p + channel..][..d];
                 columns_from_rows((count, d), row, op.scale, qt, width);
                 let k_rows = Broadcast { data: k, row: p, col: 1 };
                 let q_columns = Rows { data: qt, row: width };

@@ -1,11 +1,11 @@
 //! Fast path of the gradient: windows in a fixed number of groups, each group adding the gradient
 //! of the bias into sums of its own, which are then added in order.
 
-use super::cpu::{Image, STRIP, add_bias, bias_size, columns, gather, spread_bias};
+use super::cpu::{Image, STRIP, add_bias, bias_size, columns, spread_bias, token_pitch};
 use super::{WindowAttention, Windows};
 use crate::device::cpu::share::{Disjoint, work};
 use crate::device::cpu::simd::{Level, simd_fn};
-use crate::device::cpu::tile::{Before, Broadcast, Rows, padded, pitch, product};
+use crate::device::cpu::tile::{Before, Broadcast, Rows, padded, product};
 use crate::graph::op::CpuCall;
 use crate::ops::attention::strip::{
     Running, carve, columns_from_rows, rows_from_columns, score_gradients, softmax_step, strips,
@@ -18,14 +18,28 @@ fn groups(g: Windows) -> usize {
     GROUPS.min(g.count()).max(1)
 }
 
-/// Sizes of a worker's blocks in floats: queries, gradients of results and dQ, transposed; queries
-/// and gradients of results by rows; keys, values; weights and their gradients; dK, dV; maximum,
-/// sum, rescaling, mean.
-fn sizes(g: Windows) -> [usize; 15] {
-    let (strip, wide) = (STRIP * g.depth, padded(g.depth));
-    let (rows, tokens, scores) = (STRIP * wide, g.tokens() * pitch(g.depth), g.tokens() * STRIP);
-    let sums = g.tokens() * wide;
-    [strip, strip, strip, rows, rows, tokens, tokens, scores, scores, sums, sums, STRIP, STRIP, STRIP, STRIP]
+/// Sizes of a worker's blocks in floats: tokens of qkv and of the result's gradient; queries,
+/// gradients of results and dQ, transposed; weights and their gradients; dK, dV; maximum, sum,
+/// rescaling, mean.
+fn sizes(g: Windows) -> [usize; 13] {
+    let (tokens, channels, strip) = (g.tokens(), g.heads * g.depth, STRIP * g.depth);
+    let rows = |channels| tokens * token_pitch(channels);
+    let (scores, sums) = (tokens * STRIP, tokens * padded(g.depth));
+    [
+        rows(3 * channels),
+        rows(channels),
+        strip,
+        strip,
+        strip,
+        scores,
+        scores,
+        sums,
+        sums,
+        STRIP,
+        STRIP,
+        STRIP,
+        STRIP,
+    ]
 }
 
 pub(super) fn scratch(g: Windows, threads: usize) -> usize {
@@ -48,8 +62,9 @@ simd_fn! {
 
 pub(super) fn backward(op: &WindowAttention, mut call: CpuCall) {
     let g = Windows::of(op, &call.inputs[0].ty.shape);
-    let (d, p, wide) = (g.depth, pitch(g.depth), padded(g.depth));
+    let (d, wide) = (g.depth, padded(g.depth));
     let (tokens, channels) = (g.tokens(), g.heads * g.depth);
+    let (p, do_p) = (token_pitch(3 * channels), token_pitch(channels));
     let (qkv, d_out) = (Image::new(&call.inputs[0]), Image::new(&call.inputs[2]));
     let [d_qkv, d_table] = &mut call.outputs[..] else { unreachable!("infer gives two results") };
     let (d_qkv, d_table) = (Disjoint::new(d_qkv.f32()), d_table.f32());
@@ -64,18 +79,19 @@ pub(super) fn backward(op: &WindowAttention, mut call: CpuCall) {
     let sizes = sizes(g);
     let per_group = g.count().div_ceil(groups(g));
     work(groups(g), scratch, sizes.iter().sum(), |group, memory| {
-        let [qt, dout_t, dqt, q_rows, do_rows, k, v, weights, d_weights, dk, dv, max, sum, rescale, mean] =
+        let [qkv_rows, do_rows, qt, dout_t, dqt, weights, d_weights, dk, dv, max, sum, rescale, mean] =
             carve(memory, sizes);
+        // What stands after a token's channels reaches only columns that nobody reads, but it
+        // shall be numbers, not whatever the memory held.
+        qkv_rows.fill(0.0);
+        do_rows.fill(0.0);
         // SAFETY: the sums of this group.
         let d_bias = unsafe { d_biases.part(group * bias_size(g), bias_size(g)) };
-        // Channels beyond the depth stay zero: they are padding of rows.
-        q_rows.fill(0.0);
-        do_rows.fill(0.0);
         for n in group * per_group..g.count().min((group + 1) * per_group) {
             let places: Vec<_> = (0..tokens).map(|i| g.token(n, i)).collect();
-            let starts: Vec<_> = places.iter().map(|p| qkv.start(p.0)).collect();
-            let do_starts: Vec<_> = places.iter().map(|p| d_out.start(p.0)).collect();
             let regions: Vec<_> = places.iter().map(|p| p.1).collect();
+            qkv.gather(g, n, 3 * channels, qkv_rows);
+            d_out.gather(g, n, channels, do_rows);
             let store = |i: usize, channel: usize, values: &[f32]| {
                 let [b, y, x] = places[i].0;
                 let at = ((b * g.height + y) * g.width + x) * 3 * channels + channel;
@@ -84,48 +100,36 @@ pub(super) fn backward(op: &WindowAttention, mut call: CpuCall) {
             };
             for head in 0..g.heads {
                 let channel = head * d;
-                gather(&qkv, &starts, channels + channel, d, p, k);
-                gather(&qkv, &starts, 2 * channels + channel, d, p, v);
-                dk.fill(0.0);
-                dv.fill(0.0);
+                let (q, d_out) = (&qkv_rows[channel..], &do_rows[channel..]);
+                let (k, v) = (&q[channels..], &q[2 * channels..]);
                 let mut at = head * tokens * columns(g);
                 for (first, count, width) in strips(tokens, STRIP) {
                     let spread = at..at + tokens * width;
                     at = spread.end;
                     let (w, dw) = (&mut weights[..tokens * width], &mut d_weights[..tokens * width]);
                     let (max, sum, mean) = (&mut max[..width], &mut sum[..width], &mut mean[..width]);
-                    let q_of = |i: usize| qkv.run(starts[first + i] + channel, d);
-                    let do_of = |i: usize| d_out.run(do_starts[first + i] + channel, d);
-                    columns_from_rows((count, d), q_of, op.scale, qt, width);
-                    columns_from_rows((count, d), do_of, 1.0, dout_t, width);
-                    for i in 0..width {
-                        let row = i * wide..i * wide + d;
-                        if i < count {
-                            q_rows[row.clone()].iter_mut().zip(q_of(i)).for_each(|(y, x)| *y = op.scale * x);
-                            do_rows[row].copy_from_slice(do_of(i));
-                        } else {
-                            q_rows[row.clone()].fill(0.0);
-                            do_rows[row].fill(0.0);
-                        }
-                    }
+                    columns_from_rows((count, d), |i| &q[(first + i) * p..][..d], op.scale, qt, width);
+                    columns_from_rows((count, d), |i| &d_out[(first + i) * do_p..][..d], 1.0, dout_t, width);
                     let by_rows = |data| Broadcast { data, row: p, col: 1 };
                     let right = |data| Rows { data, row: width };
                     let extents = (tokens, width, d);
-                    product(level, extents, by_rows(&*k), right(&*qt), Before::Overwrite, w, width);
+                    product(level, extents, by_rows(k), right(&*qt), Before::Overwrite, w, width);
                     add_bias(&bias[spread.clone()], &regions, (first, count, width), w);
                     max.fill(f32::NEG_INFINITY);
                     sum.fill(0.0);
                     softmax_step(level, w, width, &mut Running { max, sum, rescale });
                     sum.iter_mut().for_each(|x| *x = 1.0 / *x);
-                    product(level, extents, by_rows(&*v), right(&*dout_t), Before::Overwrite, dw, width);
+                    product(level, extents, by_rows(v), right(&*dout_t), Before::Overwrite, dw, width);
                     normalise(level, w, dw, sum, mean);
                     score_gradients(level, dw, w, mean);
                     d_bias[spread].iter_mut().zip(&*dw).for_each(|(y, x)| *y += x);
                     let transposed = |data| Broadcast { data, row: width, col: 1 };
-                    let right = |data| Rows { data, row: wide };
-                    let extents = (tokens, wide, width);
-                    product(level, extents, transposed(&*w), right(&*do_rows), Before::Keep, dv, wide);
-                    product(level, extents, transposed(&*dw), right(&*q_rows), Before::Keep, dk, wide);
+                    let before = if first == 0 { Before::Overwrite } else { Before::Keep };
+                    let extents = (tokens, wide, count);
+                    let right = Rows { data: &d_out[first * do_p..], row: do_p };
+                    product(level, extents, transposed(&*w), right, before, dv, wide);
+                    let right = Rows { data: &q[first * p..], row: p };
+                    product(level, extents, transposed(&*dw), right, before, dk, wide);
                     let k_columns = Broadcast { data: k, row: 1, col: p };
                     let d_scores = Rows { data: dw, row: width };
                     product(level, (d, width, tokens), k_columns, d_scores, Before::Overwrite, dqt, width);
@@ -133,6 +137,7 @@ pub(super) fn backward(op: &WindowAttention, mut call: CpuCall) {
                         store(first + i, channel + part, values);
                     });
                 }
+                dk.iter_mut().for_each(|x| *x *= op.scale);
                 for i in 0..tokens {
                     store(i, channels + channel, &dk[i * wide..i * wide + d]);
                     store(i, 2 * channels + channel, &dv[i * wide..i * wide + d]);
@@ -141,16 +146,18 @@ pub(super) fn backward(op: &WindowAttention, mut call: CpuCall) {
         }
     });
 
+    let (d_bias, others) = d_biases.into_slice().split_at_mut(bias_size(g));
+    for other in others.chunks_exact(bias_size(g)) {
+        d_bias.iter_mut().zip(other).for_each(|(y, x)| *y += x);
+    }
     let mut sums = vec![0.0f64; d_table.len()];
-    for d_bias in d_biases.into_slice().chunks_exact(bias_size(g)) {
-        let mut from = d_bias.iter();
-        for head in 0..g.heads {
-            for (first, count, width) in strips(tokens, STRIP) {
-                for key in 0..tokens {
-                    for (q, &x) in from.by_ref().take(width).enumerate() {
-                        if q < count {
-                            sums[g.table_row(first + q, key) * g.heads + head] += x as f64;
-                        }
+    let mut from = d_bias.iter();
+    for head in 0..g.heads {
+        for (first, count, width) in strips(tokens, STRIP) {
+            for key in 0..tokens {
+                for (q, &x) in from.by_ref().take(width).enumerate() {
+                    if q < count {
+                        sums[g.table_row(first + q, key) * g.heads + head] += x as f64;
                     }
                 }
             }
