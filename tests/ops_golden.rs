@@ -9,6 +9,7 @@ use std::sync::Arc;
 use dreamclear::Result;
 use dreamclear::device::cpu::CpuDevice;
 use dreamclear::graph::{Executable, GraphBuilder, Plan, ValueId};
+use dreamclear::ops::attention::AttentionOptions;
 use dreamclear::ops::pad_edges;
 use dreamclear::ops::resize::Mode;
 use dreamclear::tensor::HostTensor;
@@ -232,6 +233,29 @@ fn golden_softmax() {
             let x = b.permute(x, axes.clone())?;
             let y = b.softmax(x)?;
             b.permute(y, axes)
+        };
+        Some(build(b))
+    });
+}
+
+#[test]
+fn golden_attention() {
+    check("attention", 10, |b, g| {
+        let build = |b: &mut GraphBuilder| {
+            let mut tokens_first = |name| b.permute(g.input(name), [0, 2, 1, 3]);
+            let (q, k, v) = (tokens_first("q")?, tokens_first("k")?, tokens_first("v")?);
+            let key_lengths = (!g.parameters["key_lengths"].is_null()).then(|| {
+                let lengths = g.numbers("key_lengths", |n| n);
+                b.constant(HostTensor::from_i64([lengths.len()], lengths))
+            });
+            let options = AttentionOptions {
+                scale: Some(g.number("scale") as f32),
+                causal: g.parameters["is_causal"] == true,
+                bias: g.inputs.get("bias").copied(),
+                key_lengths,
+            };
+            let out = b.attention(q, k, v, options)?;
+            b.permute(out, [0, 2, 1, 3])
         };
         Some(build(b))
     });

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::cpu::{Bias, block, key_count, mask_causal};
 use super::pack::{KEYS, Source, packed_size, tile_size};
 use super::strip::{
-    Heads, STRIP, carve, columns_from_rows, dot, rows_from_columns, score_gradients, strips,
+    Heads, STRIP, carve, column_dots, columns_from_rows, rows_from_columns, score_gradients, strips,
     weights_from_scores,
 };
 use super::{AttentionGrad, Extents};
@@ -158,13 +158,17 @@ pub(super) fn backward(op: &AttentionGrad, mut call: CpuCall) {
                     let part = s * d..(s + width) * d;
                     let (q_of, do_of) = (|i| q.row(b, token(i), h), |i| d_out.row(b, token(i), h));
                     columns_from_rows((count, d), q_of, f.scale, &mut qt[part.clone()], width);
-                    columns_from_rows((count, d), do_of, 1.0, &mut dout_t[part], width);
+                    columns_from_rows((count, d), do_of, 1.0, &mut dout_t[part.clone()], width);
+                    let out_of = |i| out.row(b, token(i), h);
+                    let out_t = &mut dqt[part.clone()]; // free until the sums begin
+                    columns_from_rows((count, d), out_of, 1.0, out_t, width);
+                    column_dots(level, level.fuses(), out_t, &dout_t[part], &mut mean[s..s + width]);
                     for i in 0..width {
                         let rows = (s + i) * wide..(s + i + 1) * wide;
                         let (q_row, do_row) = (&mut q_rows[rows.clone()], &mut do_rows[rows]);
                         q_row.fill(0.0);
                         do_row.fill(0.0);
-                        (lse_block[s + i], mean[s + i]) = (0.0, 0.0);
+                        lse_block[s + i] = 0.0;
                         if i >= count {
                             continue;
                         }
@@ -172,8 +176,7 @@ pub(super) fn backward(op: &AttentionGrad, mut call: CpuCall) {
                         do_row[..d].copy_from_slice(do_of(i));
                         let row = (b * e.heads + h) * e.queries + token(i);
                         lse_block[s + i] = lse[row];
-                        let dot = dot(out.row(b, token(i), h), do_of(i));
-                        mean[s + i] = dot - d_lse.map_or(0.0, |d| d[row]);
+                        mean[s + i] -= d_lse.map_or(0.0, |d| d[row]);
                     }
                 }
                 dqt.fill(0.0);

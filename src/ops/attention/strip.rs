@@ -180,6 +180,18 @@ simd_fn! {
         }
     }
 
+    /// `sums[q]` = Σ x·y down column q, rounded like a product of `tile` (fused or not): where a
+    /// query sees one key only, its mean gradient then cancels that key's to exactly zero.
+    pub(super) fn column_dots(fused: bool, x: &[f32], y: &[f32], sums: &mut [f32]) {
+        let width = sums.len();
+        sums.fill(0.0);
+        for (x, y) in x.chunks_exact(width).zip(y.chunks_exact(width)) {
+            for ((sum, &x), &y) in sums.iter_mut().zip(x).zip(y) {
+                *sum = if fused { x.mul_add(y, *sum) } else { *sum + x * y };
+            }
+        }
+    }
+
     /// d ← weight·(d − mean): from gradients of weights to gradients of scores.
     pub(in crate::ops) fn score_gradients(d: &mut [f32], weights: &[f32], mean: &[f32]) {
         let width = mean.len();
@@ -189,19 +201,6 @@ simd_fn! {
             }
         }
     }
-}
-
-/// Σ x·y in sixteen partial sums.
-pub(in crate::ops) fn dot(x: &[f32], y: &[f32]) -> f32 {
-    let ((xs, x), (ys, y)) = (x.as_chunks::<LANES>(), y.as_chunks::<LANES>());
-    let mut sums = [0.0; LANES];
-    for (x, y) in xs.iter().zip(ys) {
-        for i in 0..LANES {
-            sums[i] += x[i] * y[i];
-        }
-    }
-    let rest: f32 = x.iter().zip(y).map(|(x, y)| x * y).sum();
-    sums.iter().sum::<f32>() + rest
 }
 
 #[inline(always)]
