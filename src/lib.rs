@@ -5,6 +5,7 @@
 //! `docs/architecture.md`).
 #![warn(missing_docs)]
 
+pub mod atomic_file;
 pub mod bench;
 pub mod cancel;
 pub mod cli;

@@ -37,16 +37,11 @@ pub fn layer_norm(b: &mut GraphBuilder, name: &str, x: ValueId, eps: f32) -> Res
     })
 }
 
-/// `nn.PReLU(channels)` over the last axis: key `weight`. max(x, 0) + w·min(x, 0), recorded as
-/// max(x, 0) − w·max(−x, 0).
+/// `nn.PReLU(channels)` over the last axis: key `weight`.
 pub fn prelu(b: &mut GraphBuilder, name: &str, x: ValueId) -> Result<ValueId> {
     b.scope(name, |b| {
         let c = b.ty(x).last();
         let weight = b.param("weight", [c])?;
-        let positive = b.relu(x)?;
-        let negated = b.scale(x, -1.0)?;
-        let negative = b.relu(negated)?;
-        let scaled = b.mul(negative, weight)?;
-        b.sub(positive, scaled)
+        b.prelu(x, weight)
     })
 }

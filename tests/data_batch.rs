@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use dreamclear::atomic_file::discard_unfinished;
 use dreamclear::cancel::Cancel;
-use dreamclear::data::atomic::discard_unfinished;
 use dreamclear::data::image::{Channels, Format, Photo, Samples};
 use dreamclear::data::inputs::collect;
 use dreamclear::data::pixels::Rounding;

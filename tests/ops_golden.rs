@@ -9,6 +9,7 @@ use std::sync::Arc;
 use dreamclear::Result;
 use dreamclear::device::cpu::CpuDevice;
 use dreamclear::graph::{Executable, GraphBuilder, Plan, ValueId};
+use dreamclear::ops::attention::AttentionOptions;
 use dreamclear::ops::pad_edges;
 use dreamclear::ops::resize::Mode;
 use dreamclear::tensor::HostTensor;
@@ -96,7 +97,8 @@ fn check(op: &str, at_least: usize, build: impl Fn(&mut GraphBuilder, &Golden) -
             let want = tensor(&result).unwrap_or_else(|| panic!("{op}/{name}: no golden \"{result}\""));
             assert_eq!(got.shape(), want.shape(), "{op}/{name}: shape of {result}");
             let error = distance(&got.to_f64(), &want.to_f64());
-            if !matches!(error.partial_cmp(&TOLERANCE), Some(o) if o.is_le()) {
+            let close = error <= TOLERANCE; // false for NaN
+            if !close {
                 failures.push(format!("{name}: {result} is off by {error:.2e}"));
             }
         }
@@ -231,6 +233,29 @@ fn golden_softmax() {
             let x = b.permute(x, axes.clone())?;
             let y = b.softmax(x)?;
             b.permute(y, axes)
+        };
+        Some(build(b))
+    });
+}
+
+#[test]
+fn golden_attention() {
+    check("attention", 10, |b, g| {
+        let build = |b: &mut GraphBuilder| {
+            let mut tokens_first = |name| b.permute(g.input(name), [0, 2, 1, 3]);
+            let (q, k, v) = (tokens_first("q")?, tokens_first("k")?, tokens_first("v")?);
+            let key_lengths = (!g.parameters["key_lengths"].is_null()).then(|| {
+                let lengths = g.numbers("key_lengths", |n| n);
+                b.constant(HostTensor::from_i64([lengths.len()], lengths))
+            });
+            let options = AttentionOptions {
+                scale: Some(g.number("scale") as f32),
+                causal: g.parameters["is_causal"] == true,
+                bias: g.inputs.get("bias").copied(),
+                key_lengths,
+            };
+            let out = b.attention(q, k, v, options)?;
+            b.permute(out, [0, 2, 1, 3])
         };
         Some(build(b))
     });

@@ -129,7 +129,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         return plan(&restorer, found, args.json);
     }
     let cancel = Cancel::new();
-    cancel.raise_on_signals(crate::data::atomic::discard_unfinished)?;
+    cancel.raise_on_signals(crate::atomic_file::discard_unfinished)?;
     let shard = match args.shard.as_deref() {
         None => Shard::default(),
         Some("auto") => Shard::from_env(&|name| std::env::var(name).ok())?,

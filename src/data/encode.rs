@@ -10,8 +10,8 @@ use image::codecs::tiff::TiffEncoder;
 use image::codecs::webp::WebPEncoder;
 use image::{ExtendedColorType, ImageEncoder};
 
-use super::atomic;
 use super::image::{Channels, Format, Photo, Samples, icc_fits};
+use crate::atomic_file;
 use crate::{Error, Result};
 
 /// JPEG quality unless the user says otherwise.
@@ -21,7 +21,7 @@ pub const JPEG_QUALITY: u8 = 95;
 const JPEG_EXIF_BYTES: usize = 65_535 - 2 - 6;
 
 impl Photo {
-    /// Writes the photo to `path` atomically (see [`atomic::write`]) and returns what the format
+    /// Writes the photo to `path` atomically (see [`atomic_file::write`]) and returns what the format
     /// could not hold, one sentence each. `quality` (1..=100) is JPEG's; the other formats are
     /// lossless.
     ///
@@ -33,7 +33,7 @@ impl Photo {
             Error::Run(message) => Error::file(path, message),
             other => other,
         })?;
-        atomic::write(path, &bytes)?;
+        atomic_file::write(path, &bytes)?;
         Ok(notes)
     }
 

@@ -1,6 +1,5 @@
 //! Photos in and out: files, pixels, resizing, tiles, and which inputs a job has.
 
-pub mod atomic;
 pub mod encode;
 pub mod image;
 pub mod inputs;

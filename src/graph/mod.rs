@@ -4,7 +4,7 @@
 //!   node's path in the model.
 //! * [`op`] is the contract that every operation keeps ([`Op`]); this module knows no operation
 //!   by name.
-//! * [`reference`] runs a graph slowly and plainly in f32 or f64, for tests and gradient checks.
+//! * [`mod@reference`] runs a graph slowly and plainly in f32 or f64, for tests and gradient checks.
 //! * [`autodiff`] appends the gradient nodes; [`passes`] rewrites by small named rules;
 //!   [`plan`] fixes order, layouts and memory, and runs.
 

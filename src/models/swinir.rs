@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::graph::{GraphBuilder, ValueId};
 use crate::nn;
 use crate::ops::pad_edges::Mode;
+use crate::ops::window_attention::WindowAttention;
 use crate::tensor::HostTensor;
 
 /// Mean of DIV2K in RGB, subtracted by every 3-channel SwinIR; a constant, not in the file.
@@ -213,7 +214,7 @@ impl SwinIr {
                 self.depths, self.num_heads
             ));
         }
-        if let Some(h) = self.num_heads.iter().find(|&&h| h == 0 || self.embed_dim % h != 0) {
+        if let Some(h) = self.num_heads.iter().find(|&&h| h == 0 || !self.embed_dim.is_multiple_of(h)) {
             return Err(format!("SwinIR: embed_dim {} is not divisible by {h} heads", self.embed_dim));
         }
         if self.window_size == 0 || self.upscale == 0 || self.in_chans == 0 {
@@ -335,10 +336,8 @@ impl SwinIr {
             let qkv = nn::linear(b, "qkv", h, 3 * c, self.qkv_bias)?;
             let table = b.param("relative_position_bias_table", [(2 * window - 1).pow(2), heads])?;
             let scale = self.qk_scale.unwrap_or(((c / heads) as f64).powf(-0.5)) as f32;
-            let a = {
-                let _ = (table, window, odd, shift, scale);
-                b.slice(qkv, 3, 0, c)?
-            };
+            let shift = if odd { shift } else { 0 };
+            let a = b.window_attention(qkv, table, WindowAttention { window, shift, heads, scale })?;
             nn::linear(b, "proj", a, c, true)
         })?;
         let x = b.add(x, h)?;

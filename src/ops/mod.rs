@@ -32,6 +32,7 @@ mod rows;
 pub mod softmax;
 pub mod sum_to;
 pub mod view;
+pub mod window_attention;
 
 pub use case::{Case, CaseInput, Fill};
 
@@ -70,6 +71,7 @@ pub static REGISTRY: &[&[OpEntry]] = &[
     softmax::ENTRIES,
     sum_to::ENTRIES,
     view::ENTRIES,
+    window_attention::ENTRIES,
 ];
 
 /// All rows of the registry.

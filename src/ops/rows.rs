@@ -68,20 +68,26 @@ pub fn rows_of(ty: &TensorType) -> (usize, usize) {
     (ty.len() / cols.max(1), cols)
 }
 
+/// `two` over `f` of all elements from `start` on, in a fixed order that vectorises.
+#[inline(always)]
+fn fold_by(x: &[f32], start: f32, f: impl Fn(f32) -> f32, two: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut lanes = [start; LANES];
+    let (chunks, tail) = x.as_chunks::<LANES>();
+    for c in chunks {
+        for (l, &x) in lanes.iter_mut().zip(c) {
+            *l = two(*l, f(x));
+        }
+    }
+    for (l, &x) in lanes.iter_mut().zip(tail) {
+        *l = two(*l, f(x));
+    }
+    fold(lanes, two)
+}
+
 /// Σ f(x) in a fixed order that vectorises.
 #[inline(always)]
 pub fn sum_by(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
-    let mut sums = [0.0f32; LANES];
-    let (chunks, tail) = x.as_chunks::<LANES>();
-    for c in chunks {
-        for (s, &x) in sums.iter_mut().zip(c) {
-            *s += f(x);
-        }
-    }
-    for (s, &x) in sums.iter_mut().zip(tail) {
-        *s += f(x);
-    }
-    fold(sums, |a, b| a + b)
+    fold_by(x, 0.0, f, |a, b| a + b)
 }
 
 /// Σ f(x, y) over pairs in a fixed order that vectorises.
@@ -109,17 +115,13 @@ pub fn larger(a: f32, b: f32) -> f32 {
 /// The largest element (−∞ if there is none; NaN if one is NaN).
 #[inline(always)]
 pub fn max_of(x: &[f32]) -> f32 {
-    let mut most = [f32::NEG_INFINITY; LANES];
-    let (chunks, tail) = x.as_chunks::<LANES>();
-    for c in chunks {
-        for (m, &x) in most.iter_mut().zip(c) {
-            *m = larger(*m, x);
-        }
-    }
-    for (m, &x) in most.iter_mut().zip(tail) {
-        *m = larger(*m, x);
-    }
-    fold(most, larger)
+    fold_by(x, f32::NEG_INFINITY, |x| x, larger)
+}
+
+/// The largest element that is not NaN (−∞ if there is none): one instruction a vector.
+#[inline(always)]
+pub fn max_number_of(x: &[f32]) -> f32 {
+    fold_by(x, f32::NEG_INFINITY, |x| x, |a, b| if b > a { b } else { a })
 }
 
 #[inline(always)]

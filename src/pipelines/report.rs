@@ -5,8 +5,8 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::Result;
+use crate::atomic_file;
 use crate::cancel::EXIT_INTERRUPTED;
-use crate::data::atomic;
 use crate::data::inputs::Failure;
 
 /// How one input ended.
@@ -148,6 +148,6 @@ impl Summary {
         let mut bytes =
             serde_json::to_vec_pretty(self).map_err(|e| crate::Error::Run(format!("report: {e}")))?;
         bytes.push(b'\n');
-        atomic::write(path, &bytes)
+        atomic_file::write(path, &bytes)
     }
 }

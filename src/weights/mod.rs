@@ -4,7 +4,6 @@
 //! of reading them, and executes nothing: a `.pth` is a program, and is read by a machine that
 //! can only build tensors (see [`torch`]).
 
-mod atomic;
 mod blob;
 mod open;
 mod set;
@@ -19,7 +18,7 @@ pub mod safetensors;
 pub mod sharded;
 pub mod torch;
 
-pub use atomic::AtomicFile;
+pub use crate::atomic_file::AtomicFile;
 pub use blob::Blob;
 pub use set::{Container, NamedTensors, WeightSet};
 pub use signature::{Guess, guess};

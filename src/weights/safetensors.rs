@@ -11,9 +11,9 @@ use std::path::Path;
 use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors};
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
-use super::atomic::AtomicFile;
 use super::blob::Blob;
 use super::set::NamedTensors;
+use crate::atomic_file::AtomicFile;
 use crate::tensor::{DType, HostTensor};
 use crate::{Error, Result};
 

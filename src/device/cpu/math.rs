@@ -22,7 +22,7 @@ pub fn exp(x: f32) -> f32 {
     let p = p * r + 8.333_452e-3;
     let p = p * r + 4.166_579_6e-2;
     let p = p * r + 1.666_666_5e-1;
-    let p = p * r + 5.000_000_1e-1;
+    let p = p * r + 0.5;
     let p = p * (r * r) + r + 1.0;
     // 2^n as two factors: n reaches 128 and, for subnormal results, −151.
     let n = (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
@@ -63,7 +63,7 @@ pub fn erf(x: f32) -> f32 {
     let p = p * s - 2.685_539_8e-2;
     let p = p * s + 1.128_362_6e-1;
     let p = p * s - 3.761_263e-1;
-    let near = x * (p * s + 1.128_379_2);
+    let near = x * (p * s + std::f32::consts::FRAC_2_SQRT_PI);
     let far = (1.0 - scaled_erfc(z) * exp(-s)).copysign(x);
     // Written so that NaN takes the side that keeps it.
     if z > 1.0 { far } else { near }
@@ -117,7 +117,7 @@ pub fn gelu_erf(x: f32) -> f32 {
 pub fn gelu_tanh(x: f32) -> f32 {
     // ½(1 + tanh u) = sigmoid(2u), which has no cancellation on the left.
     let y = above(x, -15.0);
-    let u2 = 1.595_769_1 * (y + 0.044_715 * (y * y * y));
+    let u2 = 1.595_769 * (y + 0.044_715 * (y * y * y));
     y / (1.0 + exp(-u2))
 }
 

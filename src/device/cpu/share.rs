@@ -24,6 +24,12 @@ impl<'a, T> Disjoint<'a, T> {
         Disjoint { start: slice.as_mut_ptr(), len: slice.len(), borrow: PhantomData }
     }
 
+    /// The slice again.
+    pub fn into_slice(self) -> &'a mut [T] {
+        // SAFETY: taken from such a slice; parts borrowed `self`, so none is left.
+        unsafe { std::slice::from_raw_parts_mut(self.start, self.len) }
+    }
+
     /// `len` elements from `at`.
     ///
     /// # Panics

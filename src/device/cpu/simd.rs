@@ -74,6 +74,11 @@ impl Level {
         }
     }
 
+    /// Whether kernels at this level multiply and add in one rounding.
+    pub(crate) fn fuses(self) -> bool {
+        self.0 != Isa::Scalar
+    }
+
     pub(crate) fn isa(self) -> Isa {
         self.0
     }

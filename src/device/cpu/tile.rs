@@ -99,7 +99,7 @@ pub fn product(
             Isa::Avx512 => avx512(&call),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2(&call),
-            Isa::Scalar => whole::<[f32; 4], 4>(&call),
+            Isa::Scalar => whole::<[f32; 4], 4, 2>(&call),
         }
     }
 }
@@ -202,27 +202,27 @@ mod x86 {
 unsafe fn avx512(call: &Call) {
     // 8×3 of 32 registers hold the result.
     // SAFETY: passed on.
-    unsafe { whole::<std::arch::x86_64::__m512, 8>(call) }
+    unsafe { whole::<std::arch::x86_64::__m512, 8, 3>(call) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn avx2(call: &Call) {
-    // 4×3 of 16 registers hold the result.
+    // 6×2 of 16 registers hold the result.
     // SAFETY: passed on.
-    unsafe { whole::<std::arch::x86_64::__m256, 4>(call) }
+    unsafe { whole::<std::arch::x86_64::__m256, 6, 2>(call) }
 }
 
-/// All panels of three, two or one vectors; a last panel of four is split evenly.
+/// All panels of at most `W` (two or three) vectors; four are better split evenly than by three.
 #[inline(always)]
-unsafe fn whole<V: Vector, const R: usize>(call: &Call) {
+unsafe fn whole<V: Vector, const R: usize, const W: usize>(call: &Call) {
     let vectors = call.n / V::LANES;
     let mut j = 0;
     while j < vectors {
         let width = match vectors - j {
             1 => 1,
-            2 | 4 => 2,
-            _ => 3,
+            3 | 5.. if W >= 3 => 3,
+            _ => 2,
         };
         // SAFETY: passed on; columns stay below `vectors`.
         unsafe {

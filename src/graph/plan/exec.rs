@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::steps::{Place, Plan, Source, Step};
 use crate::device::cpu::{Arena, CpuDevice};
 use crate::error::{Error, Result};
-use crate::graph::ir::{Graph, Origin, ValueId};
+use crate::graph::ir::{Graph, Origin, TensorType, ValueId};
 use crate::graph::op::{CpuCall, Operand, OperandData, Output};
 use crate::tensor::{DType, HostTensor};
 
@@ -18,6 +18,12 @@ pub struct Executable {
     arena: Arena,
     device: Arc<CpuDevice>,
 }
+
+/// Named results of a run, in the graph's order.
+pub type Outputs = Vec<(String, HostTensor)>;
+
+/// Results of one step as an observer sees them: type and raw bytes.
+pub type StepResult<'a> = (&'a TensorType, &'a [u8]);
 
 /// Time of one step of a profiled run.
 #[derive(Clone, Debug)]
@@ -66,12 +72,12 @@ impl Executable {
     }
 
     /// Runs all steps; `inputs` are given by name, each exactly once.
-    pub fn run(&mut self, inputs: &[(&str, HostTensor)]) -> Result<Vec<(String, HostTensor)>> {
+    pub fn run(&mut self, inputs: &[(&str, HostTensor)]) -> Result<Outputs> {
         self.run_observed(inputs, |_, _| Ok(()))
     }
 
     /// Runs node by node and stops at the first result that holds NaN or infinity, naming it.
-    pub fn run_checked(&mut self, inputs: &[(&str, HostTensor)]) -> Result<Vec<(String, HostTensor)>> {
+    pub fn run_checked(&mut self, inputs: &[(&str, HostTensor)]) -> Result<Outputs> {
         self.arena.poison();
         self.run_observed(inputs, |step, results| {
             for (k, (ty, bytes)) in results.iter().enumerate() {
@@ -92,10 +98,7 @@ impl Executable {
     }
 
     /// Runs and measures each step.
-    pub fn run_profiled(
-        &mut self,
-        inputs: &[(&str, HostTensor)],
-    ) -> Result<(Vec<(String, HostTensor)>, Vec<StepTime>)> {
+    pub fn run_profiled(&mut self, inputs: &[(&str, HostTensor)]) -> Result<(Outputs, Vec<StepTime>)> {
         let mut times = Vec::with_capacity(self.plan.steps.len());
         let mut last = Instant::now();
         let out = self.run_observed(inputs, |_, _| {
@@ -112,8 +115,8 @@ impl Executable {
     pub fn run_observed(
         &mut self,
         inputs: &[(&str, HostTensor)],
-        mut observe: impl FnMut(&Step, &[(&crate::graph::TensorType, &[u8])]) -> Result<()> + Send,
-    ) -> Result<Vec<(String, HostTensor)>> {
+        mut observe: impl FnMut(&Step, &[StepResult]) -> Result<()> + Send,
+    ) -> Result<Outputs> {
         self.bind_inputs(inputs)?;
         let Executable { plan, leaves, arena, device } = self;
         let memory = Memory { plan, leaves, base: arena.as_mut_ptr() };

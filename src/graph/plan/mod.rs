@@ -9,5 +9,5 @@ mod exec;
 pub mod memory;
 mod steps;
 
-pub use exec::{Executable, StepTime};
-pub use steps::{Plan, Source, Step};
+pub use exec::{Executable, Outputs, StepResult, StepTime};
+pub use steps::{Buffer, Place, Plan, Source, Step};

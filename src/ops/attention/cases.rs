@@ -113,3 +113,65 @@ fn backward_cases() -> Vec<Case> {
     };
     SMALL.iter().map(|s| case(s, false)).chain(MODELS.iter().map(|s| case(s, true))).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::cpu::CpuDevice;
+    use crate::graph::{Op, TensorType};
+    use crate::ops::Fill;
+    use crate::ops::case::to_host;
+    use crate::ops::check::{Arrangement, run_fast};
+
+    #[test]
+    fn rows_that_see_nothing_are_zero() {
+        let setup = Setup { bias: Some([1, 1]), ..plain("hidden", [1, 2, 70, 1, 4]) };
+        let hide = |operands: &mut Vec<CaseInput>| {
+            let bias = (0..140).map(|i| if i < 70 { f64::NEG_INFINITY } else { 0.0 }).collect();
+            operands[3].fill = Fill::Values(bias);
+        };
+        let device = CpuDevice::new(2).unwrap();
+        let run = |op: Case| {
+            let inputs: Vec<_> =
+                op.draw(1).iter().zip(&op.inputs).map(|(a, i)| to_host(a, i.ty.dtype)).collect();
+            run_fast(&op, &inputs, Arrangement::Dense, &device).unwrap()
+        };
+        let mut operands = setup.operands();
+        hide(&mut operands);
+        let results = run(Case::test("hidden", setup.op(), operands));
+        assert_eq!(results[0].to_f32()[..4], [0.0; 4]);
+        assert_eq!(results[1].to_f32()[0], 0.0);
+        assert!(results.iter().all(|r| r.to_f32().iter().all(|x| x.is_finite())));
+
+        let (op, mut operands) = setup.gradient();
+        hide(&mut operands);
+        let results = run(Case::test("hidden", op, operands));
+        assert_eq!(results[0].to_f32()[..4], [0.0; 4], "dq");
+        assert!(results.iter().all(|r| r.to_f32().iter().all(|x| x.is_finite())));
+    }
+
+    #[test]
+    fn operands_that_do_not_fit_are_refused_with_their_shapes() {
+        let op = Setup { bias: Some([1, 1]), lengths: Some(&[1]), ..plain("", [1, 1, 1, 1, 1]) }.op();
+        let f32 = |shape: &[usize]| TensorType::f32(shape);
+        let good = [f32(&[2, 5, 3, 8]), f32(&[2, 7, 3, 8]), f32(&[2, 7, 3, 8]), f32(&[1, 3, 5, 7])];
+        let lengths = TensorType::new(crate::tensor::DType::I64, [2]);
+        let infer = |at: usize, bad: TensorType| {
+            let mut all = good.to_vec();
+            all.push(lengths.clone());
+            all[at] = bad;
+            op.infer(&all.iter().collect::<Vec<_>>())
+        };
+        assert!(infer(0, good[0].clone()).is_ok());
+        for (at, bad, said) in [
+            (0, f32(&[2, 5, 24]), "q must be [batch, tokens, heads, depth]"),
+            (1, f32(&[2, 7, 3, 9]), "batch, heads and depth must be equal"),
+            (2, f32(&[2, 6, 3, 8]), "v must be like k"),
+            (3, f32(&[2, 3, 7, 5]), "bias must be [2 or 1, 3 or 1, 5, 7]"),
+            (4, f32(&[2]), "key lengths must be i64 [2]"),
+        ] {
+            let message = infer(at, bad).unwrap_err();
+            assert!(message.contains(said), "{message}");
+        }
+    }
+}

@@ -2,33 +2,38 @@
 //! tile by tile of keys: scores, one step of the running softmax, weighted sum of values. Nothing
 //! but a tile of scores is ever held. The order of sums depends on the extents only.
 
-use super::strip::{Heads, Running, STRIP, carve, columns_from_rows, row_from_column, softmax_step, strips};
+use super::pack::{KEYS, Source, packed_size, tile_size};
+use super::strip::{
+    Heads, Running, STRIP, carve, columns_from_rows, rows_from_columns, softmax_step, strips,
+};
 use super::{Attention, Extents};
 use crate::device::cpu::share::{Disjoint, work};
 use crate::device::cpu::simd::Level;
-use crate::device::cpu::tile::{Before, Broadcast, Rows, padded, pitch, product};
+use crate::device::cpu::tile::{Before, Broadcast, LANES, Rows, pitch, product};
 use crate::graph::op::{CpuCall, Operand};
 
-/// Keys of one tile: scores of a strip (12 KiB) and a few rows of K stay in L1.
-pub(super) const KEYS: usize = 64;
-
-/// Queries of a task: enough that copying each tile of keys and values costs little beside using
+/// Queries of a task: enough that reading each tile of keys and values costs little beside using
 /// it, few enough that the transposed queries and sums (8 bytes per query and channel) stay in
 /// half of a 1 MiB L2 beside one tile.
 pub(super) fn block(e: Extents) -> usize {
-    let fit = 256 * 1024 / (8 * STRIP * e.depth.max(1));
-    STRIP * fit.clamp(1, 6).min(e.queries.div_ceil(STRIP).max(1))
+    let fit = 448 * 1024 / (8 * STRIP * e.depth.max(1));
+    STRIP * fit.clamp(1, 8).min(e.queries.div_ceil(STRIP).max(1))
 }
 
-/// Sizes of a worker's blocks in floats: queries and sums transposed, tile of keys, of values,
-/// scores, running maximum, sum and rescaling.
-fn sizes(e: Extents) -> [usize; 8] {
-    let (n, p) = (block(e), pitch(e.depth));
-    [n * e.depth, n * e.depth, KEYS * p, KEYS * p, KEYS * STRIP, n, n, padded(STRIP)]
+/// Tasks that read the same keys.
+fn readers(e: Extents) -> usize {
+    e.queries.div_ceil(block(e))
+}
+
+/// Sizes of a worker's blocks in floats: queries and sums transposed, tiles, scores, running
+/// maximum, sum and rescaling.
+fn sizes(e: Extents) -> [usize; 7] {
+    let n = block(e);
+    [n * e.depth, n * e.depth, tile_size(e, readers(e)), KEYS * STRIP, n, n, STRIP]
 }
 
 pub(super) fn scratch(e: Extents, threads: usize) -> usize {
-    4 * sizes(e).iter().sum::<usize>() * threads
+    4 * (packed_size(e, readers(e)) + sizes(e).iter().sum::<usize>() * threads)
 }
 
 /// Keys that batch entry `b` has.
@@ -59,10 +64,18 @@ impl<'a> Bias<'a> {
         scores: &mut [f32],
         width: usize,
     ) {
-        for q in 0..queries {
-            let at = b * self.strides[0] + h * self.strides[1] + (query + q) * self.strides[2] + key;
-            for (s, x) in scores[q..].iter_mut().step_by(width).zip(&self.data[at..at + keys]) {
-                *s += x;
+        let at = b * self.strides[0] + h * self.strides[1] + query * self.strides[2] + key;
+        let row = |q: usize| &self.data[at + q * self.strides[2]..][..keys];
+        // In blocks that stay in registers and L1 while they are transposed.
+        for first in (0..queries).step_by(LANES) {
+            let rows = LANES.min(queries - first);
+            for (k, scores) in scores.chunks_mut(LANES * width).enumerate() {
+                for q in first..first + rows {
+                    let part = &row(q)[k * LANES..];
+                    for (s, x) in scores[q..].iter_mut().step_by(width).zip(part) {
+                        *s += x;
+                    }
+                }
             }
         }
     }
@@ -73,22 +86,6 @@ pub(super) fn mask_causal(key: usize, query: usize, scores: &mut [f32], width: u
     for (k, row) in scores.chunks_exact_mut(width).enumerate() {
         let hidden = (key + k).saturating_sub(query).min(width);
         row[..hidden].fill(f32::NEG_INFINITY);
-    }
-}
-
-/// Copies rows of a head into a tile whose rows are `pitch` apart.
-pub(super) fn copy_tile(
-    x: &Heads,
-    b: usize,
-    h: usize,
-    first: usize,
-    count: usize,
-    pitch: usize,
-    tile: &mut [f32],
-) {
-    for (i, to) in tile.chunks_exact_mut(pitch).take(count).enumerate() {
-        let row = x.row(b, first + i, h);
-        to[..row.len()].copy_from_slice(row);
     }
 }
 
@@ -103,14 +100,16 @@ pub(super) fn forward(op: &Attention, mut call: CpuCall) {
     let (n, p, d) = (block(e), pitch(e.depth), e.depth);
     let blocks = e.queries.div_ceil(n);
     let sizes = sizes(e);
-    let scratch = bytemuck::cast_slice_mut(call.scratch);
+    let scratch: &mut [f32] = bytemuck::cast_slice_mut(call.scratch);
+    let (packed, scratch) = scratch.split_at_mut(packed_size(e, readers(e)));
+    let source = Source::new(k, v, e, packed);
     work(e.batch * e.heads * blocks, scratch, sizes.iter().sum(), |task, memory| {
         let (b, h, first) = (task / blocks / e.heads, task / blocks % e.heads, task % blocks * n);
         let queries = n.min(e.queries - first);
-        let [qt, sums, k_tile, v_tile, scores, max, sum, rescale] = carve(memory, sizes);
-        for (s, count, width) in strips(queries) {
-            let rows = (0..count).map(|i| q.row(b, first + s + i, h));
-            columns_from_rows(rows, op.scale, &mut qt[s * d..(s + width) * d], width);
+        let [qt, sums, tiles, scores, max, sum, rescale] = carve(memory, sizes);
+        for (s, count, width) in strips(queries, STRIP) {
+            let row = |i| q.row(b, first + s + i, h);
+            columns_from_rows((count, d), row, op.scale, &mut qt[s * d..(s + width) * d], width);
         }
         max.fill(f32::NEG_INFINITY);
         sum.fill(0.0);
@@ -120,9 +119,8 @@ pub(super) fn forward(op: &Attention, mut call: CpuCall) {
         }
         for key in (0..keys).step_by(KEYS) {
             let count = KEYS.min(keys - key);
-            copy_tile(&k, b, h, key, count, p, k_tile);
-            copy_tile(&v, b, h, key, count, p, v_tile);
-            for (s, queries, width) in strips(queries) {
+            let (k_tile, v_tile) = source.tiles((b, h), key, count, tiles);
+            for (s, queries, width) in strips(queries, STRIP) {
                 if op.causal && key >= first + s + queries {
                     continue;
                 }
@@ -154,15 +152,17 @@ pub(super) fn forward(op: &Attention, mut call: CpuCall) {
         }
         // SAFETY: each task has the log-sum-exps and the rows of its queries for itself.
         let lse = unsafe { lse.part((b * e.heads + h) * e.queries + first, queries) };
-        for (s, count, width) in strips(queries) {
-            for i in 0..count {
-                let seen = sum[s + i] != 0.0;
-                lse[s + i] = if seen { max[s + i] + sum[s + i].ln() } else { 0.0 };
-                let factor = if seen { 1.0 / sum[s + i] } else { 0.0 };
-                // SAFETY: as above.
-                let row = unsafe { out.part(((b * e.queries + first + s + i) * e.heads + h) * d, d) };
-                row_from_column(&sums[s * d..], width, i, factor, row);
+        for (s, count, width) in strips(queries, STRIP) {
+            for i in s..s + count {
+                let seen = sum[i] != 0.0;
+                lse[i] = if seen { max[i] + sum[i].ln() } else { 0.0 };
+                sum[i] = if seen { 1.0 / sum[i] } else { 0.0 };
             }
+            rows_from_columns((count, d), &sums[s * d..], width, &sum[s..], |i, part, values| {
+                let row = ((b * e.queries + first + s + i) * e.heads + h) * d;
+                // SAFETY: as above.
+                unsafe { out.part(row + part, values.len()) }.copy_from_slice(values);
+            });
         }
     });
 }

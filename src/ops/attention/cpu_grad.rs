@@ -5,9 +5,11 @@
 
 use rayon::prelude::*;
 
-use super::cpu::{Bias, KEYS, block, copy_tile, key_count, mask_causal};
+use super::cpu::{Bias, block, key_count, mask_causal};
+use super::pack::{KEYS, Source, packed_size, tile_size};
 use super::strip::{
-    Heads, STRIP, carve, columns_from_rows, row_from_column, score_gradients, strips, weights_from_scores,
+    Heads, STRIP, carve, column_dots, columns_from_rows, rows_from_columns, score_gradients, strips,
+    weights_from_scores,
 };
 use super::{AttentionGrad, Extents};
 use crate::device::cpu::share::{Disjoint, work};
@@ -59,20 +61,31 @@ fn sums_size(e: Extents) -> usize {
     2 * e.keys * padded(e.depth)
 }
 
+/// Tasks that read the same keys, counting each block of queries.
+fn readers(e: Extents) -> usize {
+    e.queries.div_ceil(block(e))
+}
+
 /// Sizes of a worker's blocks in floats: transposed queries, gradients of results and dQ; queries
-/// and gradients of results by rows; tiles of keys and values; weights and their gradients;
-/// log-sum-exp, mean; dK and dV, if not shared.
-fn sizes(e: Extents, split: &Split) -> [usize; 12] {
-    let (n, p, wide) = (block(e), pitch(e.depth), padded(e.depth));
-    let (columns, rows, scores) = (n * e.depth, n * wide, KEYS * STRIP);
+/// and gradients of results by rows; tiles; weights and their gradients; log-sum-exp, mean; dK
+/// and dV, if not shared.
+fn sizes(e: Extents, split: &Split) -> [usize; 11] {
+    let n = block(e);
+    let (columns, rows, scores) = (n * e.depth, n * padded(e.depth), KEYS * STRIP);
     let own = if split.shared_sums() { 0 } else { sums_size(e) };
-    [columns, columns, columns, rows, rows, KEYS * p, KEYS * p, scores, scores, n, n, own]
+    [columns, columns, columns, rows, rows, tile_size(e, readers(e)), scores, scores, n, n, own]
+}
+
+/// Floats of memory that all workers share: packed keys and values, and sums.
+fn shared_sizes(e: Extents, split: &Split) -> [usize; 2] {
+    let sums = if split.shared_sums() { e.batch * e.heads * split.ranges * sums_size(e) } else { 0 };
+    [packed_size(e, readers(e)), sums]
 }
 
 pub(super) fn scratch(op: &AttentionGrad, inputs: &[&TensorType], threads: usize) -> usize {
     let (e, split) = (op.forward.extents(inputs), Split::of(op, inputs));
-    let shared = if split.shared_sums() { e.batch * e.heads * split.ranges * sums_size(e) } else { 0 };
-    4 * (sizes(e, &split).iter().sum::<usize>() * threads + shared)
+    let shared: usize = shared_sizes(e, &split).iter().sum();
+    4 * (shared + sizes(e, &split).iter().sum::<usize>() * threads)
 }
 
 pub(super) fn backward(op: &AttentionGrad, mut call: CpuCall) {
@@ -95,8 +108,10 @@ pub(super) fn backward(op: &AttentionGrad, mut call: CpuCall) {
     let level = Level::best();
     let sizes = sizes(e, &split);
     let scratch: &mut [f32] = bytemuck::cast_slice_mut(call.scratch);
-    let shared_len = if split.shared_sums() { e.batch * e.heads * split.ranges * sums_size(e) } else { 0 };
-    let (shared, scratch) = scratch.split_at_mut(shared_len);
+    let [packed_len, sums_len] = shared_sizes(e, &split);
+    let (packed, scratch) = scratch.split_at_mut(packed_len);
+    let (shared, scratch) = scratch.split_at_mut(sums_len);
+    let source = Source::new(k, v, e, packed);
     let shared = Disjoint::new(shared);
 
     // Rows of the result from padded sums; `sums` holds dK, then dV.
@@ -116,7 +131,7 @@ pub(super) fn backward(op: &AttentionGrad, mut call: CpuCall) {
         let (group, range) = (task / split.ranges, task % split.ranges);
         let (group_b, group_h) = (group / bias_heads[1], group % bias_heads[1]);
         let queries = range * split.queries..e.queries.min((range + 1) * split.queries);
-        let [qt, dot, dqt, q_rows, do_rows, k_tile, v_tile, weights, d_weights, lse_block, mean, own] =
+        let [qt, dout_t, dqt, q_rows, do_rows, tiles, weights, d_weights, lse_block, mean, own] =
             carve(memory, sizes);
         if let Some(d_bias) = &d_bias {
             // SAFETY: the rows of this range of the bias shared by this group.
@@ -138,18 +153,22 @@ pub(super) fn backward(op: &AttentionGrad, mut call: CpuCall) {
             let (dk_sums, dv_sums) = sums.split_at_mut(e.keys * wide);
             for first in queries.clone().step_by(n) {
                 let queries = n.min(queries.end - first);
-                for (s, count, width) in strips(queries) {
+                for (s, count, width) in strips(queries, STRIP) {
                     let token = |i: usize| first + s + i;
                     let part = s * d..(s + width) * d;
                     let (q_of, do_of) = (|i| q.row(b, token(i), h), |i| d_out.row(b, token(i), h));
-                    columns_from_rows((0..count).map(q_of), f.scale, &mut qt[part.clone()], width);
-                    columns_from_rows((0..count).map(do_of), 1.0, &mut dot[part], width);
+                    columns_from_rows((count, d), q_of, f.scale, &mut qt[part.clone()], width);
+                    columns_from_rows((count, d), do_of, 1.0, &mut dout_t[part.clone()], width);
+                    let out_of = |i| out.row(b, token(i), h);
+                    let out_t = &mut dqt[part.clone()]; // free until the sums begin
+                    columns_from_rows((count, d), out_of, 1.0, out_t, width);
+                    column_dots(level, level.fuses(), out_t, &dout_t[part], &mut mean[s..s + width]);
                     for i in 0..width {
                         let rows = (s + i) * wide..(s + i + 1) * wide;
                         let (q_row, do_row) = (&mut q_rows[rows.clone()], &mut do_rows[rows]);
                         q_row.fill(0.0);
                         do_row.fill(0.0);
-                        (lse_block[s + i], mean[s + i]) = (0.0, 0.0);
+                        lse_block[s + i] = 0.0;
                         if i >= count {
                             continue;
                         }
@@ -157,13 +176,7 @@ pub(super) fn backward(op: &AttentionGrad, mut call: CpuCall) {
                         do_row[..d].copy_from_slice(do_of(i));
                         let row = (b * e.heads + h) * e.queries + token(i);
                         lse_block[s + i] = lse[row];
-                        let dot: f64 = out
-                            .row(b, token(i), h)
-                            .iter()
-                            .zip(do_of(i))
-                            .map(|(&x, &y)| x as f64 * y as f64)
-                            .sum();
-                        mean[s + i] = dot as f32 - d_lse.map_or(0.0, |d| d[row]);
+                        mean[s + i] -= d_lse.map_or(0.0, |d| d[row]);
                     }
                 }
                 dqt.fill(0.0);
@@ -173,9 +186,8 @@ pub(super) fn backward(op: &AttentionGrad, mut call: CpuCall) {
                 }
                 for key in (0..keys).step_by(KEYS) {
                     let count = KEYS.min(keys - key);
-                    copy_tile(&k, b, h, key, count, p, k_tile);
-                    copy_tile(&v, b, h, key, count, p, v_tile);
-                    for (s, queries, width) in strips(queries) {
+                    let (k_tile, v_tile) = source.tiles((b, h), key, count, tiles);
+                    for (s, queries, width) in strips(queries, STRIP) {
                         if f.causal && key >= first + s + queries {
                             continue;
                         }
@@ -187,7 +199,7 @@ pub(super) fn backward(op: &AttentionGrad, mut call: CpuCall) {
                         product(
                             level,
                             extents,
-                            by_rows(&*k_tile),
+                            by_rows(k_tile),
                             right(&qt[columns.clone()]),
                             Before::Overwrite,
                             w,
@@ -203,8 +215,8 @@ pub(super) fn backward(op: &AttentionGrad, mut call: CpuCall) {
                         product(
                             level,
                             extents,
-                            by_rows(&*v_tile),
-                            right(&dot[columns.clone()]),
+                            by_rows(v_tile),
+                            right(&dout_t[columns.clone()]),
                             Before::Overwrite,
                             dw,
                             width,
@@ -254,12 +266,13 @@ pub(super) fn backward(op: &AttentionGrad, mut call: CpuCall) {
                         );
                     }
                 }
-                for (s, count, width) in strips(queries) {
-                    for i in 0..count {
+                for (s, count, width) in strips(queries, STRIP) {
+                    let factors = [f.scale; STRIP];
+                    rows_from_columns((count, d), &dqt[s * d..], width, &factors, |i, part, values| {
+                        let row = ((b * e.queries + first + s + i) * e.heads + h) * d;
                         // SAFETY: rows of this head and range.
-                        let row = unsafe { dq.part(((b * e.queries + first + s + i) * e.heads + h) * d, d) };
-                        row_from_column(&dqt[s * d..], width, i, f.scale, row);
-                    }
+                        unsafe { dq.part(row + part, values.len()) }.copy_from_slice(values);
+                    });
                 }
             }
             if !split.shared_sums() {

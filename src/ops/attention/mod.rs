@@ -8,8 +8,9 @@
 mod cases;
 mod cpu;
 mod cpu_grad;
+mod pack;
 mod reference;
-mod strip;
+pub(super) mod strip;
 
 pub use cases::ENTRIES;
 

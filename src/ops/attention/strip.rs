@@ -48,37 +48,78 @@ pub(in crate::ops) fn carve<const N: usize>(mut memory: &mut [f32], sizes: [usiz
     })
 }
 
-/// Widths of the strips that cover `queries`, each padded to whole vectors: `(first, count, width)`.
-pub(in crate::ops) fn strips(queries: usize) -> impl Iterator<Item = (usize, usize, usize)> {
-    (0..queries).step_by(STRIP).map(move |first| {
-        let count = STRIP.min(queries - first);
+/// The strips that cover `queries`, of at most `most` each: first query, count, and the width,
+/// padded to whole vectors.
+pub(in crate::ops) fn strips(queries: usize, most: usize) -> impl Iterator<Item = (usize, usize, usize)> {
+    (0..queries).step_by(most).map(move |first| {
+        let count = most.min(queries - first);
         (first, count, padded(count))
     })
 }
 
-/// Transposes rows into columns of `width`, scaled; columns beyond the rows become zero.
+/// Transposes `count` rows of `depth` elements into columns `width` apart, scaled; columns beyond
+/// the rows, up to `width`, become zero.
+///
+/// Rows of a head lie on different pages, so sixteen are loaded at a time: their cache misses then
+/// overlap, which element-wise scattering would not allow.
 pub(in crate::ops) fn columns_from_rows<'r>(
-    rows: impl Iterator<Item = &'r [f32]>,
+    (count, depth): (usize, usize),
+    row: impl Fn(usize) -> &'r [f32],
     factor: f32,
     columns: &mut [f32],
     width: usize,
 ) {
-    let mut count = 0;
-    for (i, row) in rows.enumerate() {
-        count += 1;
-        for (column, &x) in columns[i..].iter_mut().step_by(width).zip(row) {
-            *column = factor * x;
+    for first in (0..width).step_by(LANES) {
+        let mut rows: [&[f32]; LANES] = [&[]; LANES];
+        let rows = &mut rows[..LANES.min(count.saturating_sub(first))];
+        rows.iter_mut().enumerate().for_each(|(i, r)| *r = row(first + i));
+        for at in (0..depth).step_by(LANES) {
+            let len = LANES.min(depth - at);
+            let mut tile = [[0.0; LANES]; LANES];
+            for (tile, row) in tile.iter_mut().zip(&*rows) {
+                copy_up_to_lanes(&row[at..at + len], tile);
+            }
+            for (c, to) in columns[at * width..].chunks_exact_mut(width).take(len).enumerate() {
+                for (to, tile) in to[first..first + LANES].iter_mut().zip(&tile) {
+                    *to = factor * tile[c];
+                }
+            }
         }
-    }
-    if count < width {
-        columns.chunks_exact_mut(width).for_each(|c| c[count..].fill(0.0));
     }
 }
 
-/// The inverse: column `i` of `columns`, scaled, becomes `row`.
-pub(in crate::ops) fn row_from_column(columns: &[f32], width: usize, i: usize, factor: f32, row: &mut [f32]) {
-    for (x, &column) in row.iter_mut().zip(columns[i..].iter().step_by(width)) {
-        *x = factor * column;
+/// The inverse: `store(i, part, values)` is given `values`, up to sixteen elements of row `i` from
+/// element `part`, already multiplied by `factors[i]`.
+pub(in crate::ops) fn rows_from_columns(
+    (count, depth): (usize, usize),
+    columns: &[f32],
+    width: usize,
+    factors: &[f32],
+    mut store: impl FnMut(usize, usize, &[f32]),
+) {
+    for first in (0..count).step_by(LANES) {
+        for at in (0..depth).step_by(LANES) {
+            let len = LANES.min(depth - at);
+            let mut tile = [[0.0; LANES]; LANES];
+            for (c, from) in columns[at * width..].chunks_exact(width).take(len).enumerate() {
+                for (tile, &x) in tile.iter_mut().zip(&from[first..first + LANES]) {
+                    tile[c] = x;
+                }
+            }
+            for (i, tile) in tile.iter_mut().enumerate().take(count - first) {
+                tile.iter_mut().for_each(|x| *x *= factors[first + i]);
+                store(first + i, at, &tile[..len]);
+            }
+        }
+    }
+}
+
+/// A copy of fixed length where possible: one vector instead of a call.
+#[inline(always)]
+fn copy_up_to_lanes(from: &[f32], to: &mut [f32; LANES]) {
+    match <&[f32; LANES]>::try_from(from) {
+        Ok(from) => *to = *from,
+        Err(_) => to[..from.len()].copy_from_slice(from),
     }
 }
 
@@ -135,6 +176,18 @@ simd_fn! {
                 for i in 0..LANES {
                     row[i] = exp(row[i] - lse[i]);
                 }
+            }
+        }
+    }
+
+    /// `sums[q]` = Σ x·y down column q, rounded like a product of `tile` (fused or not): where a
+    /// query sees one key only, its mean gradient then cancels that key's to exactly zero.
+    pub(super) fn column_dots(fused: bool, x: &[f32], y: &[f32], sums: &mut [f32]) {
+        let width = sums.len();
+        sums.fill(0.0);
+        for (x, y) in x.chunks_exact(width).zip(y.chunks_exact(width)) {
+            for ((sum, &x), &y) in sums.iter_mut().zip(x).zip(y) {
+                *sum = if fused { x.mul_add(y, *sum) } else { *sum + x * y };
             }
         }
     }

@@ -16,11 +16,11 @@ pub(super) fn forward(op: &MatMul, mut call: CpuCall) -> Result<(), String> {
     let (a, b) = (call.inputs[0].f32(), call.inputs[1].f32());
     let a = |i| MatrixA { values: &a[i * d.step_a..], stride: a_stride, transposed: op.trans_a };
     let b = |i| MatrixB { values: b[i * d.step_b..].into(), stride: b_stride, transposed: op.trans_b };
-    let (shape, out, plain) = ((d.m, d.k, d.n), call.outputs[0].f32(), Epilogue::default());
+    let (out, plain) = (call.outputs[0].f32(), Epilogue::default());
     if d.batch == 1 {
-        gemm(Level::best(), shape, a(0), b(0), out, d.n, &plain);
+        gemm(Level::best(), (d.m, d.k, d.n), a(0), b(0), out, d.n, &plain);
     } else {
-        gemm_batch(Level::best(), d.batch, shape, a, b, out, d.m * d.n, &plain);
+        gemm_batch(Level::best(), (d.batch, d.m, d.k, d.n), a, b, out, d.m * d.n, &plain);
     }
     Ok(())
 }

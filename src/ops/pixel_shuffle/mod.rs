@@ -17,7 +17,7 @@ pub struct PixelShuffle(pub usize);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PixelUnshuffle(pub usize);
 
-fn image<'a>(inputs: &'a [&TensorType]) -> Result<[usize; 4], String> {
+fn image(inputs: &[&TensorType]) -> Result<[usize; 4], String> {
     let [x] = inputs else { return Err(format!("takes 1 operand, found {}", inputs.len())) };
     expect_f32("x", x)?;
     x.shape[..].try_into().map_err(|_| format!("x must be [B, H, W, C], found {x}"))

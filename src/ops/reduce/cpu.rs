@@ -104,7 +104,7 @@ fn reduce<C: Combine>(c: C, shape: (usize, usize, usize), x: &[f32], y: &mut [f3
                 let (o, first) = (i / blocks, i % blocks * size);
                 let x = &x[(o * n + first) * inner..(o * n + n.min(first + size)) * inner];
                 match inner {
-                    1 => partial[0] = C::many(x),
+                    1 => rows(level, c, x, x.len(), partial),
                     _ => columns(level, c, x, partial),
                 }
             });

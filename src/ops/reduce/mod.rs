@@ -192,6 +192,7 @@ fn forward_cases() -> Vec<Case> {
     vec![
         case("sum_rows", Kind::Sum, 2, 1, &[3, 5, 37]),
         case("sum_all", Kind::Sum, 0, 3, &[7, 83, 61]),
+        case("sum_long_rows", Kind::Sum, 1, 1, &[2, 150_001]),
         case("sum_nothing", Kind::Sum, 1, 1, &[3, 0, 2]),
         case("mean_pixels", Kind::Mean, 1, 2, &[2, 9, 7, 5]),
         case("mean_pixels_blocks", Kind::Mean, 1, 2, &[1, 57, 61, 11]),

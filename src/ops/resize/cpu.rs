@@ -8,12 +8,21 @@ use crate::device::cpu::simd::{Level, simd_fn};
 use crate::ops::rows::rows_per_task;
 
 simd_fn! {
-    /// sum = Σ weight·row
+    /// sum = Σ weight·row, four rows at a time so that the sum is loaded and stored less often.
     fn mix_rows(x: &[f32], taps: &[(usize, f32)], sum: &mut [f32]) {
         let width = sum.len();
+        let row = |tap: &(usize, f32)| &x[tap.0 * width..(tap.0 + 1) * width];
         sum.fill(0.0);
-        for &(row, weight) in taps {
-            sum.iter_mut().zip(&x[row * width..]).for_each(|(s, &x)| *s += weight * x);
+        let (fours, rest) = taps.as_chunks::<4>();
+        for four in fours {
+            let [a, b, c, d] = four.each_ref().map(row);
+            let [wa, wb, wc, wd] = four.map(|tap| tap.1);
+            for ((((s, &a), &b), &c), &d) in sum.iter_mut().zip(a).zip(b).zip(c).zip(d) {
+                *s += (wa * a + wb * b) + (wc * c + wd * d);
+            }
+        }
+        for tap in rest {
+            sum.iter_mut().zip(row(tap)).for_each(|(s, &x)| *s += tap.1 * x);
         }
     }
 

@@ -184,8 +184,11 @@ pub const ENTRIES: &[OpEntry] = &[
 const BILINEAR: Mode = Mode::Bilinear { align_corners: false };
 const BICUBIC: Mode = Mode::Bicubic { align_corners: false };
 
-/// Modes with a size and factors, from 5×7.
-const CASES: &[(&str, Mode, [usize; 2], Option<[f64; 2]>)] = &[
+/// A name, a mode, a size and factors; see [`Resize`].
+type Row = (&'static str, Mode, [usize; 2], Option<[f64; 2]>);
+
+/// All modes, from 5×7.
+const CASES: &[Row] = &[
     ("nearest_x2", Mode::Nearest, [10, 14], None),
     ("nearest_uneven", Mode::Nearest, [3, 17], None),
     ("nearest_exact", Mode::NearestExact, [3, 17], None),
@@ -221,7 +224,7 @@ fn forward_cases() -> Vec<Case> {
 }
 
 fn backward_cases() -> Vec<Case> {
-    let case = |&(name, mode, size, factors): &(&'static str, Mode, [usize; 2], Option<[f64; 2]>)| {
+    let case = |&(name, mode, size, factors): &Row| {
         let op = ResizeGrad { resize: Resize { mode, size, factors }, from: [5, 7] };
         Case::test(name, op, vec![CaseInput::normal([2, size[0], size[1], 3])])
     };

@@ -5,13 +5,33 @@ use rayon::prelude::*;
 use crate::device::cpu::math::exp;
 use crate::device::cpu::simd::{Level, simd_fn};
 use crate::graph::op::CpuCall;
-use crate::ops::rows::{Rows, max_of, rows_per_task, sum_by, sum_by2};
+use crate::ops::rows::{Rows, max_number_of, rows_per_task, sum_by, sum_by2};
+
+/// Rows shorter than this are not worth a vector each.
+const SHORT: usize = 16;
+
+/// Exponentials over many rows at once, the rest row by row.
+#[inline(always)]
+fn softmax_short(y: &mut [f32], cols: usize) {
+    for y in y.chunks_exact_mut(cols) {
+        let most = y.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
+        y.iter_mut().for_each(|y| *y -= most);
+    }
+    y.iter_mut().for_each(|y| *y = exp(*y));
+    for y in y.chunks_exact_mut(cols) {
+        let scale = 1.0 / y.iter().sum::<f32>();
+        y.iter_mut().for_each(|y| *y *= scale);
+    }
+}
 
 simd_fn! {
-    /// Rows of `y` hold x before and the result after.
+    /// Rows of `y` hold x before and the result after. (NaN comes through the exponentials.)
     fn softmax(y: &mut [f32], cols: usize) {
+        if cols < SHORT {
+            return softmax_short(y, cols);
+        }
         for y in y.chunks_exact_mut(cols) {
-            let most = max_of(y);
+            let most = max_number_of(y);
             y.iter_mut().for_each(|y| *y = exp(*y - most));
             let scale = 1.0 / sum_by(y, |y| y);
             y.iter_mut().for_each(|y| *y *= scale);

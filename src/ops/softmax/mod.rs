@@ -112,6 +112,7 @@ pub const ENTRIES: &[OpEntry] = &[
 fn forward_cases() -> Vec<Case> {
     vec![
         Case::test("rows", Softmax, vec![CaseInput::normal([3, 5, 37])]),
+        Case::test("short_rows", Softmax, vec![CaseInput::normal([41, 3])]),
         Case::test("large_logits", Softmax, vec![CaseInput::uniform([4, 64], -200.0, 200.0)]),
         Case::test("one_column", Softmax, vec![CaseInput::normal([7, 1])]),
         Case::bench("moe_experts", Softmax, vec![CaseInput::normal([4096, 3])]),

@@ -5,7 +5,7 @@ use crate::device::cpu::gemm::{
     Epilogue, Kernels, MAX_ROWS, MAX_WIDTH, MatrixB, PackedB, TileArgs, Values, extent, for_each_task,
 };
 use crate::device::cpu::scratch::{Scratch, Shared};
-use crate::device::cpu::simd::Level;
+use crate::device::cpu::simd::{Level, simd_fn};
 
 /// Both ends of a convolution, for its gradients.
 #[derive(Clone, Copy, Debug)]
@@ -131,6 +131,47 @@ struct Rows {
     ky: usize,
 }
 
+/// Where one line of a plane comes from.
+#[derive(Clone, Copy)]
+struct Line {
+    /// Input column of its first value (negative: padding) and distance to the next one's.
+    first: isize,
+    step: usize,
+    /// Where in the plane it begins.
+    start: usize,
+}
+
+simd_fn! {
+    /// Writes a line of `columns` values into each of the planes in `a`: channel `channel` and
+    /// following of `pixels`, zero outside them.
+    fn transpose_line(
+        pixels: &[f32],
+        channels: usize,
+        channel: usize,
+        line: Line,
+        columns: usize,
+        plane: usize,
+        a: &mut [f32],
+    ) {
+        let width = pixels.len() / channels;
+        let before = usize::try_from(-line.first).unwrap_or(0).div_ceil(line.step).min(columns);
+        let first = (line.first + (before * line.step) as isize) as usize;
+        let inside = width.saturating_sub(first).div_ceil(line.step).min(columns - before);
+        // Channel by channel: the line of pixels stays in the first cache.
+        for (c, plane) in a.chunks_exact_mut(plane).enumerate() {
+            let (margin, rest) = plane[line.start..line.start + columns].split_at_mut(before);
+            let (middle, end) = rest.split_at_mut(inside);
+            margin.fill(0.0);
+            end.fill(0.0);
+            if let Some(pixels) = pixels.get(first * channels + channel + c..) {
+                for (x, pixel) in middle.iter_mut().zip(pixels.chunks(line.step * channels)) {
+                    *x = pixel[0];
+                }
+            }
+        }
+    }
+}
+
 /// # Safety
 /// `out` holds all weights, and no one else writes those of `task`.
 unsafe fn kernel_row(shape: &ConvShape, input: &[f32], b: &PackedB, task: Rows, out: Shared<f32>) {
@@ -152,25 +193,19 @@ unsafe fn kernel_row(shape: &ConvShape, input: &[f32], b: &PackedB, task: Rows, 
         for y in (0..height).step_by(lines) {
             let lines = lines.min(height - y);
             let channel = task.group * (shape.in_channels / g.groups) + task.first;
-            for line in 0..lines {
+            for (phase, line) in (0..step).flat_map(|phase| (0..lines).map(move |line| (phase, line))) {
                 let row = ((y + line) * g.stride[0] + task.ky * g.dilation[0]) as isize - g.padding[0];
-                let inside = 0 <= row && row < shape.input[0] as isize;
-                for phase in 0..step {
-                    let start = (phase * lines + line) * columns;
-                    for j in 0..columns {
-                        let column = (j * step + phase) as isize - g.padding[2];
-                        if inside && 0 <= column && column < shape.input[1] as isize {
-                            let pixel =
-                                (image * shape.input[0] + row as usize) * shape.input[1] + column as usize;
-                            let seen = &input[pixel * shape.in_channels + channel..][..task.count];
-                            for (c, x) in seen.iter().enumerate() {
-                                a[c * plane + start + j] = *x;
-                            }
-                        } else {
-                            (0..task.count).for_each(|c| a[c * plane + start + j] = 0.0);
-                        }
-                    }
-                }
+                let row = usize::try_from(row).ok().filter(|&row| row < shape.input[0]);
+                let line = Line {
+                    first: phase as isize - g.padding[2],
+                    step,
+                    start: (phase * lines + line) * columns,
+                };
+                let pixels = row.map_or(&[][..], |row| {
+                    let start = (image * shape.input[0] + row) * shape.input[1] * shape.in_channels;
+                    &input[start..start + shape.input[1] * shape.in_channels]
+                });
+                transpose_line(b.level(), pixels, shape.in_channels, channel, line, columns, plane, &mut a);
             }
             let pixel = (image * height + y) * width;
             for kx in 0..kw {

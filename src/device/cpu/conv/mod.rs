@@ -119,7 +119,10 @@ impl ConvWeights {
         fill: impl Fn(usize, &mut [f32]) + Sync,
     ) -> ConvWeights {
         let groups = geometry.groups;
-        assert!(in_channels % groups == 0 && out_channels % groups == 0, "channels not divisible by groups");
+        assert!(
+            in_channels.is_multiple_of(groups) && out_channels.is_multiple_of(groups),
+            "channels not divisible by groups"
+        );
         let (cin, cout) = (in_channels / groups, out_channels / groups);
         let taps = geometry.kernel[0] * geometry.kernel[1];
         let kind = if groups > 1 && cin == 1 && cout == 1 {
@@ -179,7 +182,7 @@ pub fn conv2d(
     let work = pixels * n * (channels / geometry.groups) * geometry.kernel[0] * geometry.kernel[1];
     let parallel = work > 1 << 16;
     let threads = if parallel { rayon::current_num_threads() } else { 1 };
-    let [rows, columns] = rectangle(&geometry, [height, width], channels, batch, threads);
+    let [rows, columns] = rectangle(&geometry, [height, width], [channels, n], batch, threads);
     let (down, across) = (height.div_ceil(rows), width.div_ceil(columns));
     let shared = Shared::new(out);
     for_each_task(batch * down * across, parallel, |task| {
@@ -261,12 +264,13 @@ impl Output<'_> {
 fn rectangle(
     g: &Geometry,
     [height, width]: [usize; 2],
-    channels: usize,
+    [channels, out_channels]: [usize; 2],
     batch: usize,
     threads: usize,
 ) -> [usize; 2] {
     let reach = g.reach();
-    let pixels = (STRIP / channels.max(1)).max(64);
+    // The results, too, should stay in the cache between one panel and the next.
+    let pixels = (STRIP / channels.max(1)).min(2 * STRIP / out_channels).max(64);
     let seen = |n: usize, i: usize| (n - 1) * g.stride[i] + reach[i];
     // Whole tiles of pixels, as many as make a rectangle half again as wide as high.
     let side = ((pixels as f64 * 1.5).sqrt() as usize / g.stride[1]).max(MAX_ROWS);

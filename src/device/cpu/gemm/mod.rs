@@ -85,6 +85,22 @@ pub fn gemm(
     if m <= vector::MAX_M && vector::gemv(level, (m, k, n), a, b, out, ldo, epilogue) {
         return;
     }
+    if m <= TASK_ROWS && n > 0 {
+        check(a, m, k, n, out.len(), ldo);
+        let finish = epilogue.resolve(m, n, out.as_ptr(), ldo);
+        let out = Shared::new(out);
+        let width = Kernels::of(level).width();
+        // Few rows: each task packs a panel into its cache and uses it at once, so that B passes
+        // through memory only once.
+        for_each_task(n.div_ceil(width), m * n * k > PARALLEL, |p| {
+            let column = p * width;
+            let panel = PackedB::new(level, b.columns_from(column), k, width.min(n - column));
+            let block = Block { m0: 0, m, p0: 0, p1: 1, column };
+            // SAFETY: the slices were checked above, and each task writes columns of its own.
+            unsafe { product(a, block, &panel, out, ldo, finish) }
+        });
+        return;
+    }
     gemm_packed(m, a, &PackedB::new(level, b, k, n), out, ldo, epilogue);
 }
 
@@ -107,7 +123,7 @@ pub fn gemm_packed(m: usize, a: MatrixA, b: &PackedB, out: &mut [f32], ldo: usiz
     for_each_task(row_tasks * b.panels().div_ceil(panels), parallel, |task| {
         let m0 = task % row_tasks * rows;
         let p0 = task / row_tasks * panels;
-        let block = Block { m0, m: rows.min(m - m0), p0, p1: (p0 + panels).min(b.panels()) };
+        let block = Block { m0, m: rows.min(m - m0), p0, p1: (p0 + panels).min(b.panels()), column: 0 };
         // SAFETY: the slices were checked above, and each task writes rows and columns of its own.
         unsafe { product(a.rows_from(m0), block, b, out, ldo, finish) }
     });
@@ -120,8 +136,7 @@ pub fn gemm_packed(m: usize, a: MatrixA, b: &PackedB, out: &mut [f32], ldo: usiz
 /// If a slice is too short for its shape, or the residual is a matrix.
 pub fn gemm_batch<'a>(
     level: Level,
-    batch: usize,
-    (m, k, n): (usize, usize, usize),
+    (batch, m, k, n): (usize, usize, usize, usize),
     a: impl Fn(usize) -> MatrixA<'a> + Sync,
     b: impl Fn(usize) -> MatrixB<'a> + Sync,
     out: &mut [f32],
@@ -156,6 +171,8 @@ struct Block {
     m: usize,
     p0: usize,
     p1: usize,
+    /// Column of the result that the packed matrix begins at.
+    column: usize,
 }
 
 /// Computes a block; `a` begins at the block's first row.
@@ -171,7 +188,7 @@ unsafe fn product(a: MatrixA, block: Block, b: &PackedB, out: Shared<f32>, ldo: 
     let waiting = if k > K_BLOCK { row_tiles * (block.p1 - block.p0) } else { 1 };
     let mut tiles = Scratch::new(waiting * tile_len);
     // Rows a multiple of 2 KiB apart fall into the same few sets of the first-level cache.
-    let copied = a.transposed || a.stride % 512 == 0;
+    let copied = a.transposed || a.stride.is_multiple_of(512);
     let mut copy = Scratch::new(if copied { block.m * (K_BLOCK + 16) } else { 0 });
     let mut k0 = 0;
     loop {
@@ -202,13 +219,13 @@ unsafe fn product(a: MatrixA, block: Block, b: &PackedB, out: Shared<f32>, ldo: 
                         accumulate: k0 > 0,
                     });
                     if last {
-                        let m = block.m0 + m;
+                        let (m, column) = (block.m0 + m, block.column + panel.column);
                         let place = Place {
-                            out: out.get().add(m * ldo + panel.column),
+                            out: out.get().add(m * ldo + column),
                             ldo,
-                            residual_offset: finish.residual.map_or(0, |(_, s)| m * s + panel.column),
+                            residual_offset: finish.residual.map_or(0, |(_, s)| m * s + column),
                             rows,
-                            column: panel.column,
+                            column,
                             columns: panel.columns,
                         };
                         finish_tile(b.level(), tile, panel.width, place, finish);

@@ -40,6 +40,16 @@ impl Values<'_> {
         self.len() == 0
     }
 
+    /// All but the first `start` values (none, if there are fewer).
+    fn skip(self, start: usize) -> Self {
+        let start = start.min(self.len());
+        match self {
+            Values::F32(x) => Values::F32(&x[start..]),
+            Values::Bf16(x) => Values::Bf16(&x[start..]),
+            Values::F16(x) => Values::F16(&x[start..]),
+        }
+    }
+
     /// Converts `out.len()` values beginning at `start`.
     pub fn read(&self, start: usize, out: &mut [f32]) {
         let range = start..start + out.len();
@@ -60,6 +70,14 @@ pub struct MatrixB<'a> {
     pub stride: usize,
     /// Whether it is stored as `[n, k]`, like the weight of a linear layer, instead of `[k, n]`.
     pub transposed: bool,
+}
+
+impl<'a> MatrixB<'a> {
+    /// The columns from `n` on.
+    pub(super) fn columns_from(self, n: usize) -> MatrixB<'a> {
+        let start = if self.transposed { n * self.stride } else { n };
+        MatrixB { values: self.values.skip(start), ..self }
+    }
 }
 
 /// A right-hand matrix in the order in which the kernels read it: panels of as many columns as a
@@ -173,20 +191,25 @@ simd_fn! {
             panel.fill(0.0);
         }
         // Eight columns at a time: eight read streams and one written line stay in the first cache.
+        // Blocks of eight by eight have constant extents, so that they become register shuffles.
         for i in (0..count).step_by(8) {
             let some = 8.min(count - i);
             let source = &columns[i * k..(i + some) * k];
+            let mut done = 0;
             if some == 8 {
-                for (kk, row) in panel.chunks_exact_mut(width).enumerate() {
-                    for (j, x) in row[i..i + 8].iter_mut().enumerate() {
-                        *x = source[j * k + kk];
+                done = k / 8 * 8;
+                for (block, rows) in panel.chunks_exact_mut(8 * width).enumerate() {
+                    let from: [[f32; 8]; 8] =
+                        std::array::from_fn(|j| source[j * k + block * 8..][..8].try_into().expect("eight values"));
+                    for (kk, row) in rows.chunks_exact_mut(width).enumerate() {
+                        let to: &mut [f32; 8] = (&mut row[i..i + 8]).try_into().expect("eight values");
+                        *to = std::array::from_fn(|j| from[j][kk]);
                     }
                 }
-            } else {
-                for (kk, row) in panel.chunks_exact_mut(width).enumerate() {
-                    for (j, x) in row[i..i + some].iter_mut().enumerate() {
-                        *x = source[j * k + kk];
-                    }
+            }
+            for (kk, row) in panel.chunks_exact_mut(width).enumerate().skip(done) {
+                for (j, x) in row[i..i + some].iter_mut().enumerate() {
+                    *x = source[j * k + kk];
                 }
             }
         }

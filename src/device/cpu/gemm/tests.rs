@@ -219,7 +219,7 @@ fn batches_are_independent_products() {
     let epilogue = Epilogue { alpha: 0.5, ..Epilogue::default() };
     for level in Level::available() {
         let mut out = vec![0.0; batch * m * n];
-        gemm_batch(level, batch, (m, k, n), a_of, b_of, &mut out, m * n, &epilogue);
+        gemm_batch(level, (batch, m, k, n), a_of, b_of, &mut out, m * n, &epilogue);
         for (i, out) in out.chunks(m * n).enumerate() {
             let mut one = vec![0.0; m * n];
             gemm(level, (m, k, n), a_of(i), b_of(i), &mut one, n, &epilogue);

@@ -1,0 +1,214 @@
+//! The engine without any model: errors that name their place, views without copies, fusion,
+//! memory, the debug run.
+
+use std::sync::Arc;
+
+use dreamclear::Error;
+use dreamclear::device::cpu::CpuDevice;
+use dreamclear::graph::{Executable, Graph, GraphBuilder, Plan, dump, passes};
+use dreamclear::models::{ImageNetwork, rrdbnet::RrdbNet, swinir::SwinIr};
+use dreamclear::ops::conv2d::ConvSpec;
+use dreamclear::ops::{self, fuse};
+use dreamclear::tensor::{DType, HostTensor};
+
+fn run(graph: Graph, inputs: &[(&str, HostTensor)]) -> Vec<f64> {
+    let device = Arc::new(CpuDevice::new(2).unwrap());
+    let plan = Plan::new(graph, 2).unwrap();
+    let param = |key: &str| -> Option<HostTensor> { panic!("no parameter {key}") };
+    let mut exe = Executable::new(plan, device, param).unwrap();
+    exe.run_checked(inputs).unwrap().swap_remove(0).1.to_f64()
+}
+
+fn ramp(shape: &[usize]) -> HostTensor {
+    let n: usize = shape.iter().product();
+    HostTensor::from_f32(shape, (0..n).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect())
+}
+
+#[test]
+fn shape_errors_name_the_place_in_the_model() {
+    let mut b = GraphBuilder::new();
+    let x = b.input("x", DType::F32, [1, 8, 8, 3]).unwrap();
+    let e = b
+        .scope("layers.2", |b| {
+            b.scope("attn.qkv", |b| {
+                let w = b.param("weight", [12, 4])?;
+                b.linear(x, w, None)
+            })
+        })
+        .unwrap_err();
+    assert_eq!(e.to_string(), "layers.2.attn.qkv: linear: x has 3 features, the weight f32[12, 4] takes 4");
+}
+
+#[test]
+fn one_key_has_one_shape() {
+    let mut b = GraphBuilder::new();
+    let w = b.param("weight", [3, 3]).unwrap();
+    assert_eq!(b.param("weight", [3, 3]).unwrap(), w, "shared weights are one value");
+    let e = b.param("weight", [4, 3]).unwrap_err().to_string();
+    assert!(e.contains("\"weight\" is asked for as f32[4, 3], but already is f32[3, 3]"), "{e}");
+}
+
+#[test]
+fn a_missing_gradient_is_an_error_not_a_zero() {
+    let mut b = GraphBuilder::new();
+    let x = b.input("x", DType::F32, [4]).unwrap();
+    let y = b.gelu(x).unwrap();
+    let dy = b.input("dy", DType::F32, [4]).unwrap();
+    let dx = ops::gradients(&mut b, &[(y, dy)], &[x]).unwrap()[0].unwrap();
+    let ddx = b.input("ddx", DType::F32, [4]).unwrap();
+    let e = ops::gradients(&mut b, &[(dx, ddx)], &[x]).unwrap_err().to_string();
+    assert!(e.contains("activation_grad: has no gradient"), "{e}");
+    // What a seed does not depend on has no gradient, which is not an error.
+    let unrelated = b.input("z", DType::F32, [4]).unwrap();
+    assert_eq!(ops::gradients(&mut b, &[(y, dy)], &[unrelated]).unwrap(), [None]);
+}
+
+#[test]
+fn gradients_of_shared_values_add_up() {
+    let mut b = GraphBuilder::new();
+    let x = b.input("x", DType::F32, [3]).unwrap();
+    let xx = b.mul(x, x).unwrap();
+    let y = b.mul(xx, x).unwrap(); // x³
+    let dy = b.constant(HostTensor::from_f32([3], vec![1.0; 3]));
+    let dx = ops::gradients(&mut b, &[(y, dy)], &[x]).unwrap()[0].unwrap();
+    b.output("dx", dx);
+    let got = run(b.finish(), &[("x", HostTensor::from_f32([3], vec![1.0, -2.0, 0.5]))]);
+    assert_eq!(got, [3.0, 12.0, 0.75]);
+}
+
+#[test]
+fn splitting_qkv_copies_nothing() {
+    let mut b = GraphBuilder::new();
+    let qkv = b.input("qkv", DType::F32, [2, 10, 3 * 4 * 8]).unwrap();
+    let five = b.reshape(qkv, [2, 10, 3, 4, 8]).unwrap();
+    let part = |b: &mut GraphBuilder, i| {
+        let s = b.slice(five, 2, i, 1).unwrap();
+        b.reshape(s, [2, 10, 4, 8]).unwrap()
+    };
+    let (q, k, v) = (part(&mut b, 0), part(&mut b, 1), part(&mut b, 2));
+    let out = b.attention(q, k, v, Default::default()).unwrap();
+    b.output("out", out);
+    let plan = Plan::new(b.finish(), 1).unwrap();
+    let names: Vec<_> = plan.steps.iter().map(|s| s.name()).collect();
+    assert_eq!(names, ["attention"], "{}", plan.explain());
+}
+
+#[test]
+fn chains_of_elementwise_ops_overwrite_one_buffer() {
+    let mut b = GraphBuilder::new();
+    let x = b.input("x", DType::F32, [1 << 16]).unwrap();
+    let mut y = b.scale(x, 2.0).unwrap();
+    for _ in 0..10 {
+        y = b.gelu(y).unwrap();
+    }
+    b.output("y", y);
+    let plan = Plan::new(b.finish(), 1).unwrap();
+    assert_eq!(plan.arena_bytes, 4 << 16, "{}", plan.explain());
+}
+
+#[test]
+fn fusion_absorbs_neighbours_and_changes_no_number() {
+    let build = || {
+        let mut b = GraphBuilder::new();
+        let x = b.input("x", DType::F32, [1, 6, 7, 5]).unwrap();
+        let z = b.input("z", DType::F32, [1, 6, 7, 3]).unwrap();
+        let w = b.constant(ramp(&[4, 8, 3, 3]));
+        let bias = b.constant(ramp(&[4]));
+        let both = b.concat(&[x, z], 3).unwrap();
+        let large = b.upsample_nearest(both, 2).unwrap();
+        let y = b.conv2d(large, w, Some(bias), ConvSpec::same(3)).unwrap();
+        let y = b.leaky_relu(y, 0.2).unwrap();
+        let y = b.scale(y, 0.2).unwrap();
+        let r = b.input("r", DType::F32, [1, 12, 14, 4]).unwrap();
+        let y = b.add(r, y).unwrap();
+        b.output("y", y);
+        b.finish()
+    };
+    let plain = build();
+    let mut fused = build();
+    let applied = passes::run(&mut fused, fuse::RULES, None).unwrap();
+    assert!(applied.iter().all(|(_, n)| *n <= 1), "{applied:?}");
+    let names: Vec<_> = fused.nodes.iter().map(|n| n.op.name()).collect();
+    // Enlarging first hides the concatenation from the convolution; everything else is absorbed.
+    assert_eq!(names, ["concat", "conv2d"], "{}", dump::text(&fused));
+    let inputs = [("x", ramp(&[1, 6, 7, 5])), ("z", ramp(&[1, 6, 7, 3])), ("r", ramp(&[1, 12, 14, 4]))];
+    let (a, b) = (run(plain, &inputs), run(fused, &inputs));
+    assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() <= 1e-5), "fusion changed numbers");
+    // Stopped after one rewrite for a look.
+    let mut one = build();
+    let applied = passes::run(&mut one, fuse::RULES, Some(1)).unwrap();
+    assert_eq!(applied.iter().map(|(_, n)| n).sum::<usize>(), 1);
+}
+
+#[test]
+fn dense_blocks_never_materialise_concatenations() {
+    let net = RrdbNet { num_feat: 8, num_block: 1, num_grow_ch: 4, ..RrdbNet::default() };
+    let graph = net.graph(1, 8, 8, false).unwrap();
+    let counts = graph.op_counts();
+    assert_eq!((counts.get("concat"), counts.get("resize")), (None, None), "{counts:?}");
+}
+
+#[test]
+fn equal_work_is_done_once() {
+    let mut b = GraphBuilder::new();
+    let x = b.input("x", DType::F32, [5]).unwrap();
+    let (p, q) = (b.silu(x).unwrap(), b.silu(x).unwrap());
+    let unused = b.exp(x).unwrap();
+    let _ = unused;
+    let y = b.add(p, q).unwrap();
+    b.output("y", y);
+    let mut graph = b.finish();
+    passes::run(&mut graph, &[], None).unwrap();
+    assert_eq!(graph.nodes.len(), 2, "{}", dump::text(&graph));
+}
+
+#[test]
+fn the_debug_run_names_the_first_bad_node() {
+    let mut b = GraphBuilder::new();
+    let x = b.input("x", DType::F32, [2, 2]).unwrap();
+    let y = b.scope("decoder.norm", |b| b.ln(x)).unwrap();
+    let y = b.scope("decoder.out", |b| b.scale(y, 2.0)).unwrap();
+    b.output("y", y);
+    let device = Arc::new(CpuDevice::new(1).unwrap());
+    let mut exe = Executable::new(Plan::new(b.finish(), 1).unwrap(), device, |_| None).unwrap();
+    let e = exe.run_checked(&[("x", HostTensor::from_f32([2, 2], vec![1.0, 2.0, -1.0, 3.0]))]).unwrap_err();
+    let text = e.to_string();
+    assert!(text.starts_with("decoder.norm: activation: result 0") && text.contains("element 2"), "{text}");
+    let e = exe.run(&[("z", HostTensor::zeros(DType::F32, [2, 2]))]).unwrap_err();
+    assert!(matches!(&e, Error::Usage(m) if m.contains("no input \"z\"")), "{e}");
+    let e = exe.run(&[("x", HostTensor::zeros(DType::F32, [2, 3]))]).unwrap_err().to_string();
+    assert!(e.contains("has shape [2, 3], expected [2, 2]"), "{e}");
+}
+
+#[test]
+fn dumps_show_ops_paths_and_shapes() {
+    let graph = SwinIr { embed_dim: 12, depths: vec![2], num_heads: vec![2], ..SwinIr::default() }
+        .graph(1, 14, 14, true)
+        .unwrap();
+    let text = dump::text(&graph);
+    assert!(
+        text.contains("window_attention") && text.contains("layers.0.residual_group.blocks.1.attn"),
+        "{text}"
+    );
+    let dot = dump::dot(&graph);
+    assert!(dot.starts_with("digraph") && dot.trim_end().ends_with('}') && dot.contains("->"));
+}
+
+#[test]
+fn the_planned_peak_holds_every_step() {
+    let net = SwinIr::general();
+    let plan = Plan::new(net.graph(1, 128, 128, false).unwrap(), 2).unwrap();
+    for s in &plan.steps {
+        for p in s.inputs.iter().chain(&s.outputs) {
+            if let dreamclear::graph::plan::Source::Arena(b) = p.source {
+                assert!(plan.buffers[b].offset + plan.buffers[b].size <= plan.arena_bytes);
+            }
+        }
+    }
+    // Spec restore.md §3: 15,792,587 parameters; 726 GFLOP at 1024², so 11.3 at 128².
+    let shapes = plan.graph.param_shapes();
+    let parameters: usize = shapes.iter().map(|(_, s)| s.iter().product::<usize>()).sum();
+    assert_eq!(parameters, 15_792_587);
+    let gflop = plan.cost().flops / 1e9;
+    assert!((gflop / (726.0 / 64.0) - 1.0).abs() < 0.05, "{gflop} GFLOP");
+}
