@@ -192,7 +192,7 @@ mod tests {
     #[test]
     fn anything_else_is_refused_where_it_goes_wrong() {
         assert_eq!(parse("Foo { a 1 }"), Err(8));
-        assert_eq!(parse("[1, 2"), Err(6));
+        assert_eq!(parse("[1, 2"), Err(5));
         assert_eq!(parse("Foo bar"), Err(4));
         assert_eq!(parse("\"open"), Err(0));
         assert_eq!(parse(""), Err(0));

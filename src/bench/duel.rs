@@ -7,6 +7,7 @@
 use std::thread;
 use std::time::Duration;
 
+use super::Options;
 use super::measure::{Flusher, median, sample};
 use super::torch::{Loaded, Torch};
 use super::work::{Kind, Row, Work};
@@ -52,38 +53,50 @@ pub enum Versus {
     Absent(String),
 }
 
+/// Measures our side of a row only.
+pub fn alone(
+    row: &Row,
+    work: &mut dyn Work,
+    options: &Options,
+    flusher: Option<&mut Flusher>,
+) -> Result<Outcome> {
+    let run = || options.cancel.check().and_then(|()| work.run());
+    let times = sample(run, options.seconds, row.kind().min_runs(), flusher)?;
+    Ok(Outcome { times, versus: None })
+}
+
 /// Measures a row on both sides.
 pub fn run(
     row: &Row,
     work: &mut dyn Work,
     torch: &mut Torch,
-    seconds: f64,
+    options: &Options,
     mut flusher: Option<&mut Flusher>,
 ) -> Result<Outcome> {
-    let theirs = match torch.load(&work.describe(), &work.inputs())? {
-        Loaded::Ready(result) => result,
-        Loaded::Refused(why) => {
-            let times = sample(|| work.run(), seconds, row.kind().min_runs(), flusher)?;
-            return Ok(Outcome { times, versus: Some(Versus::Absent(why)) });
+    let compared = match torch.load(&work.describe(), &work.inputs())? {
+        Loaded::Ready(theirs) => {
+            work.run()?;
+            distance(&work.output(), &theirs)
         }
+        Loaded::Refused(why) => Err(why),
     };
-    work.run()?;
-    let relative_l2 = match distance(&work.output(), &theirs) {
-        Ok(d) => d,
+    let relative_l2 = match compared {
+        Ok(distance) => distance,
         Err(why) => {
-            let times = sample(|| work.run(), seconds, row.kind().min_runs(), flusher)?;
-            return Ok(Outcome { times, versus: Some(Versus::Absent(why)) });
+            let ours = alone(row, work, options, flusher)?;
+            return Ok(Outcome { versus: Some(Versus::Absent(why)), ..ours });
         }
     };
     let pairs = match row.kind() {
         Kind::Op => OP_PAIRS,
         Kind::Model => MODEL_PAIRS,
     };
-    let slot = seconds / pairs as f64;
+    let slot = options.seconds / pairs as f64;
     let (mut times, mut their_times, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..pairs {
         thread::sleep(SETTLE);
-        let ours = sample(|| work.run(), slot, 1, flusher.as_deref_mut())?;
+        let ours =
+            sample(|| options.cancel.check().and_then(|()| work.run()), slot, 1, flusher.as_deref_mut())?;
         thread::sleep(SETTLE);
         let theirs = torch.time(slot)?;
         ratios.push(median(&theirs) / median(&ours));

@@ -3,6 +3,8 @@
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::device::cpu::simd::Level;
+
 /// Facts about this machine that a speed depends on.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Machine {
@@ -12,7 +14,7 @@ pub struct Machine {
     pub platform: String,
     /// Processors that this process may use.
     pub cpus: usize,
-    /// Widest vector instructions of the processor: `avx512`, `avx2`, `neon` or `baseline`.
+    /// Vector instructions that our kernels use: `avx512`, `avx2` or `scalar`.
     pub simd: &'static str,
     /// Size of the last-level cache in bytes.
     pub l3_bytes: usize,
@@ -28,7 +30,7 @@ impl Machine {
             cpu: cpu_name().unwrap_or_else(|| "unknown processor".into()),
             platform: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
             cpus: std::thread::available_parallelism().map_or(1, |n| n.get()),
-            simd: super::roofline::simd_name(),
+            simd: Level::best().name(),
             l3_bytes: last_level_cache().unwrap_or(32 << 20),
             date: utc(now),
         }

@@ -9,6 +9,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::cancel::Cancel;
 use crate::device::cpu::CpuDevice;
 use crate::error::{Error, Result};
 
@@ -29,18 +30,19 @@ pub use report::{Report, RowReport};
 pub use work::{Kind, Row, Work, rows};
 
 /// What to run and how long.
-#[derive(Clone, Debug)]
 pub struct Options {
     /// Which rows.
     pub filter: Filter,
-    /// Worker threads, 0 for all that the machine offers; PyTorch gets as many.
-    pub threads: usize,
+    /// Where to run; PyTorch gets as many threads.
+    pub device: Arc<CpuDevice>,
     /// Time to spend on a row (and as much again on its PyTorch side).
     pub seconds: f64,
     /// Sweep the caches before every run, so that all data come from main memory.
     pub flush: bool,
     /// A Python with PyTorch to compare with.
     pub torch: Option<TorchOptions>,
+    /// Asks to stop; heard between runs.
+    pub cancel: Cancel,
 }
 
 /// The other side of a comparison.
@@ -66,26 +68,26 @@ pub fn run(options: &Options, mut progress: impl FnMut(&Report) -> Result<()>) -
     if !(options.seconds > 0.0 && options.seconds.is_finite()) {
         return Err(Error::Usage(format!("--seconds must be a positive number, found {}", options.seconds)));
     }
-    let device = Arc::new(CpuDevice::new(options.threads)?);
+    let device = &options.device;
     let mut torch = match &options.torch {
         Some(t) => Some(torch::Torch::start(t, device.threads(), options.flush)?),
         None => None,
     };
     let machine = machine::Machine::detect();
-    let roofs = roofline::Roofline::measure(&device, roofline::Effort::full(&machine))?;
+    let roofs = roofline::Roofline::measure(device, roofline::Effort::full(&machine))?;
     let mut report = Report::new(machine, device.threads(), roofs, torch.as_ref().map(|t| t.info().clone()));
     progress(&report)?;
     let mut flusher = options.flush.then(|| measure::Flusher::new(report.machine.l3_bytes));
     for row in rows {
-        let mut work = row.prepare(&device)?;
+        options.cancel.check()?;
+        let mut work = row.prepare(device)?;
         let result = match &mut torch {
-            Some(torch) => duel::run(&row, work.as_mut(), torch, options.seconds, flusher.as_mut())?,
-            None => {
-                let times =
-                    measure::sample(|| work.run(), options.seconds, row.kind().min_runs(), flusher.as_mut())?;
-                duel::Outcome { times, versus: None }
-            }
+            Some(torch) => duel::run(&row, work.as_mut(), torch, options, flusher.as_mut()),
+            None => duel::alone(&row, work.as_mut(), options, flusher.as_mut()),
         };
+        // Ctrl-C reaches the Python process too; its end is not the news then.
+        options.cancel.check()?;
+        let result = result?;
         report.add(&row, work.cost(), result);
         progress(&report)?;
     }

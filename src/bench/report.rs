@@ -228,7 +228,7 @@ mod tests {
         let mut r = Report::new(machine, 2, roofs, versus.as_ref().map(|_| info));
         let row = rows().into_iter().find(|r| r.name() == "linear/pixart_mlp_fc1").unwrap();
         let times = vec![0.02, 0.02, 0.025];
-        r.add(&row, Cost { flops: 1e9, bytes: 1e8 }, Outcome { times, versus });
+        r.add(&row, Cost { flops: 1e9, bytes: 5e7 }, Outcome { times, versus });
         r
     }
 
@@ -268,7 +268,7 @@ mod tests {
             ["seconds", "ratio", "ratio_min", "ratio_max", "pairs", "relative_l2"]
         );
         assert_eq!((&row["kind"], &row["bound"]), (&"op".into(), &"compute".into()));
-        // 1e9 FLOP at 1e11 need 10 ms, as do 1e8 bytes at 1e10; 20 ms are half of it.
+        // 1e9 FLOP at 1e11 need 10 ms, half of 20; the bytes need 5 ms.
         assert_eq!(row["share_of_roofline"], 0.5);
     }
 

@@ -188,18 +188,31 @@ impl Drop for Torch {
     }
 }
 
+/// Removes the scratch folders of this process: for an exit that runs no destructors.
+pub fn remove_scratch() {
+    for entry in fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(&Scratch::prefix()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 /// A private folder that goes away with its owner.
 struct Scratch(PathBuf);
 
 impl Scratch {
     fn new() -> Result<Self> {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let name =
-            format!("dreamclear-bench-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let name = format!("{}{}", Self::prefix(), COUNT.fetch_add(1, Ordering::Relaxed));
         let path = std::env::temp_dir().join(name);
         // Fails if it exists: nobody else's folder is ever written to.
         fs::create_dir(&path).map_err(|e| Error::io("create", &path, e))?;
         Ok(Scratch(path))
+    }
+
+    /// Beginning of the names of this process's folders.
+    fn prefix() -> String {
+        format!("dreamclear-bench-{}-", std::process::id())
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -319,7 +332,16 @@ for line in sys.stdin:
             }
             let mut work = OpWork::new(&case, &device).unwrap();
             work.run().unwrap();
+            // PyTorch has no gradient of the log-sum-exp; and it takes the maximum itself, where the
+            // case draws one.
+            let alone =
+                entry.name == "attention_grad" && !case.op.key().contains("d_lse: false, d_bias: false");
+            if alone || entry.name == "reduce_max_grad" {
+                continue;
+            }
             let verdict = match torch.load(&work.describe(), &work.inputs()).unwrap() {
+                // Said in words, not an error: what PyTorch has no call for.
+                Loaded::Refused(why) if why.starts_with("F.pad continues no channels") => continue,
                 Loaded::Refused(why) => Err(why),
                 Loaded::Ready(y) => duel::distance(&work.output(), &y),
             };

@@ -63,6 +63,11 @@ def nhwc(x):
     return x.permute(0, 2, 3, 1).contiguous()
 
 
+def channels_second(x):
+    """Channels where PyTorch looks for them, and the way back."""
+    return x.movedim(-1, 1).contiguous(), lambda y: y.movedim(1, -1)
+
+
 ACTIVATIONS = {
     "Relu": F.relu,
     "LeakyRelu": F.leaky_relu,
@@ -247,14 +252,15 @@ def group_norm_function(a):
 
 @op
 def group_norm(a, x, weight, bias):
-    x, function = nchw(x), group_norm_function(a)
-    return lambda: function(x, weight, bias), nhwc
+    (x, back), function = channels_second(x), group_norm_function(a)
+    return lambda: function(x, weight, bias), back
 
 
 @op
 def group_norm_grad(a, x, dy, weight, bias):
     function = group_norm_function(a["args"][0])
-    return backward(function, [nchw(x), weight, bias], range(3), nchw(dy)), nhwc
+    x, back = channels_second(x)
+    return backward(function, [x, weight, bias], range(3), channels_second(dy)[0]), back
 
 
 @op
@@ -273,6 +279,12 @@ def reduce(a, x):
     dims = list(range(a["axis"], a["axis"] + a["count"]))
     function = {"Sum": torch.sum, "Mean": torch.mean, "Max": torch.amax}[a["kind"]["type"]]
     return lambda: function(x, dims, keepdim=True)
+
+
+@op
+def reduce_max_grad(a, x, y, dy):
+    dims = list(range(a["axis"], a["axis"] + a["count"]))
+    return backward(lambda x: torch.amax(x, dims, keepdim=True), [x], [0], dy)
 
 
 @op
@@ -306,24 +318,29 @@ def pixel_unshuffle(a, x):
     return lambda: F.pixel_unshuffle(x, a["args"][0]), nhwc
 
 
-def picture_padding(a):
-    """F.pad of pictures takes widths of columns, then rows."""
-    (_, top, left, _), (_, bottom, right, _) = a["before"], a["after"]
+def edge_padding(a):
+    """F.pad takes widths from the last axis on, and continues the axes behind the channels only."""
+    before, after = ([w[0], w[-1], *w[1:-1]] for w in (a["before"], a["after"]))
+    widths = [n for pair in zip(before[:1:-1], after[:1:-1]) for n in pair]
+    if any(before[:2] + after[:2]):
+        raise Refused("F.pad continues no channels and no batches")
     mode = a["mode"]["type"].lower()
-    return lambda x: F.pad(x, (left, right, top, bottom), mode)
+    return lambda x: F.pad(x, widths, mode)
 
 
 @op
 def pad_edges(a, x):
-    x, function = nchw(x), picture_padding(a)
-    return lambda: function(x), nhwc
+    function = edge_padding(a)
+    x, back = channels_second(x)
+    return lambda: function(x), back
 
 
 @op
 def pad_edges_grad(a, dy):
     a = a["args"][0]
     size = [n - p - q for n, p, q in zip(dy.shape, a["before"], a["after"])]
-    return backward(picture_padding(a), [nchw(torch.zeros(size))], [0], nchw(dy)), nhwc
+    (dy, back), x = channels_second(dy), channels_second(torch.zeros(size))[0]
+    return backward(edge_padding(a), [x], [0], dy), back
 
 
 def resize_function(a):
@@ -357,6 +374,57 @@ def resize(a, x):
 def resize_grad(a, dy):
     x = torch.zeros(dy.shape[0], dy.shape[3], *a["from"])
     return backward(resize_function(a["resize"]), [x], [0], nchw(dy)), nhwc
+
+
+@op
+def prelu(a, x, weight):
+    x, back = channels_second(x)
+    return lambda: F.prelu(x, weight), back
+
+
+@op
+def prelu_grad(a, x, dy, weight):
+    x, back = channels_second(x)
+    return backward(F.prelu, [x, weight], [0, 1], channels_second(dy)[0]), back
+
+
+def attention_mask(a, q, k, rest):
+    """Additive bias, key lengths and causality as what scaled_dot_product_attention takes."""
+    rest = list(rest)
+    mask = rest.pop(0) if a["bias"] else None
+    if a["key_lengths"]:
+        seen = torch.arange(k.shape[1]) < rest.pop(0)[:, None]
+        hidden = torch.zeros(seen.shape).masked_fill(~seen, float("-inf"))[:, None, None]
+        mask = hidden if mask is None else mask + hidden
+    if a["causal"] and mask is not None:
+        future = torch.ones(q.shape[1], k.shape[1], dtype=torch.bool).triu(1)
+        mask = mask.masked_fill(future, float("-inf"))
+    return mask, a["causal"] and mask is None, rest
+
+
+@op
+def attention(a, q, k, v, *rest):
+    mask, causal, _ = attention_mask(a, q, k, rest)
+    # [B, N, H, D] seen as [B, H, N, D], as every transformer hands it over.
+    q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+    function = F.scaled_dot_product_attention
+    return lambda: function(q, k, v, mask, is_causal=causal, scale=a["scale"]), heads_last
+
+
+def heads_last(x):
+    return x.transpose(1, 2)
+
+
+@op
+def attention_grad(a, q, k, v, *rest):
+    if a["d_lse"] or a["d_bias"]:
+        raise Refused("the script times attention's gradient of queries, keys and values only")
+    mask, causal, (out, lse, dy) = attention_mask(a["forward"], q, k, rest)
+    q, k, v, out, dy = (t.transpose(1, 2) for t in (q, k, v, out, dy))
+    # What autograd calls: like ours it takes the forward's results as they come.
+    function = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+    options = {"attn_mask": mask, "scale": a["forward"]["scale"]}
+    return lambda: function(dy, q, k, v, out, lse, 0.0, causal, **options)[0], heads_last
 
 
 # --------------------------------------------------------------------------------------------------
@@ -607,7 +675,7 @@ def stub(name, path=None, **members):
 
 class Registry:
     @staticmethod
-    def register():
+    def register(**_):
         return lambda cls: cls
 
 

@@ -1,75 +1,80 @@
 //! `dreamclear bench`: times, roofs, and PyTorch beside them.
 
-use std::io::Write;
 use std::path::PathBuf;
 
+use super::{DeviceArgs, print};
 use crate::bench::{self, Filter, Options, Report, TorchOptions};
-use crate::error::{Error, Result};
+use crate::cancel::Cancel;
+use crate::error::Result;
 
-/// Times every op and model against the roofs of this machine, and against PyTorch if asked.
+/// Time every op and model against the roofs of this machine, and against PyTorch if asked.
+///
+/// Example: dreamclear bench linear --vs torch --python venv/bin/python
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Rows to run: a part of their names, or a pattern over the whole name (`linear/*`)
+    /// Rows to run: a part of their names, or a pattern over the whole name (`linear/*`).
     #[arg(default_value = "", hide_default_value = true)]
     filter: String,
 
-    /// Worker threads (0: all that the machine offers); PyTorch gets as many
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    threads: usize,
-
-    /// Time for each row, for either side
+    /// Time for each row, for either side.
     #[arg(long, default_value_t = 1.0, value_name = "S")]
     seconds: f64,
 
-    /// Sweep the caches before every run
+    /// Sweep the caches before every run.
     #[arg(long)]
     flush: bool,
 
-    /// Print one JSON document instead of a table
+    /// Print one JSON document instead of a table.
     #[arg(long)]
     json: bool,
 
-    /// Print the names of the rows and stop
+    /// Print the names of the rows and stop.
     #[arg(long)]
     list: bool,
 
-    /// Run the same work in another implementation, in turns, and print the ratio of times
+    /// Run the same work in another implementation, in turns, and print the ratio of times.
     #[arg(long, value_enum)]
     vs: Option<Opponent>,
 
-    /// The Python interpreter for `--vs torch`
+    /// The Python interpreter for `--vs torch`.
     #[arg(long, default_value = "python3", value_name = "PATH", requires = "vs")]
     python: PathBuf,
 
-    /// A folder with checkouts of BasicSR, SwinIR and DreamClear: times the authors' own modules
+    /// A folder with checkouts of BasicSR, SwinIR and DreamClear: times the authors' own modules.
     #[arg(long, value_name = "DIR", requires = "vs")]
     official: Option<PathBuf>,
+
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 /// Another implementation.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum Opponent {
-    /// PyTorch, as a user runs it: eager, contiguous NCHW pictures, inference mode
+    /// PyTorch, as a user runs it: eager, contiguous NCHW pictures, inference mode.
     Torch,
 }
 
-/// Runs the command.
-pub fn run(args: Args) -> Result<()> {
+/// Runs the rows and prints them as they come.
+pub fn run(args: &Args) -> Result<()> {
     let filter = Filter::parse(&args.filter)?;
     let names: Vec<String> =
         bench::rows().iter().map(|r| r.name()).filter(|name| filter.matches(name)).collect();
-    let mut out = std::io::stdout().lock();
-    let mut print =
-        move |text: &str| out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(stdout_failed);
     if args.list {
         return print(&names.iter().map(|n| n.to_owned() + "\n").collect::<String>());
     }
+    let cancel = Cancel::new();
+    // Where somebody else listens already, Ctrl-C does what they decided.
+    let _ = cancel.raise_on_signals(bench::torch::remove_scratch);
+    let torch =
+        |Opponent::Torch| TorchOptions { python: args.python.clone(), official: args.official.clone() };
     let options = Options {
         filter,
-        threads: args.threads,
+        device: args.device.open()?,
         seconds: args.seconds,
         flush: args.flush,
-        torch: args.vs.map(|Opponent::Torch| TorchOptions { python: args.python, official: args.official }),
+        torch: args.vs.map(torch),
+        cancel,
     };
     if args.json {
         return print(&bench::run(&options, |_| Ok(()))?.to_json());
@@ -82,13 +87,10 @@ pub fn run(args: Args) -> Result<()> {
     print(&report.footer())
 }
 
-fn stdout_failed(e: std::io::Error) -> Error {
-    Error::io("write to", "standard output", e)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Error;
     use clap::Parser;
 
     #[derive(Debug, Parser)]
@@ -104,7 +106,7 @@ mod tests {
     #[test]
     fn the_command_line_is_read() {
         let a = parse("bench conv2d --vs torch --python /opt/python --seconds 0.5 --threads 2").unwrap();
-        assert_eq!((a.filter.as_str(), a.threads, a.seconds), ("conv2d", 2, 0.5));
+        assert_eq!((a.filter.as_str(), a.device.threads, a.seconds), ("conv2d", 2, 0.5));
         assert_eq!(a.python, PathBuf::from("/opt/python"));
         assert!(a.vs.is_some() && !a.json && !a.flush);
         assert!(parse("bench --vs jax").is_err());
@@ -113,15 +115,15 @@ mod tests {
 
     #[test]
     fn nothing_to_run_is_a_usage_error() {
-        let e = run(parse("bench no_such_row").unwrap()).unwrap_err();
+        let e = run(&parse("bench no_such_row").unwrap()).unwrap_err();
         assert!(matches!(&e, Error::Usage(m) if m.contains("no_such_row") && m.contains("--list")), "{e}");
-        let e = run(parse("bench linear --seconds 0").unwrap()).unwrap_err();
+        let e = run(&parse("bench linear --seconds 0").unwrap()).unwrap_err();
         assert!(matches!(&e, Error::Usage(m) if m.contains("--seconds")), "{e}");
     }
 
     #[test]
     fn a_missing_python_is_one_sentence() {
-        let e = run(parse("bench linear --vs torch --python /no/such/python").unwrap()).unwrap_err();
+        let e = run(&parse("bench linear --vs torch --python /no/such/python").unwrap()).unwrap_err();
         let text = e.to_string();
         assert!(
             matches!(e, Error::Usage(_)) && text.contains("/no/such/python") && text.contains("--python"),

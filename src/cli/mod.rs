@@ -124,7 +124,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Fetch(args) => fetch::run(&args)?,
         Command::Inspect(args) => inspect::run(&args, &crate::models::load::strict_by_name)?,
         Command::Convert(args) => convert::run(&args)?,
-        Command::Bench(args) => bench::run(args)?,
+        Command::Bench(args) => bench::run(&args)?,
         Command::Ops(args) => ops::run(&args)?,
         Command::Info(args) => info::run(&args)?,
     }
