@@ -427,6 +427,77 @@ def attention_grad(a, q, k, v, *rest):
     return lambda: function(dy, q, k, v, out, lse, 0.0, causal, **options)[0], heads_last
 
 
+def windows(x, w):
+    """[B, H, W, C] -> [B * windows, w * w, C]"""
+    b, height, width, c = x.shape
+    x = x.view(b, height // w, w, width // w, w, c)
+    return x.permute(0, 1, 3, 2, 4, 5).reshape(-1, w * w, c)
+
+
+def unwindows(x, w, height, width):
+    c = x.shape[-1]
+    x = x.view(-1, height // w, width // w, w, w, c)
+    return x.permute(0, 1, 3, 2, 4, 5).reshape(-1, height, width, c)
+
+
+def relative_index(w):
+    """Row of the bias table for each pair of tokens of a window."""
+    y, x = torch.arange(w).repeat_interleave(w), torch.arange(w).repeat(w)
+    dy, dx = y[:, None] - y[None] + w - 1, x[:, None] - x[None] + w - 1
+    return dy * (2 * w - 1) + dx
+
+
+def shift_mask(height, width, w, shift):
+    """-100 between tokens that the cyclic shift brought into one window from opposite borders."""
+
+    def stripe(n):
+        i = torch.arange(n)
+        return (i >= n - w).long() + (i >= n - shift).long()
+
+    label = stripe(height)[:, None] * 3 + stripe(width)[None]
+    label = windows(label[None, :, :, None], w).squeeze(-1)
+    return (label[:, :, None] != label[:, None, :]).float() * -100.0
+
+
+def attend(qkv, heads, scale, table, index, mask):
+    """Attention within windows, step by step as the official code has it."""
+    b, n, c = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
+    q, k, v = qkv.view(b, n, 3, heads, c // heads).permute(2, 0, 3, 1, 4)
+    scores = (q * scale) @ k.transpose(-2, -1)
+    scores = scores + table[index.view(-1)].view(n, n, -1).permute(2, 0, 1)
+    if mask is not None:
+        scores = scores.view(-1, mask.shape[0], heads, n, n) + mask[:, None]
+        scores = scores.view(-1, heads, n, n)
+    return (torch.softmax(scores, -1) @ v).transpose(1, 2).reshape(b, n, c)
+
+
+def window_attention_function(a, height, width):
+    w, shift, heads, scale = (a[k] for k in ("window", "shift", "heads", "scale"))
+    with torch.inference_mode(False):  # the gradient's forward may not see inference tensors
+        index = relative_index(w)
+        mask = shift_mask(height, width, w, shift) if shift else None
+
+    def function(qkv, table):
+        if shift:
+            qkv = torch.roll(qkv, (-shift, -shift), (1, 2))
+        y = unwindows(attend(windows(qkv, w), heads, scale, table, index, mask), w, height, width)
+        return torch.roll(y, (shift, shift), (1, 2)) if shift else y
+
+    return function
+
+
+@op
+def window_attention(a, qkv, table):
+    function = window_attention_function(a, *qkv.shape[1:3])
+    return lambda: function(qkv, table)
+
+
+@op
+def window_attention_grad(a, qkv, table, dy):
+    function = window_attention_function(a["args"][0], *qkv.shape[1:3])
+    return backward(function, [qkv, table], [0, 1], dy)
+
+
 # --------------------------------------------------------------------------------------------------
 # Networks, plainly rewritten from their papers with the official parameter names.
 # --------------------------------------------------------------------------------------------------
@@ -495,38 +566,6 @@ class SrVgg(nn.Module):
         return F.pixel_shuffle(self.body(x), self.upscale) + base
 
 
-def windows(x, w):
-    """[B, H, W, C] -> [B * windows, w * w, C]"""
-    b, height, width, c = x.shape
-    x = x.view(b, height // w, w, width // w, w, c)
-    return x.permute(0, 1, 3, 2, 4, 5).reshape(-1, w * w, c)
-
-
-def unwindows(x, w, height, width):
-    c = x.shape[-1]
-    x = x.view(-1, height // w, width // w, w, w, c)
-    return x.permute(0, 1, 3, 2, 4, 5).reshape(-1, height, width, c)
-
-
-def relative_index(w):
-    """Row of the bias table for each pair of tokens of a window."""
-    y, x = torch.arange(w).repeat_interleave(w), torch.arange(w).repeat(w)
-    dy, dx = y[:, None] - y[None] + w - 1, x[:, None] - x[None] + w - 1
-    return dy * (2 * w - 1) + dx
-
-
-def shift_mask(height, width, w, shift):
-    """-100 between tokens that the cyclic shift brought into one window from opposite borders."""
-
-    def stripe(n):
-        i = torch.arange(n)
-        return (i >= n - w).long() + (i >= n - shift).long()
-
-    label = stripe(height)[:, None] * 3 + stripe(width)[None]
-    label = windows(label[None, :, :, None], w).squeeze(-1)
-    return (label[:, :, None] != label[:, None, :]).float() * -100.0
-
-
 class WindowAttention(nn.Module):
     def __init__(self, dim, heads, window, qkv_bias, qk_scale):
         super().__init__()
@@ -537,15 +576,8 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x, mask):
-        b, n, c = x.shape
-        q, k, v = self.qkv(x).view(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
-        scores = (q * self.scale) @ k.transpose(-2, -1)
-        bias = self.relative_position_bias_table[self.index.view(-1)].view(n, n, -1)
-        scores = scores + bias.permute(2, 0, 1)
-        if mask is not None:
-            scores = scores.view(-1, mask.shape[0], self.heads, n, n) + mask[:, None]
-            scores = scores.view(-1, self.heads, n, n)
-        x = (torch.softmax(scores, -1) @ v).transpose(1, 2).reshape(b, n, c)
+        table = self.relative_position_bias_table
+        x = attend(self.qkv(x), self.heads, self.scale, table, self.index, mask)
         return self.proj(x)
 
 
