@@ -129,8 +129,7 @@ fn fusion_absorbs_neighbours_and_changes_no_number() {
     let applied = passes::run(&mut fused, fuse::RULES, None).unwrap();
     assert!(applied.iter().all(|(_, n)| *n <= 1), "{applied:?}");
     let names: Vec<_> = fused.nodes.iter().map(|n| n.op.name()).collect();
-    // Enlarging first hides the concatenation from the convolution; everything else is absorbed.
-    assert_eq!(names, ["concat", "conv2d"], "{}", dump::text(&fused));
+    assert_eq!(names, ["conv2d"], "{}", dump::text(&fused));
     let inputs = [("x", ramp(&[1, 6, 7, 5])), ("z", ramp(&[1, 6, 7, 3])), ("r", ramp(&[1, 12, 14, 4]))];
     let (a, b) = (run(plain, &inputs), run(fused, &inputs));
     assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() <= 1e-5), "fusion changed numbers");

@@ -28,11 +28,12 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     let cache = args.cache.clone().map_or_else(hub::cache_dir, Ok)?;
     if args.list {
+        let mut text = String::new();
         for d in hub::downloads() {
             let state = if hub::cached(&cache, &d.model).is_some() { "cached" } else { "" };
-            println!("{:27} {:6}  {:12}  {}", d.model, state, d.licence, d.url);
+            text += &format!("{:27} {:6}  {:12}  {}\n", d.model, state, d.licence, d.url);
         }
-        return Ok(());
+        return super::print(&text);
     }
     let items = args.models.iter().map(|m| hub::find(m)).collect::<Result<Vec<_>>>()?;
     let mut failed = Vec::new();

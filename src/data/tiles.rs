@@ -45,8 +45,10 @@ pub fn spans(length: usize, tile: usize, overlap: usize) -> Result<Vec<Span>> {
         return Err(Error::Usage("a picture has at least one pixel a side".into()));
     }
     let tile = tile.min(length);
-    let count = if length > tile { (length - tile).div_ceil(tile - overlap) + 1 } else { 1 };
-    let start = |k: usize| (k * (tile - overlap)).min(length - tile);
+    // A single tile may be shorter than the overlap; it never steps.
+    let step = tile.saturating_sub(overlap);
+    let count = if length > tile { (length - tile).div_ceil(step) + 1 } else { 1 };
+    let start = |k: usize| (k * step).min(length - tile);
     // Halfway through the overlap with the next tile, so that both have the same halo there.
     let border = |k: usize| (start(k + 1) + start(k) + tile) / 2;
     Ok((0..count)

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::batch::{Job, Restored, Restorer};
 use crate::data::pixels::{FloatImage, Rounding};
-use crate::data::resize::{bicubic_antialias, bicubic_torch, photo_alpha, photo_rgb};
+use crate::data::resize::{Sizes, bicubic_antialias, bicubic_torch, photo_alpha, photo_rgb, restore_sizes};
 use crate::data::tiles::{Canvas, Join, crop, pad_reflect};
 use crate::device::cpu::CpuDevice;
 use crate::error::{Error, Result};
@@ -99,37 +99,29 @@ impl NetworkRestorer {
         Plan::new(self.model.network.graph(1, height, width, false)?, self.device.threads())
     }
 
-    /// The size that the network sees. Networks that enlarge see the picture as it is; same-size
-    /// networks see it already enlarged.
-    fn network_input(&self, (height, width): (usize, usize)) -> (usize, usize) {
-        if self.model.network.scale() > 1 {
-            return (height, width);
-        }
-        let grow = |n: usize| n as f64 * self.settings.upscale;
-        let (mut h, mut w) = (grow(height), grow(width));
-        let short = h.min(w);
-        if short < self.settings.min_size as f64 {
-            let factor = self.settings.min_size as f64 / short;
-            (h, w) = (h * factor, w * factor);
-        }
-        ((h.round_ties_even() as usize).max(1), (w.round_ties_even() as usize).max(1))
-    }
-
-    fn output(&self, (height, width): (usize, usize)) -> (usize, usize) {
-        let grow = |n: usize| ((n as f64 * self.settings.upscale).round_ties_even() as usize).max(1);
-        (grow(height), grow(width))
+    /// What the network sees and what comes out. Networks that enlarge see the picture as it is;
+    /// same-size networks see it already enlarged, the general SwinIR on DreamClear's grid of 64.
+    fn sizes(&self, input: (usize, usize)) -> Result<Sizes> {
+        let net = &*self.model.network;
+        let min_size = if net.scale() > 1 { 0 } else { self.settings.min_size };
+        let sizes = restore_sizes(input, self.settings.upscale, min_size)?;
+        let working = match (net.scale(), self.settings.min_size) {
+            (1, 0) => sizes.output,
+            (1, _) => sizes.working,
+            _ => input,
+        };
+        Ok(Sizes { working, ..sizes })
     }
 
     /// Chooses tiles for a picture and says what they cost.
     pub fn layout(&self, input: (usize, usize)) -> Result<Layout> {
         let net = &*self.model.network;
         let (m, scale) = (net.multiple(), net.scale());
-        let seen = self.network_input(input);
+        let Sizes { working: seen, output } = self.sizes(input)?;
         let padded = (seen.0.next_multiple_of(m), seen.1.next_multiple_of(m));
         let (tile, overlap, plan) = self.choose_tile(padded)?;
         let canvas = Canvas::new(padded, tile, overlap, 1, 1, Join::Exact)?;
         let tiles = canvas.len();
-        let output = self.output(input);
         let exact = tiles == 1 || net.receptive_radius().is_some_and(|r| overlap >= 2 * r);
         let area = |s: (usize, usize)| s.0 * s.1;
         // f32: what the network sees, its joined result, the resized result; then integers.

@@ -1,6 +1,6 @@
 //! Which vector instructions this processor has, and how one loop is compiled for all of them.
 //!
-//! The binary is built for the baseline processor; [`simd_fn!`] compiles a function body three
+//! The binary is built for the baseline processor; `simd_fn!` compiles a function body three
 //! times (AVX-512, AVX2 + FMA, baseline) and picks one at run time, so that plain loops are
 //! vectorised with what the machine offers.
 
