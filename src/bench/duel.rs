@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::Options;
-use super::measure::{Flusher, median, sample};
+use super::measure::{Flusher, median, sample, sample_warm};
 use super::torch::{Loaded, Torch};
 use super::work::{Kind, Row, Work};
 use crate::error::Result;
@@ -97,8 +97,11 @@ pub fn run(
     let (mut times, mut their_times, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..pairs {
         thread::sleep(SETTLE);
-        let ours =
-            sample(|| options.cancel.check().and_then(|()| work.run()), slot, 1, flusher.as_deref_mut())?;
+        let mut run = || options.cancel.check().and_then(|()| work.run());
+        if warm_up {
+            run()?;
+        }
+        let ours = sample_warm(run, slot, 1, flusher.as_deref_mut())?;
         thread::sleep(SETTLE);
         let theirs = torch.time(slot, warm_up)?;
         ratios.push(median(&theirs) / median(&ours));

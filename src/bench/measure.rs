@@ -88,9 +88,19 @@ pub fn sample(
     mut work: impl FnMut() -> Result<()>,
     seconds: f64,
     min_runs: usize,
-    mut flusher: Option<&mut Flusher>,
+    flusher: Option<&mut Flusher>,
 ) -> Result<Vec<f64>> {
     work()?;
+    sample_warm(work, seconds, min_runs, flusher)
+}
+
+/// [`sample`] without the run for nothing.
+pub fn sample_warm(
+    mut work: impl FnMut() -> Result<()>,
+    seconds: f64,
+    min_runs: usize,
+    mut flusher: Option<&mut Flusher>,
+) -> Result<Vec<f64>> {
     let end = Instant::now() + Duration::from_secs_f64(seconds);
     let mut times = Vec::new();
     while times.len() < min_runs || (Instant::now() < end && times.len() < MAX_RUNS) {

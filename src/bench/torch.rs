@@ -133,10 +133,10 @@ impl Torch {
         }
     }
 
-    /// Runs the loaded work once for nothing and then for `seconds`, at least once; the time of
-    /// each run in seconds.
-    pub fn time(&mut self, seconds: f64) -> Result<Vec<f64>> {
-        match self.ask(&json!({ "ask": "time", "seconds": seconds }))? {
+    /// Runs the loaded work for `seconds`, at least once, after one run for nothing if `warm_up`;
+    /// the time of each run in seconds.
+    pub fn time(&mut self, seconds: f64, warm_up: bool) -> Result<Vec<f64>> {
+        match self.ask(&json!({ "ask": "time", "seconds": seconds, "warm_up": warm_up }))? {
             Answer::Times(times) if !times.is_empty() => Ok(times),
             Answer::Refused(why) => Err(Error::Run(format!("the PyTorch side failed: {why}"))),
             other => Err(unexpected(&other)),
@@ -277,7 +277,7 @@ for line in sys.stdin:
         assert_eq!(torch.info(), &Info { torch: "fake".into(), python: "3".into(), threads: 3 });
         let Loaded::Ready(y) = torch.load(&json!({"op": "scale"}), &x()).unwrap() else { panic!("refused") };
         assert_eq!((y.shape(), &*y.to_f32()), (&[1, 3][..], &[2.0, -5.0, 2e-30][..]));
-        assert_eq!(torch.time(0.25).unwrap(), [0.25, 0.5]);
+        assert_eq!(torch.time(0.25, true).unwrap(), [0.25, 0.5]);
         assert!(
             matches!(torch.load(&json!({"op": "?"}), &x()), Ok(Loaded::Refused(why)) if why == "no such op")
         );

@@ -797,9 +797,10 @@ def load(ask):
     return call, list(y.shape)
 
 
-def measure(call, seconds):
+def measure(call, seconds, warm_up):
     flush = settings["flush"]
-    call()
+    if warm_up:
+        call()
     times, end = [], time.perf_counter() + seconds
     while not times or (time.perf_counter() < end and len(times) < 10_000):
         if flush is not None:
@@ -831,7 +832,7 @@ def main():
             except Exception as error:  # one row's failure must not end the others
                 answer("refused", f"{type(error).__name__}: {error}")
         elif ask["ask"] == "time":
-            answer("times", measure(call, ask["seconds"]))
+            answer("times", measure(call, ask["seconds"], ask["warm_up"]))
 
 
 with torch.inference_mode():
