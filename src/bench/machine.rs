@@ -16,6 +16,8 @@ pub struct Machine {
     pub cpus: usize,
     /// Vector instructions that our kernels use: `avx512`, `avx2` or `scalar`.
     pub simd: &'static str,
+    /// Programs that wanted a processor in the minute before the bench, on average, if known.
+    pub load: Option<f64>,
     /// Size of the last-level cache in bytes.
     pub l3_bytes: usize,
     /// When, in UTC, as `2025-01-31T12:00:00Z`.
@@ -31,6 +33,7 @@ impl Machine {
             platform: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
             cpus: std::thread::available_parallelism().map_or(1, |n| n.get()),
             simd: Level::best().name(),
+            load: load(),
             l3_bytes: last_level_cache().unwrap_or(32 << 20),
             date: utc(now),
         }
@@ -41,6 +44,11 @@ fn cpu_name() -> Option<String> {
     let text = fs::read_to_string("/proc/cpuinfo").ok()?;
     let line = text.lines().find(|l| l.starts_with("model name"))?;
     Some(line.split_once(':')?.1.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+/// The average of the last minute, where there is Linux.
+fn load() -> Option<f64> {
+    fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse().ok()
 }
 
 /// The largest cache that Linux lists for the first processor.

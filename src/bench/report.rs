@@ -68,16 +68,15 @@ impl Report {
     /// A report without rows.
     pub fn new(machine: Machine, threads: usize, roofs: Roofline, torch: Option<Info>) -> Self {
         let version = env!("CARGO_PKG_VERSION");
-        Report {
-            schema: SCHEMA,
-            version,
-            machine,
-            threads,
-            roofs,
-            torch,
-            rows: Vec::new(),
-            warnings: Vec::new(),
+        let mut warnings = Vec::new();
+        if let Some(load) = machine.load.filter(|&load| load > 0.5) {
+            warnings.push(format!(
+                "the machine was not idle (load {load:.1} on {} processors); above all, threads that wait for \
+                 each other are held up, here and in PyTorch",
+                machine.cpus
+            ));
         }
+        Report { schema: SCHEMA, version, machine, threads, roofs, torch, rows: Vec::new(), warnings }
     }
 
     /// Adds a row and what is doubtful about it.
@@ -211,11 +210,16 @@ mod tests {
     use crate::bench::work::rows;
 
     fn report(versus: Option<Versus>) -> Report {
+        report_under(versus, None)
+    }
+
+    fn report_under(versus: Option<Versus>, load: Option<f64>) -> Report {
         let machine = Machine {
             cpu: "Test CPU".into(),
             platform: "x86_64-linux".into(),
             cpus: 4,
             simd: "avx2",
+            load,
             l3_bytes: 1 << 25,
             date: "2025-01-31T12:00:00Z".into(),
         };
@@ -253,7 +257,7 @@ mod tests {
             keys(&json),
             ["schema", "version", "machine", "threads", "roofs", "torch", "rows", "warnings"]
         );
-        assert_eq!(keys(&json["machine"]), ["cpu", "platform", "cpus", "simd", "l3_bytes", "date"]);
+        assert_eq!(keys(&json["machine"]), ["cpu", "platform", "cpus", "simd", "load", "l3_bytes", "date"]);
         assert_eq!(
             keys(&json["roofs"]),
             ["copy_bytes_per_second", "fma_flops_per_second", "matmul_flops_per_second"]
@@ -280,6 +284,8 @@ mod tests {
             "{:?}",
             calm.warnings
         );
+        assert!(report_under(None, Some(0.1)).warnings == calm.warnings);
+        assert!(report_under(None, Some(3.0)).warnings[0].contains("load 3.0 on 4"));
         let wrong = Versus::Measured {
             seconds: 0.03,
             ratio: 1.5,
