@@ -238,6 +238,7 @@ fn plan_tells_the_peak_and_runs_nothing() {
     assert_code(&out, 0);
     let plan: Value = serde_json::from_slice(&out.stdout).unwrap();
     let row = &plan["images"][0];
+    assert!(row["predicted_seconds"].as_f64() > Some(0.0), "{row}");
     assert!(row["tiles"].as_u64() > Some(1) && row["arena_bytes"].as_u64() <= Some(40 << 20), "{row}");
     assert!(!output.exists());
     // Too little for any tile: refused with the figure.

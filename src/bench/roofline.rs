@@ -42,6 +42,11 @@ pub struct Effort {
 }
 
 impl Effort {
+    /// A few tenths of a second: for a prediction, not for a report.
+    pub fn quick() -> Self {
+        Effort { copy_bytes: 16 << 20, matrix: 768, seconds: 0.1 }
+    }
+
     /// Arrays four times as large as the last-level cache, matrices of 1536.
     pub fn full(machine: &Machine) -> Self {
         let copy_bytes = (4 * machine.l3_bytes).clamp(64 << 20, 1 << 30);

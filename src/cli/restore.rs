@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::DeviceArgs;
+use crate::bench::roofline::{Effort, Roofline};
 use crate::cancel::Cancel;
 use crate::data::image::{Format, Photo};
 use crate::data::inputs::{self, Inputs};
@@ -67,7 +68,7 @@ pub struct Args {
     /// Working memory for the network, as 1.5GiB or 800MiB.
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Memory")]
     pub memory: Option<usize>,
-    /// Print tiles, peak memory and FLOPs of each picture; run nothing.
+    /// Print tiles, peak memory, FLOPs and predicted time of each picture; restore nothing.
     #[arg(long, help_heading = "Memory")]
     pub plan: bool,
 
@@ -123,10 +124,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let format = output_format(args)?;
     let model = open_model(args)?;
     let settings = settings(args, &model)?;
-    let mut restorer = NetworkRestorer::new(&args.model, model, settings, device)?;
+    let mut restorer = NetworkRestorer::new(&args.model, model, settings, device.clone())?;
     let found = inputs::collect(&args.inputs, args.recursive, Some(&args.output))?;
     if args.plan {
-        return plan(&restorer, found, args.json);
+        let roofs = Roofline::measure(&device, Effort::quick())?;
+        return plan(&restorer, found, roofs.matmul_flops_per_second, args.json);
     }
     let cancel = Cancel::new();
     cancel.raise_on_signals(crate::atomic_file::discard_unfinished)?;
@@ -228,8 +230,9 @@ fn settings(args: &Args, model: &Loaded) -> Result<Settings> {
     })
 }
 
-/// `--plan`: what each picture would take.
-fn plan(restorer: &NetworkRestorer, found: Inputs, as_json: bool) -> Result<ExitCode> {
+/// `--plan`: what each picture would take; its time at the speed of a large matrix product, which
+/// is what these networks come near to.
+fn plan(restorer: &NetworkRestorer, found: Inputs, flops_per_second: f64, as_json: bool) -> Result<ExitCode> {
     let mib = |bytes: usize| bytes as f64 / (1 << 20) as f64;
     let (mut rows, mut text) = (Vec::new(), String::new());
     let mut failed = found.failed.len();
@@ -247,7 +250,7 @@ fn plan(restorer: &NetworkRestorer, found: Inputs, as_json: bool) -> Result<Exit
             }
         };
         text += &format!(
-            "{}: {}×{} to {}×{}, {} tile(s) of {}×{} (overlap {}), {:.2} TFLOP\n  peak {:.0} MiB: working memory {:.0}, weights {:.0}, pictures {:.0}\n",
+            "{}: {}×{} to {}×{}, {} tile(s) of {}×{} (overlap {}), {:.2} TFLOP, about {:.0} s\n  peak {:.0} MiB: working memory {:.0}, weights {:.0}, pictures {:.0}\n",
             input.name,
             layout.input.1,
             layout.input.0,
@@ -258,6 +261,7 @@ fn plan(restorer: &NetworkRestorer, found: Inputs, as_json: bool) -> Result<Exit
             layout.tile.0,
             layout.overlap,
             layout.flops / 1e12,
+            (layout.flops / flops_per_second).ceil(),
             mib(layout.peak()),
             mib(layout.arena),
             mib(layout.weights),
@@ -276,6 +280,7 @@ fn plan(restorer: &NetworkRestorer, found: Inputs, as_json: bool) -> Result<Exit
             "weight_bytes": layout.weights,
             "picture_bytes": layout.pictures,
             "flops": layout.flops,
+            "predicted_seconds": layout.flops / flops_per_second,
         }));
     }
     super::print(&if as_json { format!("{:#}\n", json!({ "images": rows })) } else { text })?;
