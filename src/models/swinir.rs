@@ -198,11 +198,14 @@ impl SwinIr {
         if json.get("upsampler").is_some_and(Value::is_null) {
             json["upsampler"] = Value::String(String::new());
         }
+        // Only DreamClear's constructor knows `unshuffle`; it defaults sf to 4, the original's upscale to 2.
+        if json.get("unshuffle").is_some() && json.get("sf").or(json.get("upscale")).is_none() {
+            json["sf"] = Value::from(4);
+        }
         if json.get("patch_size").and_then(Value::as_u64).is_some_and(|p| p != 1) {
             return Err(Error::Usage("SwinIR with patch_size other than 1 is not supported".into()));
         }
         let (net, ignored): (Self, _) = config::read("swinir", &json, KNOWN, HARMLESS)?;
-        // DreamClear's constructor defaults sf to 4, the original's upscale to 2.
         net.check().map_err(Error::Usage)?;
         Ok((net, ignored))
     }
