@@ -11,7 +11,7 @@ use crate::ops::conv2d::ConvSpec;
 pub fn linear(b: &mut GraphBuilder, name: &str, x: ValueId, out: usize, bias: bool) -> Result<ValueId> {
     b.scope(name, |b| {
         let inputs = b.ty(x).last();
-        let weight = b.param("weight", [out, inputs])?;
+        let weight = b.matrix("weight", [out, inputs])?;
         let bias = if bias { Some(b.param("bias", [out])?) } else { None };
         b.linear(x, weight, bias)
     })
@@ -22,7 +22,7 @@ pub fn linear(b: &mut GraphBuilder, name: &str, x: ValueId, out: usize, bias: bo
 pub fn conv2d(b: &mut GraphBuilder, name: &str, x: ValueId, out: usize, kernel: usize) -> Result<ValueId> {
     b.scope(name, |b| {
         let inputs = b.ty(x).last();
-        let weight = b.param("weight", [out, inputs, kernel, kernel])?;
+        let weight = b.matrix("weight", [out, inputs, kernel, kernel])?;
         let bias = b.param("bias", [out])?;
         b.conv2d(x, weight, Some(bias), ConvSpec::same(kernel))
     })

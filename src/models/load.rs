@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::network::Network;
 use super::{ImageNetwork, Shapes};
 use crate::error::{Error, Result};
 use crate::graph::Graph;
@@ -48,9 +49,7 @@ pub fn network(architecture: &str, config: Option<&Path>, weights: &Path) -> Res
             network
         }
         Some(path) => {
-            let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
-            let json = serde_json::from_str(&text)
-                .map_err(|e| Error::file(path, format!("expected a JSON object of hyper-parameters: {e}")))?;
+            let json = read_config(path)?;
             let (network, ignored) = super::from_config(architecture, &json, &shapes)?;
             if !ignored.is_empty() {
                 tracing::info!(
@@ -81,22 +80,57 @@ fn shapes_of(set: &WeightSet) -> Shapes {
     set.iter().map(|(k, t)| (k.to_owned(), t.shape().to_vec())).collect()
 }
 
-/// `inspect --strict MODEL`: whether a file holds exactly the parameters of an architecture.
-pub fn strict_by_name(model: &str, set: &WeightSet) -> Result<()> {
-    if !super::ARCHITECTURES.contains(&model) {
-        let known = super::ARCHITECTURES.join(", ");
-        return Err(Error::Usage(format!("--strict {model}: expected one of {known}")));
-    }
-    let network = super::infer(&shapes_of(set))?;
-    if network.architecture() != model {
-        let found = network.architecture();
-        return Err(Error::file(set.path(), format!("expected weights of {model}, found {found}")));
-    }
-    let loaded = renamed(network, set.clone())?;
-    // Any size shows all parameters; a learned position embedding fixes the size, though.
-    let side = match loaded.weights.get("absolute_pos_embed") {
-        Some(t) => t.shape().get(1).map_or(64, |&n| (n as f64).sqrt() as usize),
-        None => 8 * loaded.network.multiple(),
+/// A network under the general interface with its weights, adapted and checked.
+#[derive(Debug)]
+pub struct Opened {
+    /// The network with its hyper-parameters.
+    pub network: Box<dyn Network>,
+    /// Its tensors under current official keys.
+    pub weights: WeightSet,
+}
+
+/// Opens weights of the network that `model` names in [`super::NETWORKS`]; hyper-parameters come
+/// from `config`, from a `config.json` beside the weights, or from the weights' shapes.
+///
+/// # Errors
+/// One that lists every missing, unexpected and mis-shaped key.
+pub fn open(model: &str, config: Option<&Path>, weights: &Path) -> Result<Opened> {
+    let beside = if weights.is_dir() { weights } else { weights.parent().unwrap_or(weights) };
+    let beside = beside.join("config.json");
+    let config = config.or(beside.is_file().then_some(beside.as_path()));
+    fit(model, config, WeightSet::open(weights)?)
+}
+
+/// [`open`] for tensors that are already there.
+pub fn fit(model: &str, config: Option<&Path>, set: WeightSet) -> Result<Opened> {
+    let Some((_, from_config)) = super::NETWORKS.iter().find(|(name, _)| *name == model) else {
+        let known: Vec<_> = super::NETWORKS.iter().map(|(name, _)| *name).collect();
+        return Err(Error::Usage(format!(
+            "there is no network \"{model}\"; expected one of {}",
+            known.join(", ")
+        )));
     };
-    loaded.check(&loaded.network.graph(1, side, side, false)?)
+    let json = config.map(read_config).transpose()?;
+    let (network, ignored) = from_config(json.as_ref(), &shapes_of(&set))?;
+    if let (Some(path), false) = (config, ignored.is_empty()) {
+        tracing::info!("{}: ignored, no effect on the forward: {}", path.display(), ignored.join(", "));
+    }
+    let weights = network.adapt(set)?;
+    let parameters = network.parameters()?;
+    let expected = parameters.iter().map(|(k, s)| (k.as_str(), s.as_slice()));
+    weights.check(expected, |key| network.ignores(key))?;
+    Ok(Opened { network, weights })
+}
+
+fn read_config(path: &Path) -> Result<serde_json::Value> {
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+    serde_json::from_str(&text)
+        .map_err(|e| Error::file(path, format!("expected a JSON object of hyper-parameters: {e}")))
+}
+
+/// `inspect --strict MODEL`: whether a file holds exactly the parameters of a network.
+pub fn strict_by_name(model: &str, set: &WeightSet) -> Result<()> {
+    let beside = if set.path().is_dir() { set.path() } else { set.path().parent().unwrap_or(set.path()) };
+    let beside = beside.join("config.json");
+    fit(model, beside.is_file().then_some(beside.as_path()), set.clone()).map(drop)
 }

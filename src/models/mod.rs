@@ -10,6 +10,7 @@ use crate::tensor::DType;
 
 mod config;
 pub mod load;
+pub mod network;
 pub mod rrdbnet;
 pub mod srvgg;
 pub mod swinir;
@@ -38,6 +39,11 @@ pub trait ImageNetwork: fmt::Debug + Send + Sync {
 
     /// How far, in input pixels, a result pixel can see; `None` where it is unbounded in practice.
     fn receptive_radius(&self) -> Option<usize>;
+
+    /// The one input side that a learned position embedding allows; `None` where any side will do.
+    fn fixed_side(&self) -> Option<usize> {
+        None
+    }
 
     /// The official key of a key found in a file (older vintages of the same network).
     fn rename(&self, key: &str) -> String {
@@ -95,6 +101,15 @@ pub fn from_config(
         ))),
     }
 }
+
+/// Every network that `forward` and `inspect --strict` know by name, with how it is read from its
+/// configuration. One line a name.
+#[rustfmt::skip]
+pub static NETWORKS: &[(&str, network::FromConfig)] = &[
+    ("swinir", |config, shapes| network::picture("swinir", config, shapes)),
+    ("rrdbnet", |config, shapes| network::picture("rrdbnet", config, shapes)),
+    ("srvgg", |config, shapes| network::picture("srvgg", config, shapes)),
+];
 
 /// The network that a checkpoint belongs to, by its keys and shapes.
 pub fn infer(shapes: &Shapes) -> Result<Box<dyn ImageNetwork>> {

@@ -295,6 +295,9 @@ impl SwinIr {
             img_range: if window_size == 7 { 255.0 } else { 1.0 },
             ..Self::default()
         };
+        if let Some(tokens) = shapes.get("absolute_pos_embed").and_then(|s| s.get(1)) {
+            net.img_size = ImgSize::Square((*tokens as f64).sqrt().round() as usize);
+        }
         if shapes.contains_key("conv_up1.weight") {
             net.upsampler = Upsampler::NearestConv;
             net.upscale = if unshuffle {
@@ -438,6 +441,10 @@ impl SwinIr {
 impl ImageNetwork for SwinIr {
     fn architecture(&self) -> &'static str {
         "swinir"
+    }
+
+    fn fixed_side(&self) -> Option<usize> {
+        self.ape.then(|| self.img_size.min() * self.unshuffle_scale.unwrap_or(1))
     }
 
     fn build(&self, b: &mut GraphBuilder, image: ValueId) -> Result<ValueId> {
