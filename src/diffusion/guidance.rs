@@ -33,7 +33,7 @@ impl Guided {
 pub fn combine(cond: &mut [f32], uncond: &[f32], plane: usize, channels: usize, scale: f32, guided: Guided) {
     assert_eq!(cond.len(), uncond.len(), "both halves have one shape");
     assert!(
-        plane > 0 && cond.len() % plane == 0 && cond.len() / plane >= channels,
+        plane > 0 && cond.len().is_multiple_of(plane) && cond.len() / plane >= channels,
         "whole planes of the latent"
     );
     let n = guided.count(channels) * plane;
@@ -54,9 +54,9 @@ mod tests {
         for (rule, guided) in [(Guided::FirstThree, 6), (Guided::All, 8)] {
             let mut out = cond.clone();
             combine(&mut out, &uncond, 2, 4, 4.5, rule);
-            for i in 0..16 {
-                let expected = if i < guided { 1.0 + 4.5 * (i as f32 - 1.0) } else { i as f32 };
-                assert_eq!(out[i], expected, "{rule:?} at {i}");
+            for (i, (out, c)) in out.into_iter().zip(&cond).enumerate() {
+                let expected = if i < guided { 1.0 + 4.5 * (c - 1.0) } else { *c };
+                assert_eq!(out, expected, "{rule:?} at {i}");
             }
         }
     }

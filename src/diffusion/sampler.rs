@@ -15,9 +15,9 @@ use crate::{Error, Result};
 ///
 /// After the last step `x` is the result. Coefficients come from f64 tables; the arithmetic on
 /// elements is f32 in the order of the official code.
+#[allow(clippy::len_without_is_empty)] // never empty: constructors refuse fewer than 2 steps
 pub trait Sampler: Send + std::fmt::Debug {
     /// Number of network calls.
-    #[allow(clippy::len_without_is_empty)] // never empty: constructors refuse fewer than 2 steps
     fn len(&self) -> usize;
 
     /// The timestep that the network is given at call `k`, in 0..=999, possibly fractional.
