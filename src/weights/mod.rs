@@ -5,6 +5,7 @@
 //! can only build tensors (see [`torch`]).
 
 mod blob;
+mod finite;
 mod open;
 mod set;
 mod signature;
@@ -12,6 +13,7 @@ mod strict;
 #[cfg(test)]
 mod tests;
 
+pub mod bundle;
 pub mod hub;
 pub mod ncnn;
 pub mod safetensors;
