@@ -751,7 +751,7 @@ def model_class(architecture, config):
 # The conversation
 # --------------------------------------------------------------------------------------------------
 
-DTYPES = {"f32": torch.float32, "i64": torch.int64}
+DTYPES = {"f32": torch.float32, "i64": torch.int64, "bf16": torch.bfloat16, "f16": torch.float16}
 settings = {"official": None, "flush": None}
 
 
@@ -760,8 +760,10 @@ def read(t):
     for n in t["shape"]:
         count *= n
     x = torch.from_file(t["file"], shared=False, size=count, dtype=DTYPES[t["dtype"]])
-    # A copy in memory of its own: the file goes away.
-    return x.view(t["shape"]).clone()
+    # A copy in memory of its own: the file goes away. Half-precision weights are widened: PyTorch
+    # does not multiply dtypes with each other, and arithmetic in f32 is what is compared.
+    x = x.view(t["shape"]).clone()
+    return x.float() if x.is_floating_point() else x
 
 
 def build_op(work, tensors):
