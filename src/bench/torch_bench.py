@@ -404,6 +404,12 @@ def attention_mask(a, q, k, rest):
 
 @op
 def attention(a, q, k, v, *rest):
+    rest = list(rest)
+    if a["kv_rows"] is not None:
+        rows = torch.tensor(a["kv_rows"])
+        k, v = k[rows], v[rows]
+        if a["key_lengths"]:
+            rest[-1] = rest[-1][rows]
     mask, causal, _ = attention_mask(a, q, k, rest)
     # [B, N, H, D] seen as [B, H, N, D], as every transformer hands it over.
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))
