@@ -14,6 +14,7 @@ pub mod network;
 pub mod rrdbnet;
 pub mod srvgg;
 pub mod swinir;
+pub mod vae;
 
 /// Checkpoint keys with their shapes: what a model is inferred from when a file carries no
 /// configuration.
@@ -109,6 +110,9 @@ pub static NETWORKS: &[(&str, network::FromConfig)] = &[
     ("swinir", |config, shapes| network::picture("swinir", config, shapes)),
     ("rrdbnet", |config, shapes| network::picture("rrdbnet", config, shapes)),
     ("srvgg", |config, shapes| network::picture("srvgg", config, shapes)),
+    ("vae", |config, shapes| vae::VaeNetwork::open(vae::Half::Whole, config, shapes)),
+    ("vae-encoder", |config, shapes| vae::VaeNetwork::open(vae::Half::Encoder, config, shapes)),
+    ("vae-decoder", |config, shapes| vae::VaeNetwork::open(vae::Half::Decoder, config, shapes)),
 ];
 
 /// The network that a checkpoint belongs to, by its keys and shapes.

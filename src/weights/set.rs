@@ -202,6 +202,17 @@ impl WeightSet {
         Ok(set)
     }
 
+    /// The same tensors in the shapes that `shape` gives for their names and present shapes.
+    ///
+    /// # Panics
+    /// If that changes the number of a tensor's elements.
+    pub fn reshaped(mut self, shape: impl Fn(&str, &[usize]) -> Vec<usize>) -> WeightSet {
+        for entry in &mut self.tensors {
+            entry.tensor = entry.tensor.reshaped(shape(&entry.name, entry.tensor.shape()));
+        }
+        self
+    }
+
     /// Removes `module.` in front of names, which data-parallel training leaves there.
     pub(super) fn without_module_prefix(self) -> Result<WeightSet> {
         if !self.names().any(|n| n.starts_with("module.")) {
