@@ -5,6 +5,7 @@
 //! can only build tensors (see [`torch`]).
 
 mod blob;
+mod join;
 mod open;
 mod set;
 mod signature;
@@ -20,5 +21,6 @@ pub mod torch;
 
 pub use crate::atomic_file::AtomicFile;
 pub use blob::Blob;
+pub use join::Part;
 pub use set::{Container, NamedTensors, WeightSet};
 pub use signature::{Guess, guess};
