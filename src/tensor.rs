@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use half::{bf16, f16};
@@ -69,6 +70,10 @@ impl fmt::Display for DType {
 pub trait Bytes: Send + Sync {
     /// The bytes, always the same ones.
     fn bytes(&self) -> &[u8];
+
+    /// Gives the physical memory of a range back where that loses nothing (a mapped file); the
+    /// next look at the bytes reads them again.
+    fn release(&self, _range: Range<usize>) {}
 }
 
 impl Bytes for Vec<u8> {
@@ -178,6 +183,11 @@ impl HostTensor {
     /// The raw little-endian bytes.
     pub fn bytes(&self) -> &[u8] {
         self.data.bytes()
+    }
+
+    /// Gives physical memory back where the bytes can be read again from a mapped file.
+    pub fn release(&self) {
+        self.data.release(0..self.bytes().len());
     }
 
     /// The same bytes under another shape.

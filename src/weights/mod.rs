@@ -5,6 +5,7 @@
 //! can only build tensors (see [`torch`]).
 
 mod blob;
+mod finite;
 mod join;
 mod open;
 mod set;
@@ -13,6 +14,7 @@ mod strict;
 #[cfg(test)]
 mod tests;
 
+pub mod bundle;
 pub mod hub;
 pub mod ncnn;
 pub mod safetensors;
