@@ -6,6 +6,7 @@
 
 mod blob;
 mod finite;
+mod join;
 mod open;
 mod set;
 mod signature;
@@ -22,5 +23,6 @@ pub mod torch;
 
 pub use crate::atomic_file::AtomicFile;
 pub use blob::Blob;
+pub use join::Part;
 pub use set::{Container, NamedTensors, WeightSet};
 pub use signature::{Guess, guess};
