@@ -6,5 +6,6 @@ pub mod journal;
 pub mod naming;
 pub mod report;
 pub mod restore;
+pub mod vae;
 
 mod progress;
