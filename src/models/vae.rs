@@ -18,7 +18,7 @@ use crate::ops::conv2d::ConvSpec;
 mod names;
 mod network;
 
-pub use network::{Half, VaeNetwork};
+pub use network::{Half, VaeNetwork, open};
 
 /// Epsilon of every norm.
 pub const EPS: f32 = 1e-6;

@@ -1,6 +1,7 @@
 //! The autoencoder and its halves as `forward` calls them.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -8,8 +9,8 @@ use super::names::{self, Renaming};
 use super::{AutoencoderKl, record};
 use crate::error::Result;
 use crate::graph::{Graph, GraphBuilder, Outputs};
-use crate::models::Shapes;
 use crate::models::network::{Given, Network, Run};
+use crate::models::{Shapes, load};
 use crate::tensor::{DType, HostTensor};
 use crate::weights::WeightSet;
 
@@ -107,6 +108,21 @@ impl VaeNetwork {
         let &[batch, _, height, width] = z.shape() else { unreachable!("the caller looked") };
         run(self.decoder_graph(batch, height, width)?, &[("z", z.clone())])
     }
+}
+
+/// Opens a whole autoencoder from any official container and vintage of names: hyper-parameters,
+/// and weights under current names. Without `config`, a `config.json` beside the weights is read,
+/// else the shapes tell.
+///
+/// # Errors
+/// If a file cannot be read, or the weights do not fit exactly.
+pub fn open(config: Option<&Path>, weights: &Path) -> Result<(AutoencoderKl, WeightSet)> {
+    let set = WeightSet::open(weights)?;
+    let beside = load::config_beside(weights);
+    let json = config.or(beside.as_deref()).map(load::read_config).transpose()?;
+    let (network, _) = VaeNetwork::new(Half::Whole, json.as_ref(), &load::shapes_of(&set))?;
+    let weights = load::checked(&network, set)?;
+    Ok((network.config, weights))
 }
 
 impl Network for VaeNetwork {
