@@ -14,6 +14,7 @@ pub mod network;
 pub mod rrdbnet;
 pub mod srvgg;
 pub mod swinir;
+pub mod t5;
 
 /// Checkpoint keys with their shapes: what a model is inferred from when a file carries no
 /// configuration.
@@ -109,6 +110,7 @@ pub static NETWORKS: &[(&str, network::FromConfig)] = &[
     ("swinir", |config, shapes| network::picture("swinir", config, shapes)),
     ("rrdbnet", |config, shapes| network::picture("rrdbnet", config, shapes)),
     ("srvgg", |config, shapes| network::picture("srvgg", config, shapes)),
+    ("t5-encoder", t5::from_config),
 ];
 
 /// The network that a checkpoint belongs to, by its keys and shapes.
