@@ -225,6 +225,47 @@ def layer_norm(a, x, *affine):
 
 
 @op
+def adaln(a, x, shift, scale):
+    return lambda: F.layer_norm(x, x.shape[-1:], eps=a["eps"]) * (1 + scale) + shift
+
+
+@op
+def gated_residual(a, x, gate, y):
+    return lambda: x + gate * y
+
+
+@op
+def modulate(a, x, gamma, beta):
+    return lambda: (1 + gamma) * x + beta
+
+
+def moe_modulate_function(a):
+    def mixed(experts, weights):
+        return (torch.cat([e.unsqueeze(-1) for e in experts], -1) * weights).sum(-1)
+
+    def function(x, logits, *experts):
+        weights = logits.softmax(-1).unsqueeze(-2)
+        gammas, betas = experts[: a["experts"]], experts[a["experts"] :]
+        return (1 + mixed(gammas, weights)) * x + mixed(betas, weights)
+
+    return function
+
+
+@op
+def moe_modulate(a, x, logits, *experts):
+    function = moe_modulate_function(a)
+    return lambda: function(x, logits, *experts)
+
+
+@op
+def moe_modulate_grad(a, x, logits, *rest):
+    *experts, dy = rest
+    operands = [x, logits, *experts]
+    function = moe_modulate_function(a["args"][0])
+    return backward(function, operands, range(len(operands)), dy)
+
+
+@op
 def layer_norm_grad(a, x, dy, *weight):
     operands = [x, *weight, *(torch.zeros_like(w) for w in weight)]
     function = lambda x, *affine: F.layer_norm(x, x.shape[-1:], *affine, eps=a["eps"])
