@@ -226,7 +226,7 @@ impl T5Encoder {
         };
         let options = AttentionOptions { scale: Some(1.0), bias: Some(bias), key_lengths, ..Default::default() };
         for i in 0..self.num_layers {
-            x = b.scope(format!("encoder.block.{i}"), |b| self.block(b, x, options))?;
+            x = b.scope(format!("encoder.block.{i}"), |b| self.block(b, x, options.clone()))?;
         }
         b.scope("encoder", |b| self.norm(b, "final_layer_norm", x))
     }
