@@ -404,6 +404,12 @@ def attention_mask(a, q, k, rest):
 
 @op
 def attention(a, q, k, v, *rest):
+    rest = list(rest)
+    if a["kv_rows"] is not None:
+        rows = torch.tensor(a["kv_rows"])
+        k, v = k[rows], v[rows]
+        if a["key_lengths"]:
+            rest[-1] = rest[-1][rows]
     mask, causal, _ = attention_mask(a, q, k, rest)
     # [B, N, H, D] seen as [B, H, N, D], as every transformer hands it over.
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))
@@ -879,7 +885,7 @@ def model_class(architecture, config):
 # The conversation
 # --------------------------------------------------------------------------------------------------
 
-DTYPES = {"f32": torch.float32, "i64": torch.int64}
+DTYPES = {"f32": torch.float32, "i64": torch.int64, "bf16": torch.bfloat16, "f16": torch.float16}
 settings = {"official": None, "flush": None}
 
 
@@ -888,8 +894,10 @@ def read(t):
     for n in t["shape"]:
         count *= n
     x = torch.from_file(t["file"], shared=False, size=count, dtype=DTYPES[t["dtype"]])
-    # A copy in memory of its own: the file goes away.
-    return x.view(t["shape"]).clone()
+    # A copy in memory of its own: the file goes away. Half-precision weights are widened: PyTorch
+    # does not multiply dtypes with each other, and arithmetic in f32 is what is compared.
+    x = x.view(t["shape"]).clone()
+    return x.float() if x.is_floating_point() else x
 
 
 def build_op(work, tensors):

@@ -76,7 +76,7 @@ fn renamed(network: Box<dyn ImageNetwork>, set: WeightSet) -> Result<Loaded> {
     Ok(Loaded { network, weights })
 }
 
-pub(super) fn shapes_of(set: &WeightSet) -> Shapes {
+pub(crate) fn shapes_of(set: &WeightSet) -> Shapes {
     set.iter().map(|(k, t)| (k.to_owned(), t.shape().to_vec())).collect()
 }
 
@@ -90,19 +90,13 @@ pub struct Opened {
 }
 
 /// Opens weights of the network that `model` names in [`super::NETWORKS`]; hyper-parameters come
-/// from `config`, from a `config.json` beside the weights, or from the weights' shapes.
+/// from `config`, from a configuration beside the weights ([`config_beside`]), or from the weights' shapes.
 ///
 /// # Errors
 /// One that lists every missing, unexpected and mis-shaped key.
 pub fn open(model: &str, config: Option<&Path>, weights: &Path) -> Result<Opened> {
     let beside = config_beside(weights);
     fit(model, config.or(beside.as_deref()), WeightSet::open(weights)?)
-}
-
-/// The `config.json` beside weights, if there is one.
-pub(super) fn config_beside(weights: &Path) -> Option<PathBuf> {
-    let folder = if weights.is_dir() { weights } else { weights.parent().unwrap_or(weights) };
-    Some(folder.join("config.json")).filter(|path| path.is_file())
 }
 
 /// [`open`] for tensors that are already there.
@@ -119,12 +113,15 @@ pub fn fit(model: &str, config: Option<&Path>, set: WeightSet) -> Result<Opened>
     if let (Some(path), false) = (config, ignored.is_empty()) {
         tracing::info!("{}: ignored, no effect on the forward: {}", path.display(), ignored.join(", "));
     }
-    let weights = adapted(&*network, set)?;
+    let weights = checked(&*network, set)?;
     Ok(Opened { network, weights })
 }
 
-/// Weights under current keys, checked.
-pub(super) fn adapted(network: &dyn Network, set: WeightSet) -> Result<WeightSet> {
+/// Weights adapted to a network, and whether they are exactly its parameters.
+///
+/// # Errors
+/// One that lists every missing, unexpected and mis-shaped key.
+pub fn checked(network: &dyn Network, set: WeightSet) -> Result<WeightSet> {
     let weights = network.adapt(set)?;
     let parameters = network.parameters()?;
     let expected = parameters.iter().map(|(k, s)| (k.as_str(), s.as_slice()));
@@ -132,7 +129,16 @@ pub(super) fn adapted(network: &dyn Network, set: WeightSet) -> Result<WeightSet
     Ok(weights)
 }
 
-pub(super) fn read_config(path: &Path) -> Result<serde_json::Value> {
+/// The configuration of weights at `path`: `NAME.json` beside a file, else `config.json` in the
+/// same directory, if there is one.
+pub fn config_beside(path: &Path) -> Option<PathBuf> {
+    let directory = if path.is_dir() { path } else { path.parent()? };
+    let own = path.is_file().then(|| path.with_extension("json"));
+    own.into_iter().chain([directory.join("config.json")]).find(|p| p.is_file())
+}
+
+/// A configuration file as JSON.
+pub(crate) fn read_config(path: &Path) -> Result<serde_json::Value> {
     let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
     serde_json::from_str(&text)
         .map_err(|e| Error::file(path, format!("expected a JSON object of hyper-parameters: {e}")))

@@ -9,9 +9,16 @@ use crate::graph::{Graph, GraphBuilder, ValueId};
 use crate::tensor::DType;
 
 mod config;
+pub mod controlformer;
+mod denoiser;
+pub mod latent_tiles;
 pub mod load;
+mod modulation;
 pub mod network;
+pub mod pixart;
+pub mod pixart_names;
 pub mod rrdbnet;
+pub mod sincos;
 pub mod srvgg;
 pub mod swinir;
 pub mod vae;
@@ -113,6 +120,8 @@ pub static NETWORKS: &[(&str, network::FromConfig)] = &[
     ("vae", |config, shapes| vae::VaeNetwork::open(vae::Half::Whole, config, shapes)),
     ("vae-encoder", |config, shapes| vae::VaeNetwork::open(vae::Half::Encoder, config, shapes)),
     ("vae-decoder", |config, shapes| vae::VaeNetwork::open(vae::Half::Decoder, config, shapes)),
+    ("pixart", |config, shapes| pixart::PixArt::from_config(config, shapes).map(|(n, i)| (Box::new(n) as _, i))),
+    ("dreamclear", |config, shapes| controlformer::DreamClear::from_config(config, shapes).map(|(n, i)| (Box::new(n) as _, i))),
 ];
 
 /// The network that a checkpoint belongs to, by its keys and shapes.

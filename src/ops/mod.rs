@@ -32,6 +32,7 @@ mod rows;
 pub mod softmax;
 pub mod sum_to;
 pub mod view;
+mod weight;
 pub mod window_attention;
 
 pub use case::{Case, CaseInput, Fill};
