@@ -249,6 +249,7 @@ fn plan(restorer: &NetworkRestorer, found: Inputs, flops_per_second: f64, as_jso
                 continue;
             }
         };
+        let tiling = &layout.tiling;
         text += &format!(
             "{}: {}×{} to {}×{}, {} tile(s) of {}×{} (overlap {}), {:.2} TFLOP, about {:.0} s\n  peak {:.0} MiB: working memory {:.0}, weights {:.0}, pictures {:.0}\n",
             input.name,
@@ -256,31 +257,31 @@ fn plan(restorer: &NetworkRestorer, found: Inputs, flops_per_second: f64, as_jso
             layout.input.0,
             layout.output.1,
             layout.output.0,
-            layout.tiles,
-            layout.tile.1,
-            layout.tile.0,
-            layout.overlap,
-            layout.flops / 1e12,
-            (layout.flops / flops_per_second).ceil(),
+            tiling.tiles,
+            tiling.tile.1,
+            tiling.tile.0,
+            tiling.overlap,
+            tiling.flops / 1e12,
+            (tiling.flops / flops_per_second).ceil(),
             mib(layout.peak()),
-            mib(layout.arena),
-            mib(layout.weights),
+            mib(tiling.arena),
+            mib(tiling.weights),
             mib(layout.pictures),
         );
         rows.push(json!({
             "name": input.name,
             "input": [layout.input.0, layout.input.1],
             "output": [layout.output.0, layout.output.1],
-            "tile": [layout.tile.0, layout.tile.1],
-            "tile_overlap": layout.overlap,
-            "tiles": layout.tiles,
-            "exact": layout.exact,
+            "tile": [tiling.tile.0, tiling.tile.1],
+            "tile_overlap": tiling.overlap,
+            "tiles": tiling.tiles,
+            "exact": tiling.exact,
             "peak_bytes": layout.peak(),
-            "arena_bytes": layout.arena,
-            "weight_bytes": layout.weights,
+            "arena_bytes": tiling.arena,
+            "weight_bytes": tiling.weights,
             "picture_bytes": layout.pictures,
-            "flops": layout.flops,
-            "predicted_seconds": layout.flops / flops_per_second,
+            "flops": tiling.flops,
+            "predicted_seconds": tiling.flops / flops_per_second,
         }));
     }
     super::print(&if as_json { format!("{:#}\n", json!({ "images": rows })) } else { text })?;

@@ -6,5 +6,7 @@ pub mod journal;
 pub mod naming;
 pub mod report;
 pub mod restore;
+pub mod tiled;
+pub mod vae;
 
 mod progress;

@@ -5,6 +5,8 @@
 //! can only build tensors (see [`torch`]).
 
 mod blob;
+mod finite;
+mod join;
 mod open;
 mod set;
 mod signature;
@@ -12,6 +14,7 @@ mod strict;
 #[cfg(test)]
 mod tests;
 
+pub mod bundle;
 pub mod hub;
 pub mod ncnn;
 pub mod safetensors;
@@ -20,5 +23,6 @@ pub mod torch;
 
 pub use crate::atomic_file::AtomicFile;
 pub use blob::Blob;
+pub use join::Part;
 pub use set::{Container, NamedTensors, WeightSet};
 pub use signature::{Guess, guess};
