@@ -225,6 +225,47 @@ def layer_norm(a, x, *affine):
 
 
 @op
+def adaln(a, x, shift, scale):
+    return lambda: F.layer_norm(x, x.shape[-1:], eps=a["eps"]) * (1 + scale) + shift
+
+
+@op
+def gated_residual(a, x, gate, y):
+    return lambda: x + gate * y
+
+
+@op
+def modulate(a, x, gamma, beta):
+    return lambda: (1 + gamma) * x + beta
+
+
+def moe_modulate_function(a):
+    def mixed(experts, weights):
+        return (torch.cat([e.unsqueeze(-1) for e in experts], -1) * weights).sum(-1)
+
+    def function(x, logits, *experts):
+        weights = logits.softmax(-1).unsqueeze(-2)
+        gammas, betas = experts[: a["experts"]], experts[a["experts"] :]
+        return (1 + mixed(gammas, weights)) * x + mixed(betas, weights)
+
+    return function
+
+
+@op
+def moe_modulate(a, x, logits, *experts):
+    function = moe_modulate_function(a)
+    return lambda: function(x, logits, *experts)
+
+
+@op
+def moe_modulate_grad(a, x, logits, *rest):
+    *experts, dy = rest
+    operands = [x, logits, *experts]
+    function = moe_modulate_function(a["args"][0])
+    return backward(function, operands, range(len(operands)), dy)
+
+
+@op
 def layer_norm_grad(a, x, dy, *weight):
     operands = [x, *weight, *(torch.zeros_like(w) for w in weight)]
     function = lambda x, *affine: F.layer_norm(x, x.shape[-1:], *affine, eps=a["eps"])
@@ -404,6 +445,12 @@ def attention_mask(a, q, k, rest):
 
 @op
 def attention(a, q, k, v, *rest):
+    rest = list(rest)
+    if a["kv_rows"] is not None:
+        rows = torch.tensor(a["kv_rows"])
+        k, v = k[rows], v[rows]
+        if a["key_lengths"]:
+            rest[-1] = rest[-1][rows]
     mask, causal, _ = attention_mask(a, q, k, rest)
     # [B, N, H, D] seen as [B, H, N, D], as every transformer hands it over.
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))
@@ -751,7 +798,7 @@ def model_class(architecture, config):
 # The conversation
 # --------------------------------------------------------------------------------------------------
 
-DTYPES = {"f32": torch.float32, "i64": torch.int64}
+DTYPES = {"f32": torch.float32, "i64": torch.int64, "bf16": torch.bfloat16, "f16": torch.float16}
 settings = {"official": None, "flush": None}
 
 
@@ -760,8 +807,10 @@ def read(t):
     for n in t["shape"]:
         count *= n
     x = torch.from_file(t["file"], shared=False, size=count, dtype=DTYPES[t["dtype"]])
-    # A copy in memory of its own: the file goes away.
-    return x.view(t["shape"]).clone()
+    # A copy in memory of its own: the file goes away. Half-precision weights are widened: PyTorch
+    # does not multiply dtypes with each other, and arithmetic in f32 is what is compared.
+    x = x.view(t["shape"]).clone()
+    return x.float() if x.is_floating_point() else x
 
 
 def build_op(work, tensors):

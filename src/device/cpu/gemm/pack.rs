@@ -41,7 +41,7 @@ impl Values<'_> {
     }
 
     /// All but the first `start` values (none, if there are fewer).
-    fn skip(self, start: usize) -> Self {
+    pub(crate) fn skip(self, start: usize) -> Self {
         let start = start.min(self.len());
         match self {
             Values::F32(x) => Values::F32(&x[start..]),
