@@ -45,7 +45,8 @@ impl Golden {
         let config = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(&config, &metadata["config"]).unwrap();
         let within = |prefix: &str| {
-            let strip = |(k, t): (&String, &HostTensor)| Some((k.strip_prefix(prefix)?.to_owned(), t.clone()));
+            let strip =
+                |(k, t): (&String, &HostTensor)| Some((k.strip_prefix(prefix)?.to_owned(), t.clone()));
             tensors.iter().filter_map(strip).collect()
         };
         Golden {
@@ -83,7 +84,11 @@ impl Golden {
     }
 }
 
-fn execute(mut graph: Graph, inputs: &[(&str, HostTensor)], weights: &WeightSet) -> dreamclear::Result<Outputs> {
+fn execute(
+    mut graph: Graph,
+    inputs: &[(&str, HostTensor)],
+    weights: &WeightSet,
+) -> dreamclear::Result<Outputs> {
     passes::run(&mut graph, fuse::RULES, None)?;
     let device = Arc::new(CpuDevice::new(2)?);
     let mut exe = Executable::new(Plan::new(graph, 2)?, device, |key| weights.get(key).cloned())?;
@@ -262,7 +267,9 @@ fn inspect_strict_tells_what_is_wrong_in_one_sentence() {
     type Damage = fn(&mut BTreeMap<String, HostTensor>, &str);
     let damages: [(&str, Damage); 4] = [
         ("1 missing: am_lq.0.gate.0.weight", |w, key| drop(w.remove(key))),
-        ("1 missing: base_model.y_embedder.y_embedding", |w, _| drop(w.remove("base_model.y_embedder.y_embedding"))),
+        ("1 missing: base_model.y_embedder.y_embedding", |w, _| {
+            drop(w.remove("base_model.y_embedder.y_embedding"))
+        }),
         ("1 unexpected: am_lq.0.gate.1.weight", |w, key| {
             let extra = w[key].clone();
             w.insert("am_lq.0.gate.1.weight".into(), extra);
@@ -331,10 +338,8 @@ fn wrong_configurations_are_refused() {
 /// published model stands.
 #[test]
 fn the_published_model_is_inferred_from_its_shapes() {
-    let published = |copy_blocks_num| DreamClear {
-        base: dreamclear::models::pixart::PixArt::xl_1024(),
-        copy_blocks_num,
-    };
+    let published =
+        |copy_blocks_num| DreamClear { base: dreamclear::models::pixart::PixArt::xl_1024(), copy_blocks_num };
     let network: &dyn dreamclear::models::network::Network = &published(28);
     let shapes = network.parameters().unwrap();
     // The counts of the specification, §9: all tensors but the position buffer.
@@ -366,7 +371,8 @@ fn pairs_in_one_batch_do_not_see_each_other() {
     let run = |latents: &HostTensor, lq: &HostTensor, pre: &HostTensor| -> Vec<f32> {
         let n = latents.shape()[0];
         let mut b = GraphBuilder::new();
-        let input = |b: &mut GraphBuilder, name: &str, t: &HostTensor| b.input(name, t.dtype(), t.shape()).unwrap();
+        let input =
+            |b: &mut GraphBuilder, name: &str, t: &HostTensor| b.input(name, t.dtype(), t.shape()).unwrap();
         let x = input(&mut b, "x", latents);
         // Each latent twice, one after the other.
         let x = b.reshape(x, [n, 1, 4, h, w]).unwrap();
@@ -387,7 +393,14 @@ fn pairs_in_one_batch_do_not_see_each_other() {
         };
         let out = net.build(&mut b, &inputs).unwrap();
         b.output("out", out);
-        let values = [("x", latents), ("timestep", &time), ("y", &y), ("lengths", &lengths), ("c_lq", lq), ("c_pre", pre)];
+        let values = [
+            ("x", latents),
+            ("timestep", &time),
+            ("y", &y),
+            ("lengths", &lengths),
+            ("c_lq", lq),
+            ("c_pre", pre),
+        ];
         let values: Vec<_> = values.into_iter().map(|(n, t)| (n, t.clone())).collect();
         let out = execute(b.finish(), &values, &golden.set()).unwrap();
         assert_eq!(out[0].1.shape(), [2 * n, 8, h, w]);

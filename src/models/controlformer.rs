@@ -11,7 +11,7 @@ use super::denoiser::{self, Call};
 use super::latent_tiles::{Blend, Grid};
 use super::network::{Given, Network, Run};
 use super::pixart::{self, Conditions, PixArt};
-use super::{Shapes, modulation, pixart_names as names};
+use super::{Shapes, pixart_names as names};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, GraphBuilder, Outputs, ValueId};
 use crate::nn;
@@ -90,10 +90,9 @@ impl DreamClear {
         let branch = |i: &usize| shapes.contains_key(&format!("cross_de.{i}.q_linear.weight"));
         let found = (0..).take_while(branch).count();
         let copy_blocks_num = match json.and_then(|j| j.get("copy_blocks_num")) {
-            Some(n) => n
-                .as_u64()
-                .ok_or_else(|| Error::Usage(format!("dreamclear: copy_blocks_num must be a count, found {n}")))?
-                as usize,
+            Some(n) => n.as_u64().ok_or_else(|| {
+                Error::Usage(format!("dreamclear: copy_blocks_num must be a count, found {n}"))
+            })? as usize,
             None if found > 0 => found,
             None => COPY_BLOCKS,
         };
@@ -190,7 +189,7 @@ impl DreamClear {
             b.scope(format!("cross_de.{n}"), |b| self.cross_attention(b, lq, pre, scope))?;
         let x = b.add(x, reference)?;
         let (gamma, beta) = b.scope(format!("am_pre.{n}"), |b| adaptive_modulator(b, pre, c))?;
-        let x = modulation::modulate(b, x, gamma, beta)?;
+        let x = b.modulate(x, gamma, beta)?;
         b.scope(format!("am_lq.{n}"), |b| {
             let logits = b.scope("gate", |b| {
                 let h = nn::linear(b, "0", degradation, EXPERTS * ROUTER, true)?;
@@ -200,7 +199,7 @@ impl DreamClear {
             let expert = |k| b.scope(format!("experts.{k}"), |b| adaptive_modulator(b, lq, c));
             let experts = (0..EXPERTS).map(expert).collect::<Result<Vec<_>>>()?;
             let (gammas, betas): (Vec<_>, Vec<_>) = experts.into_iter().unzip();
-            modulation::moe_modulate(b, x, logits, &gammas, &betas)
+            b.moe_modulate(x, logits, &gammas, &betas)
         })
     }
 
@@ -216,7 +215,9 @@ impl DreamClear {
     ) -> Result<(ValueId, ValueId)> {
         let [batch, n, c] = b.dims(lq, "cross_de")?;
         if scope == 0 || batch % scope != 0 {
-            return Err(b.error("dreamclear", format!("a scope of {scope} does not divide a batch of {batch}")));
+            return Err(
+                b.error("dreamclear", format!("a scope of {scope} does not divide a batch of {batch}"))
+            );
         }
         let together = |b: &mut GraphBuilder, x: ValueId| {
             let width = b.ty(x).last();
@@ -267,7 +268,9 @@ impl DreamClear {
         let c = denoiser::latent(&self.base, given, name)?;
         if ![1, x.shape()[0]].contains(&c.shape()[0]) || c.shape()[1..] != x.shape()[1..] {
             let (found, x) = (c.shape(), x.shape());
-            return Err(given.error(format!("\"{name}\" must be like x {x:?}, or one for all; found {found:?}")));
+            return Err(
+                given.error(format!("\"{name}\" must be like x {x:?}, or one for all; found {found:?}"))
+            );
         }
         Ok(c)
     }
@@ -327,7 +330,8 @@ impl Network for DreamClear {
             }
             _ => {
                 return Err(given.error(
-                    "\"latent_tiled_size\" and \"latent_tiled_overlap\" go together, and with \"cfg_scale\"".into(),
+                    "\"latent_tiled_size\" and \"latent_tiled_overlap\" go together, and with \"cfg_scale\""
+                        .into(),
                 ));
             }
         };

@@ -77,7 +77,8 @@ impl Grid {
         let [b, c, h, w] = latent.shape()[..] else { panic!("a latent is [B, C, H, W], found {latent:?}") };
         assert_eq!((h, w), (self.height, self.width), "the grid is of another size");
         let values = latent.to_f32();
-        let rows = (0..b * c).flat_map(|plane| (top..top + self.tile).map(move |y| (plane * h + y) * w + left));
+        let rows =
+            (0..b * c).flat_map(|plane| (top..top + self.tile).map(move |y| (plane * h + y) * w + left));
         let cut = rows.flat_map(|start| values[start..start + self.tile].iter().copied()).collect();
         HostTensor::from_f32([b, c, self.tile, self.tile], cut)
     }
@@ -99,7 +100,12 @@ impl Blend {
     /// Nothing added yet; for `planes` = B·C planes.
     pub fn new(grid: &Grid, planes: usize) -> Self {
         let area = grid.height * grid.width;
-        Blend { weights: grid.weights(), sums: vec![0.0; planes * area], total: vec![0.0; area], grid: grid.clone() }
+        Blend {
+            weights: grid.weights(),
+            sums: vec![0.0; planes * area],
+            total: vec![0.0; area],
+            grid: grid.clone(),
+        }
     }
 
     /// Adds the tile at a corner, `[B, C, tile, tile]` row-major.
@@ -148,7 +154,10 @@ mod tests {
         assert_eq!(lefts(256), [0, 96, 128]);
         assert_eq!(lefts(512).len(), 5);
         let narrow = Grid::new(40, 12, 16, 6).unwrap();
-        assert_eq!((narrow.tile, narrow.tops.clone(), narrow.lefts.clone()), (12, vec![0, 6, 12, 18, 24, 28], vec![0]));
+        assert_eq!(
+            (narrow.tile, narrow.tops.clone(), narrow.lefts.clone()),
+            (12, vec![0, 6, 12, 18, 24, 28], vec![0])
+        );
         let column_first: Vec<_> = Grid::new(20, 20, 16, 4).unwrap().corners().collect();
         assert_eq!(column_first, [(0, 0), (4, 0), (0, 4), (4, 4)]);
     }
@@ -162,7 +171,10 @@ mod tests {
             assert_eq!(at(4, i), at(4, 7 - i), "left and right mirror");
         }
         assert!(at(4, 3) > at(3, 3) && at(3, 3) == at(5, 3), "the middle row is tile / 2");
-        assert!((at(4, 3) - at(4, 4)).abs() < 1e-15 && (at(4, 4) - 15.915_494 * (-0.195_312_5f64).exp()).abs() < 1e-6);
+        assert!(
+            (at(4, 3) - at(4, 4)).abs() < 1e-15
+                && (at(4, 4) - 15.915_494 * (-0.195_312_5f64).exp()).abs() < 1e-6
+        );
     }
 
     #[test]

@@ -13,7 +13,6 @@ pub mod controlformer;
 mod denoiser;
 pub mod latent_tiles;
 pub mod load;
-mod modulation;
 pub mod network;
 pub mod pixart;
 pub mod pixart_names;

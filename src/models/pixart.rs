@@ -5,12 +5,14 @@
 //! Facts and quirks: `restore.md` §7 of the specification; keys are those of the official module,
 //! or of a diffusers directory ([`super::pixart_names`]).
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::denoiser::{self, Call};
 use super::network::{Given, Network, Run};
-use super::{Shapes, config, modulation, pixart_names as names, sincos};
+use super::{Shapes, config, pixart_names as names, sincos};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, GraphBuilder, Outputs, ValueId};
 use crate::nn;
@@ -133,7 +135,8 @@ pub struct Conditions {
     /// Projected caption tokens, `[Y, L, hidden_size]`.
     y: ValueId,
     lengths: ValueId,
-    kv_rows: Vec<usize>,
+    /// Which caption each sample reads, unless sample i reads caption i.
+    kv_rows: Option<Arc<[usize]>>,
 }
 
 impl PixArt {
@@ -176,14 +179,16 @@ impl PixArt {
 
     /// Takes from the weights' shapes, under official keys, what they tell.
     fn infer(&mut self, shapes: &Shapes) {
-        let dim = |key: &str, axis: usize| shapes.get(key).and_then(|s| s.get(axis)).copied().filter(|&n| n > 0);
+        let dim =
+            |key: &str, axis: usize| shapes.get(key).and_then(|s| s.get(axis)).copied().filter(|&n| n > 0);
         let take = |to: &mut usize, from: Option<usize>| *to = from.unwrap_or(*to);
         take(&mut self.hidden_size, dim("x_embedder.proj.weight", 0));
         take(&mut self.in_channels, dim("x_embedder.proj.weight", 1));
         take(&mut self.patch_size, dim("x_embedder.proj.weight", 2));
         take(&mut self.caption_channels, dim("y_embedder.y_proj.fc1.weight", 1));
         take(&mut self.model_max_length, dim("y_embedder.y_embedding", 0));
-        let blocks = (0..).take_while(|i| shapes.contains_key(&format!("blocks.{i}.scale_shift_table"))).count();
+        let blocks =
+            (0..).take_while(|i| shapes.contains_key(&format!("blocks.{i}.scale_shift_table"))).count();
         take(&mut self.depth, Some(blocks).filter(|&n| n > 0));
         if self.hidden_size.is_multiple_of(HEAD) {
             self.num_heads = self.hidden_size / HEAD;
@@ -201,7 +206,8 @@ impl PixArt {
 
     fn check(&self) -> Result<(), String> {
         let c = self.hidden_size;
-        let positive = [self.input_size, self.patch_size, self.in_channels, c, self.num_heads, self.caption_channels];
+        let positive =
+            [self.input_size, self.patch_size, self.in_channels, c, self.num_heads, self.caption_channels];
         if positive.contains(&0) || !(self.lewei_scale > 0.0) || !(self.mlp_ratio > 0.0) {
             return Err("pixart: sizes, head count, mlp_ratio and lewei_scale must be above 0".into());
         }
@@ -229,8 +235,9 @@ impl PixArt {
         let ([batch, c, h, w], p) = (b.dims(x, "pixart")?, self.patch_size);
         if c != self.in_channels || !h.is_multiple_of(p) || !w.is_multiple_of(p) {
             let wanted = self.in_channels;
-            let message =
-                format!("expected a latent of {wanted} channels and sides in multiples of {p}, found {c}x{h}x{w}");
+            let message = format!(
+                "expected a latent of {wanted} channels and sides in multiples of {p}, found {c}x{h}x{w}"
+            );
             return Err(b.error("pixart", message));
         }
         // A convolution whose stride is its kernel is a product over cut squares.
@@ -270,7 +277,9 @@ impl PixArt {
         let t6 = nn::linear(b, "t_block.1", t6, 6 * c, true)?;
         let t6 = b.reshape(t6, [rows, 6, c])?;
         let y = b.scope("y_embedder.y_proj", |b| mlp(b, i.y, c, c))?;
-        Ok(Conditions { t, t6, y, lengths: i.lengths, kv_rows: i.kv_rows.clone() })
+        let in_order = i.kv_rows.iter().copied().eq(0..b.shape(y)[0]);
+        let kv_rows = (!in_order).then(|| i.kv_rows.as_slice().into());
+        Ok(Conditions { t, t6, y, lengths: i.lengths, kv_rows })
     }
 
     /// A block on `[B, N, hidden_size]`, in the current scope.
@@ -280,17 +289,17 @@ impl PixArt {
         let modulations = b.add(table, given.t6)?;
         let part = |b: &mut GraphBuilder, k| b.slice(modulations, 1, k, 1);
         let (shift, scale, gate) = (part(b, 0)?, part(b, 1)?, part(b, 2)?);
-        let h = modulation::adaln(b, x, shift, scale, LAYER_NORM_EPS)?;
+        let h = b.adaln(x, shift, scale, LAYER_NORM_EPS)?;
         let h = b.scope("attn", |b| self.self_attention(b, h))?;
-        let x = modulation::gated_residual(b, x, gate, h)?;
+        let x = b.gated_residual(x, gate, h)?;
         // No norm and no gate here (quirk 16).
         let h = b.scope("cross_attn", |b| self.cross_attention(b, x, given))?;
         let x = b.add(x, h)?;
         let (shift, scale, gate) = (part(b, 3)?, part(b, 4)?, part(b, 5)?);
-        let h = modulation::adaln(b, x, shift, scale, LAYER_NORM_EPS)?;
+        let h = b.adaln(x, shift, scale, LAYER_NORM_EPS)?;
         let hidden = (c as f64 * self.mlp_ratio) as usize;
         let h = b.scope("mlp", |b| mlp(b, h, hidden, c))?;
-        modulation::gated_residual(b, x, gate, h)
+        b.gated_residual(x, gate, h)
     }
 
     fn self_attention(&self, b: &mut GraphBuilder, x: ValueId) -> Result<ValueId> {
@@ -308,14 +317,22 @@ impl PixArt {
         let [q] = heads(b, q, self.num_heads)?;
         let kv = nn::linear(b, "kv_linear", given.y, 2 * c, true)?;
         let [k, v] = heads(b, kv, self.num_heads)?;
-        let a = modulation::text_attention(b, q, k, v, given.lengths, &given.kv_rows)?;
+        let kv_rows = given.kv_rows.clone();
+        let text = AttentionOptions { key_lengths: Some(given.lengths), kv_rows, ..Default::default() };
+        let a = b.attention(q, k, v, text)?;
         let a = b.reshape(a, [batch, n, c])?;
         nn::linear(b, "proj", a, c, true)
     }
 
     /// From the last block's tokens to `[B, out_channels, H, W]`, the size of the latent `like`.
     /// Its modulation reads t itself, not the six (quirk 9).
-    pub fn decode(&self, b: &mut GraphBuilder, x: ValueId, given: &Conditions, like: ValueId) -> Result<ValueId> {
+    pub fn decode(
+        &self,
+        b: &mut GraphBuilder,
+        x: ValueId,
+        given: &Conditions,
+        like: ValueId,
+    ) -> Result<ValueId> {
         let ([batch, _, h, w], p, c) = (b.dims(like, "pixart")?, self.patch_size, self.hidden_size);
         let out = self.out_channels();
         let y = b.scope("final_layer", |b| {
@@ -324,7 +341,7 @@ impl PixArt {
             let t = b.reshape(given.t, [rows, 1, c])?;
             let modulations = b.add(table, t)?;
             let (shift, scale) = (b.slice(modulations, 1, 0, 1)?, b.slice(modulations, 1, 1, 1)?);
-            let y = modulation::adaln(b, x, shift, scale, LAYER_NORM_EPS)?;
+            let y = b.adaln(x, shift, scale, LAYER_NORM_EPS)?;
             nn::linear(b, "linear", y, p * p * out, true)
         })?;
         let y = b.reshape(y, [batch, h / p, w / p, p, p, out])?;

@@ -147,7 +147,9 @@ pub(super) fn config(json: &Value) -> Result<Value> {
         ("use_additional_conditions", Value::from(true)),
     ] {
         if let Some(found) = object.get(key).filter(|v| !v.is_null() && **v != wanted) {
-            return Err(Error::Usage(format!("pixart needs {key} = {wanted}; this configuration has {found}")));
+            return Err(Error::Usage(format!(
+                "pixart needs {key} = {wanted}; this configuration has {found}"
+            )));
         }
     }
     let (heads, input) = (integer("num_attention_heads", 16), integer("sample_size", 128));
