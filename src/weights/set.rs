@@ -202,6 +202,25 @@ impl WeightSet {
         Ok(set)
     }
 
+    /// The same tensors in the shapes that `shape` gives for their names and present shapes.
+    ///
+    /// # Panics
+    /// If that changes the number of a tensor's elements.
+    pub fn reshaped(mut self, shape: impl Fn(&str, &[usize]) -> Vec<usize>) -> WeightSet {
+        for entry in &mut self.tensors {
+            entry.tensor = entry.tensor.reshaped(shape(&entry.name, entry.tensor.shape()));
+        }
+        self
+    }
+
+    /// The same names with other tensors.
+    pub fn mapped(mut self, tensor: impl Fn(&str, &HostTensor) -> HostTensor) -> WeightSet {
+        for entry in &mut self.tensors {
+            entry.tensor = tensor(&entry.name, &entry.tensor);
+        }
+        self
+    }
+
     /// The same set with some tensors replaced by others of the same names.
     pub(super) fn replaced(mut self, tensors: impl IntoIterator<Item = (String, HostTensor)>) -> WeightSet {
         for (name, tensor) in tensors {

@@ -35,8 +35,8 @@ pub struct Settings {
     pub steps: usize,
     /// Guidance scale.
     pub cfg: f32,
-    /// Which latent channels are guided.
-    pub guided: Guided,
+    /// Which latent channels are guided, if not those of the official sampler.
+    pub guided: Option<Guided>,
     /// Side of a latent tile and overlap of neighbours.
     pub tile: (usize, usize),
     /// The one latent size that runs whole; every other size is tiled (official behaviour).
@@ -298,13 +298,15 @@ fn update(
 ) -> Result<()> {
     let area = state.len() / LATENT;
     let (conditional, other) = planes.split_at(planes.len() / 2);
+    let mut conditional = conditional.to_vec();
+    let guided = settings.guided.unwrap_or(sampler.guided());
+    guidance::combine(&mut conditional, other, area, LATENT, settings.cfg, guided);
     let (eps, variance) = conditional.split_at(LATENT * area);
-    let guided = guidance::combine(eps, &other[..LATENT * area], settings.cfg, settings.guided);
     let drawn = match sampler.wants_noise(k) {
         true => Some(noise.step(k, state.len())?),
         false => None,
     };
-    sampler.step(k, state, &guided, variance, drawn.as_deref());
+    sampler.step(k, state, eps, variance, drawn.as_deref());
     Ok(())
 }
 

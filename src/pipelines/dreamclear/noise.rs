@@ -16,14 +16,11 @@ pub enum NoiseSource {
     Replayed(Replay),
 }
 
-/// Counter of the start; step k of the loop draws with k + 1.
-const START: u32 = 0;
-
 impl NoiseSource {
     /// Noise for the start of the loop, `[4, h, w]` row-major.
     pub fn start(&self, len: usize) -> Result<Vec<f32>> {
         match self {
-            NoiseSource::Drawn(noise) => Ok(draw(noise, START, len)),
+            NoiseSource::Drawn(noise) => Ok(draw(noise, Noise::START, len)),
             NoiseSource::Replayed(replay) => first_of(&replay.path, "noise_T", &replay.start, len),
         }
     }
@@ -31,7 +28,7 @@ impl NoiseSource {
     /// Noise for iteration `k` of the loop.
     pub fn step(&self, k: usize, len: usize) -> Result<Vec<f32>> {
         match self {
-            NoiseSource::Drawn(noise) => Ok(draw(noise, k as u32 + 1, len)),
+            NoiseSource::Drawn(noise) => Ok(draw(noise, k as u32, len)),
             NoiseSource::Replayed(replay) => {
                 let name = format!("noises[{k}]");
                 let Some(tensor) = replay.steps.get(k) else {
