@@ -129,14 +129,15 @@ pub struct Inputs {
 #[derive(Clone, Debug)]
 pub struct Conditions {
     /// Embedding of timestep, size and aspect ratio, `[T, hidden_size]`.
-    t: ValueId,
+    pub t: ValueId,
     /// Its six modulations, `[T, 6, hidden_size]`.
-    t6: ValueId,
+    pub t6: ValueId,
     /// Projected caption tokens, `[Y, L, hidden_size]`.
-    y: ValueId,
-    lengths: ValueId,
+    pub y: ValueId,
+    /// Valid tokens of each caption, i64 `[Y]`.
+    pub lengths: ValueId,
     /// Which caption each sample reads, unless sample i reads caption i.
-    kv_rows: Option<Arc<[usize]>>,
+    pub kv_rows: Option<Arc<[usize]>>,
 }
 
 impl PixArt {
