@@ -13,7 +13,6 @@ pub mod controlformer;
 mod denoiser;
 pub mod latent_tiles;
 pub mod load;
-mod modulation;
 pub mod network;
 pub mod pixart;
 pub mod pixart_names;
@@ -21,8 +20,8 @@ pub mod rrdbnet;
 pub mod sincos;
 pub mod srvgg;
 pub mod swinir;
-pub mod vae;
 pub mod t5;
+pub mod vae;
 
 /// Checkpoint keys with their shapes: what a model is inferred from when a file carries no
 /// configuration.

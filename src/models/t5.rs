@@ -224,7 +224,8 @@ impl T5Encoder {
             Keys::First(lengths) => (bias, Some(lengths)),
             Keys::Bias(mask) => (b.add(bias, mask)?, None),
         };
-        let options = AttentionOptions { scale: Some(1.0), bias: Some(bias), key_lengths, ..Default::default() };
+        let options =
+            AttentionOptions { scale: Some(1.0), bias: Some(bias), key_lengths, ..Default::default() };
         for i in 0..self.num_layers {
             x = b.scope(format!("encoder.block.{i}"), |b| self.block(b, x, options.clone()))?;
         }
