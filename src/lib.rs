@@ -18,6 +18,7 @@ pub mod nn;
 pub mod ops;
 pub mod pipelines;
 pub mod tensor;
+pub mod text;
 pub mod weights;
 
 pub use error::{Error, Result};

@@ -11,9 +11,12 @@ mod signature;
 mod strict;
 #[cfg(test)]
 mod tests;
+mod zip;
 
 pub mod hub;
 pub mod ncnn;
+mod npy;
+pub mod npz;
 pub mod safetensors;
 pub mod sharded;
 pub mod torch;
