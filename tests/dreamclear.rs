@@ -25,7 +25,8 @@ struct Case {
 
 impl Case {
     fn new(name: &str) -> Case {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/restore_{name}.safetensors"));
+        let path =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/restore_{name}.safetensors"));
         let (tensors, metadata) = support::golden(&path);
         let json = |key: &str| serde_json::from_str(&metadata[key]).unwrap();
         let case = Case {
@@ -81,7 +82,8 @@ impl Case {
     fn args(&self) -> Vec<String> {
         let o = |key: &str| self.options[key].to_string();
         let pair = self.options["untiled_latent"].as_array().unwrap();
-        let mut args: Vec<String> = ["restore", "--model", "dreamclear", "--threads", "2"].map(String::from).into();
+        let mut args: Vec<String> =
+            ["restore", "--model", "dreamclear", "--threads", "2"].map(String::from).into();
         for network in ["swinir", "vae", "dreamclear"] {
             args.extend([format!("--{network}"), self.path(network).display().to_string()]);
         }
@@ -90,7 +92,12 @@ impl Case {
         args.extend(["--steps".into(), self.case["steps"].to_string()]);
         args.extend(["--color-fix".into(), self.case["color_align"].as_str().unwrap().into()]);
         args.extend(["--min-size".into(), o("min_size"), "--cfg".into(), o("cfg_scale")]);
-        args.extend(["--tile".into(), o("latent_tiled_size"), "--tile-overlap".into(), o("latent_tiled_overlap")]);
+        args.extend([
+            "--tile".into(),
+            o("latent_tiled_size"),
+            "--tile-overlap".into(),
+            o("latent_tiled_overlap"),
+        ]);
         args.extend(["--untiled-latent".into(), format!("{}x{}", pair[0], pair[1])]);
         args.extend(["--start-point".into(), o("start_point")]);
         args
@@ -116,7 +123,8 @@ impl Case {
 
 fn save(path: &Path, tensors: impl IntoIterator<Item = (String, HostTensor)>) {
     let tensors: Vec<_> = tensors.into_iter().collect();
-    safetensors::write(path, tensors.iter().map(|(n, t)| (n.as_str(), t)), &Default::default(), None).unwrap();
+    safetensors::write(path, tensors.iter().map(|(n, t)| (n.as_str(), t)), &Default::default(), None)
+        .unwrap();
 }
 
 fn stderr(out: &Output) -> String {
@@ -141,13 +149,16 @@ fn replay(name: &str) {
     let case = Case::new(name);
     let features = case.features();
     let (noise, dump) = (case.path("noise.safetensors"), case.path("dump.safetensors"));
-    let more = ["--noise", noise.to_str().unwrap(), "--dump", dump.to_str().unwrap(), &features[0], &features[1]];
+    let more =
+        ["--noise", noise.to_str().unwrap(), "--dump", dump.to_str().unwrap(), &features[0], &features[1]];
     succeeds(&case.restore("picture.png", "out.png", &more));
     let dumped = WeightSet::open(&dump).unwrap();
     let noise: BTreeMap<String, String> = serde_json::from_str(&case.metadata["f32_noise"]).unwrap();
     let lq = dumped.get("img_lq_u8").unwrap();
     assert_eq!(lq.bytes(), case.tensors["img_lq_u8"].bytes(), "the resize is PIL's to the bit");
-    for key in ["img_pre", "latent_lq", "latent_pre", "z_T", "samples", "latent_out", "decoded", "color_fixed"] {
+    for key in
+        ["img_pre", "latent_lq", "latent_pre", "z_T", "samples", "latent_out", "decoded", "color_fixed"]
+    {
         let got = dumped.get(key).unwrap_or_else(|| panic!("{key} is not dumped"));
         // Large intermediates are not in every golden file.
         let Some(expected) = case.tensors.get(key) else { continue };
@@ -159,7 +170,10 @@ fn replay(name: &str) {
     let expected = &case.tensors["output"];
     assert_eq!([photo.height, photo.width, 3], expected.shape());
     let share = off_by_one(&photo.samples_u8(), expected.bytes());
-    println!("{name:8} picture: {share:.1e} off by one (official f32 against f64: {})", case.metadata["f32_output_off_by_one"]);
+    println!(
+        "{name:8} picture: {share:.1e} off by one (official f32 against f64: {})",
+        case.metadata["f32_output_off_by_one"]
+    );
     assert!(share <= 1e-3, "{share:.1e} of the values are off by one");
 }
 

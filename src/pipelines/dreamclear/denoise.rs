@@ -273,19 +273,16 @@ impl Denoiser {
         let lengths: Vec<i64> = texts.iter().flat_map(|t| t.lengths.map(|l| l as i64)).collect();
         let lengths = HostTensor::from_i64([lengths.len()], lengths);
         let cancel = watch.cancel;
-        let exe = &mut self.ready(&launch.shape)?.once;
-        // What no node reads is no input.
+        // Each part takes what it reads.
         let given = [("c_lq", c_lq), ("c_pre", c_pre), ("y", y), ("lengths", lengths)];
-        let wanted: Vec<_> = exe.graph().inputs().map(|(n, _)| n.to_owned()).collect();
-        let inputs: Vec<_> = given.into_iter().filter(|(n, _)| wanted.iter().any(|w| w == n)).collect();
-        let mut carried = exe.run_observed(&inputs, |_, _| cancel.check())?;
-        let each: Vec<_> =
-            self.ready(&launch.shape)?.each.graph().inputs().map(|(n, _)| n.to_owned()).collect();
-        for (name, tensor) in inputs {
-            if each.iter().any(|n| n == name) {
-                carried.push((name.to_owned(), tensor));
-            }
-        }
+        let of = |graph: &Graph| -> Vec<(&str, HostTensor)> {
+            let wants = |name: &str| graph.inputs().any(|(n, _)| n == name);
+            given.iter().filter(|(n, _)| wants(n)).cloned().collect()
+        };
+        let Ready { once, each } = self.ready(&launch.shape)?;
+        let inputs = of(once.graph());
+        let mut carried = once.run_observed(&inputs, |_, _| cancel.check())?;
+        carried.extend(of(each.graph()).into_iter().map(|(n, t)| (n.to_owned(), t)));
         Ok(carried)
     }
 
