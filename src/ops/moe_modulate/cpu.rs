@@ -122,6 +122,7 @@ pub(super) fn backward(experts: usize, mut call: CpuCall) {
         let (mut g, mut dg) = (vec![0.0; experts], vec![0.0; experts]);
         for row in task * per_task..rows.min((task + 1) * per_task) {
             let (x, dy) = (x.row(row), dy.row(row));
+            #[allow(clippy::mut_from_ref)] // as `Disjoint::part`
             fn row_of<'a>(of: &'a Disjoint<f32>, row: usize, n: usize) -> &'a mut [f32] {
                 // SAFETY: the rows of a task belong to it alone, in every result.
                 unsafe { of.part(row * n, n) }
