@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::data::color_fix::ColorFix;
 use crate::data::inputs::Inputs;
 use crate::data::pixels::Rounding;
 use crate::device::cpu::CpuDevice;
@@ -14,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::pipelines::dreamclear::captions::Source;
 use crate::pipelines::dreamclear::components::{Chosen, Sources};
 use crate::pipelines::dreamclear::noise::{NoiseSource, Replay};
-use crate::pipelines::dreamclear::{ColorFix, DreamClearRestorer, Settings, denoise};
+use crate::pipelines::dreamclear::{DreamClearRestorer, Settings, denoise};
 use crate::tensor::DType;
 use crate::text::vlm;
 use crate::weights::hub;
@@ -72,17 +73,20 @@ pub struct DreamClearArgs {
     #[arg(long, value_name = "URL", help_heading = "Captions")]
     pub vlm: Option<String>,
     /// The model that the endpoint is asked for.
-    #[arg(long, default_value = vlm::DEFAULT_MODEL, value_name = "NAME", help_heading = "Captions")]
+    #[arg(long, default_value = "llava-v1.6-vicuna-13b", value_name = "NAME", help_heading = "Captions")]
     pub vlm_model: String,
     /// Environment variable that holds the endpoint's key, if it wants one.
     #[arg(long, default_value = "OPENAI_API_KEY", value_name = "VAR", help_heading = "Captions")]
     pub vlm_key_env: String,
     /// What the endpoint is asked.
-    #[arg(long, default_value = vlm::DEFAULT_PROMPT, value_name = "TEXT", help_heading = "Captions")]
+    #[arg(long, default_value = vlm::PROMPT, value_name = "TEXT", help_heading = "Captions")]
     pub vlm_prompt: String,
     /// Seconds to wait for an answer.
     #[arg(long, default_value_t = 120, value_name = "SECONDS", help_heading = "Captions")]
     pub vlm_timeout: u64,
+    /// Attempts after the first, where the endpoint is busy or out of reach.
+    #[arg(long, default_value_t = 3, value_name = "N", help_heading = "Captions")]
+    pub vlm_retries: u32,
     /// Go on with the null caption where a caption cannot be had; the report says so.
     #[arg(long, help_heading = "Captions")]
     pub caption_fallback: bool,
@@ -128,7 +132,11 @@ fn parse_count(text: &str) -> Result<usize, String> {
 }
 
 /// Opens the pipeline as the options say.
-pub fn open(args: &super::restore::Args, device: Arc<CpuDevice>, matrices: Option<DType>) -> Result<DreamClearRestorer> {
+pub fn open(
+    args: &super::restore::Args,
+    device: Arc<CpuDevice>,
+    matrices: Option<DType>,
+) -> Result<DreamClearRestorer> {
     let own = &args.dreamclear;
     let chosen = Chosen {
         swinir: own.swinir.clone(),
@@ -171,14 +179,17 @@ fn settings(args: &super::restore::Args, matrices: Option<DType>) -> Result<Sett
         return Err(Error::Usage(format!("--upscale {upscale}: expected a factor above 0 and up to 64")));
     }
     if own.start_point > 999 {
-        return Err(Error::Usage(format!("--start-point {}: expected a timestep of 0 to 999", own.start_point)));
+        return Err(Error::Usage(format!(
+            "--start-point {}: expected a timestep of 0 to 999",
+            own.start_point
+        )));
     }
     if !own.cfg.is_finite() {
         return Err(Error::Usage(format!("--cfg {}: expected a number", own.cfg)));
     }
     let color_fix = match own.color_fix.as_str() {
         "wavelet" => ColorFix::Wavelet,
-        "adain" => ColorFix::AdaIn,
+        "adain" => ColorFix::Adain,
         "none" => ColorFix::None,
         other => return Err(Error::Usage(format!("--color-fix {other}: expected wavelet, adain or none"))),
     };
@@ -217,7 +228,9 @@ fn settings(args: &super::restore::Args, matrices: Option<DType>) -> Result<Sett
 fn captions(own: &DreamClearArgs) -> Result<Source> {
     let exists = |path: &Path, option: &str| match path.exists() {
         true => Ok(path.to_owned()),
-        false => Err(Error::Usage(format!("{option} {}: there is no such file or directory", path.display()))),
+        false => {
+            Err(Error::Usage(format!("{option} {}: there is no such file or directory", path.display())))
+        }
     };
     if let Some(text) = &own.caption {
         return Ok(Source::Text(text.clone()));
@@ -230,18 +243,23 @@ fn captions(own: &DreamClearArgs) -> Result<Source> {
     }
     let Some(url) = &own.vlm else { return Ok(Source::Null) };
     let options = vlm::Options {
-        model: own.vlm_model.clone(),
         key_env: own.vlm_key_env.clone(),
         prompt: own.vlm_prompt.clone(),
         timeout: Duration::from_secs(own.vlm_timeout.max(1)),
+        retries: own.vlm_retries,
         cache_dir: Some(hub::cache_dir()?.join("captions")),
-        ..vlm::Options::new(url)
+        ..vlm::Options::new(url, &own.vlm_model)
     };
-    Ok(Source::Vlm(Box::new(vlm::Client::new(options)?)))
+    let identity = format!("{url} {:?} {:?}", own.vlm_model, own.vlm_prompt);
+    Ok(Source::Vlm { client: Box::new(vlm::Client::new(options)?), identity })
 }
 
 /// `--plan`: what each stage of each picture would take.
-pub fn plan(restorer: &mut DreamClearRestorer, found: Inputs, flops_per_second: f64) -> (Vec<serde_json::Value>, String, usize) {
+pub fn plan(
+    restorer: &mut DreamClearRestorer,
+    found: Inputs,
+    flops_per_second: f64,
+) -> (Vec<serde_json::Value>, String, usize) {
     let mib = |bytes: usize| bytes as f64 / (1 << 20) as f64;
     let (mut rows, mut text, mut failed) = (Vec::new(), String::new(), found.failed.len());
     for failure in &found.failed {

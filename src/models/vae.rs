@@ -18,7 +18,7 @@ use crate::ops::conv2d::ConvSpec;
 mod names;
 mod network;
 
-pub use network::{Half, VaeNetwork, open};
+pub use network::{Half, VaeNetwork};
 
 /// Epsilon of every norm.
 pub const EPS: f32 = 1e-6;
@@ -62,9 +62,9 @@ pub struct AutoencoderKl {
     /// Groups of every norm.
     pub norm_num_groups: usize,
     /// Diffusion models see latents times this factor.
-    pub scaling_factor: f32,
+    pub scaling_factor: f64,
     /// … after this was taken off, where it is given.
-    pub shift_factor: Option<f32>,
+    pub shift_factor: Option<f64>,
     /// Whether a 1×1 convolution follows the encoder.
     pub use_quant_conv: bool,
     /// Whether a 1×1 convolution precedes the decoder.
@@ -300,16 +300,6 @@ impl AutoencoderKl {
         }
         layers.push(resnet(format!("{key}.resnets.1"), channels, channels));
     }
-
-    /// A latent as diffusion models see it: `(mode − shift) · scale`.
-    pub fn scale(&self, mode: f32) -> f32 {
-        (mode - self.shift_factor.unwrap_or(0.0)) * self.scaling_factor
-    }
-
-    /// The inverse of [`scale`](Self::scale): what the decoder sees.
-    pub fn unscale(&self, latent: f32) -> f32 {
-        latent / self.scaling_factor + self.shift_factor.unwrap_or(0.0)
-    }
 }
 
 fn conv(key: &str, out: usize, step: Step) -> Layer {
@@ -337,12 +327,13 @@ pub fn record(b: &mut GraphBuilder, layers: &[Layer], groups: usize, mut x: Valu
         x = match layer {
             Layer::Conv(conv) => conv.record(b, groups, x)?,
             Layer::Resnet { convs: [first, second], shortcut } => {
-                let h = first.record(b, groups, x)?;
-                let h = second.record(b, groups, h)?;
+                // First, so that the norm behind it may overwrite x.
                 let around = match shortcut {
                     Some(shortcut) => shortcut.record(b, groups, x)?,
                     None => x,
                 };
+                let h = first.record(b, groups, x)?;
+                let h = second.record(b, groups, h)?;
                 b.add(around, h)?
             }
             Layer::Attention(key) => attention(b, key, groups, x)?,

@@ -1,15 +1,15 @@
 //! The autoencoder on pictures of any size: whole where its working memory fits a budget, else in
 //! exact bands ([`bands`]).
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::cancel::Cancel;
 use crate::data::pixels::FloatImage;
 use crate::device::cpu::CpuDevice;
 use crate::error::{Error, Result};
-use crate::graph::{Executable, Graph, GraphBuilder, Plan, passes};
-use crate::models::vae::{AutoencoderKl, Layer, open, record};
+use crate::graph::{Executable, Graph, GraphBuilder, Plan, Workspace, passes};
+use crate::models::vae::{AutoencoderKl, Layer, record};
 use crate::ops::fuse;
 use crate::tensor::{DType, HostTensor};
 use crate::weights::WeightSet;
@@ -17,29 +17,9 @@ use crate::weights::WeightSet;
 mod bands;
 mod maps;
 
+use super::tiled::Watch;
 use bands::Chain;
 use maps::{Ledger, Map};
-
-/// Working memory unless the user says otherwise.
-pub const DEFAULT_MEMORY: usize = 4 << 30;
-
-/// What the user may choose.
-#[derive(Clone, Debug)]
-pub struct VaeSettings {
-    /// Working memory beside weights and pictures, in bytes. A picture whose whole plan needs more
-    /// runs in bands, whose maps go to a file where they, too, do not fit.
-    pub memory: usize,
-    /// Where that file is made (it has no name there while in use). Should not be a RAM disk.
-    pub folder: PathBuf,
-    /// Always in bands of this many output rows: for tests.
-    pub band_rows: Option<usize>,
-}
-
-impl Default for VaeSettings {
-    fn default() -> Self {
-        VaeSettings { memory: DEFAULT_MEMORY, folder: std::env::temp_dir(), band_rows: None }
-    }
-}
 
 /// What one half takes on one picture.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,10 +45,13 @@ pub struct VaePlan {
 
 /// Encoder and decoder with their weights.
 pub struct VaeRunner {
-    net: AutoencoderKl,
+    config: AutoencoderKl,
     weights: WeightSet,
     device: Arc<CpuDevice>,
-    settings: VaeSettings,
+    workspace: Workspace,
+    memory: usize,
+    folder: PathBuf,
+    band_rows: Option<usize>,
     /// The whole plan of the last half and size: pictures of one job are often alike.
     ready: Option<(Task, Executable)>,
 }
@@ -80,167 +63,126 @@ struct Task {
     size: [usize; 2],
 }
 
-/// Who is told how far the work is, and may stop it.
-struct Watch<'a> {
-    cancel: &'a Cancel,
-    progress: &'a (dyn Fn(f32) + Sync),
+/// The share of the work that is done, for whoever watches.
+struct Progress<'a> {
+    watch: Watch<'a>,
     done: f64,
     total: f64,
 }
 
-impl Watch<'_> {
+impl Progress<'_> {
     fn done(&mut self, flops: f64) {
         self.done += flops;
-        (self.progress)((self.done / self.total).min(1.0) as f32);
+        (self.watch.progress)((self.done / self.total).min(1.0) as f32);
     }
 
     /// Runs a plan with one result, telling after each step.
     fn run(&mut self, exe: &mut Executable, inputs: &[(&str, HostTensor)]) -> Result<HostTensor> {
         let mut out = exe.run_observed(inputs, |step, _| {
             self.done(step.cost.flops);
-            self.cancel.check()
+            self.watch.cancel.check()
         })?;
         Ok(out.swap_remove(0).1)
     }
 }
 
-/// Binds a plan's weights.
-fn executable(plan: Plan, device: &Arc<CpuDevice>, weights: &WeightSet) -> Result<Executable> {
-    Executable::new(plan, device.clone(), |key| weights.get(key).cloned())
-}
-
 impl VaeRunner {
-    /// Opens the whole autoencoder from any official container and vintage of names.
+    /// From weights under current names. `memory` is the working memory in bytes beside weights and
+    /// pictures: a picture whose whole plan needs more runs in bands, whose maps go to a file where
+    /// they, too, do not fit.
     ///
     /// # Errors
-    /// If the files cannot be read, or the weights do not fit exactly.
-    pub fn open(
-        config: Option<&Path>,
-        weights: &Path,
-        device: Arc<CpuDevice>,
-        settings: VaeSettings,
-    ) -> Result<Self> {
-        let (net, weights) = open(config, weights)?;
-        Ok(Self::new(net, weights, device, settings))
-    }
-
-    /// From weights under current names; one that is missing is found when it is needed.
+    /// If a weight is missing, unknown or of the wrong shape.
     pub fn new(
-        net: AutoencoderKl,
+        config: AutoencoderKl,
         weights: WeightSet,
         device: Arc<CpuDevice>,
-        settings: VaeSettings,
-    ) -> Self {
-        VaeRunner { net, weights, device, settings, ready: None }
+        workspace: Workspace,
+        memory: usize,
+    ) -> Result<Self> {
+        let folder = std::env::temp_dir();
+        let runner =
+            VaeRunner { config, weights, device, workspace, memory, folder, band_rows: None, ready: None };
+        let least = runner.config.factor();
+        let mut shapes = runner.graph(Task { encode: true, size: [least; 2] })?.param_shapes();
+        shapes.extend(runner.graph(Task { encode: false, size: [1; 2] })?.param_shapes());
+        runner.weights.check(shapes.iter().map(|(k, s)| (k.as_str(), s.as_slice())), |_| false)?;
+        Ok(runner)
+    }
+
+    /// Where files for maps are made, instead of the system's folder for temporary files; they have
+    /// no name there while in use. Should not be a RAM disk.
+    pub fn spill_to(mut self, folder: PathBuf) -> Self {
+        self.folder = folder;
+        self
+    }
+
+    /// Always works in bands of (about) this many rows of each layer's result.
+    pub fn in_bands_of(mut self, rows: usize) -> Self {
+        self.band_rows = Some(rows);
+        self
+    }
+
+    /// Another working memory from here on.
+    pub fn set_memory(&mut self, memory: usize) {
+        if memory != self.memory {
+            self.memory = memory;
+            self.ready = None;
+        }
+    }
+
+    /// Bytes of the weights as stored.
+    pub fn weight_bytes(&self) -> usize {
+        self.weights.bytes()
     }
 
     /// The hyper-parameters.
-    pub fn network(&self) -> &AutoencoderKl {
-        &self.net
+    pub fn config(&self) -> &AutoencoderKl {
+        &self.config
     }
 
-    /// Means of the latents `[B, L, H/8, W/8]` (for four levels; not scaled) of pictures
-    /// `[B, H, W, C]` in −1..1. `progress` is told 0..1.
+    /// Means of the latent `[1, L, H/8, W/8]` (for four levels; not scaled) of a picture in −1..1.
     ///
     /// # Errors
-    /// If the pictures have another number of channels or are smaller than one latent pixel;
-    /// `Interrupted` soon after `cancel` is raised.
-    pub fn encode_mode(
-        &mut self,
-        pictures: &HostTensor,
-        cancel: &Cancel,
-        progress: &(dyn Fn(f32) + Sync),
-    ) -> Result<HostTensor> {
-        let channels = self.net.in_channels;
-        let &[batch, height, width, c] = pictures.shape() else {
-            return Err(shape_error("pictures", "[B, H, W, C]", pictures));
-        };
-        let least = self.net.factor();
-        if c != channels || height < least || width < least {
-            let expected = format!("[B, H, W, {channels}] with H and W at least {least}");
-            return Err(shape_error("pictures", &expected, pictures));
+    /// If the picture has another number of channels or is smaller than one latent pixel;
+    /// `Interrupted` soon after `watch.cancel` is raised.
+    pub fn encode_mode(&mut self, picture: &FloatImage, watch: Watch) -> Result<HostTensor> {
+        let FloatImage { height, width, channels, .. } = *picture;
+        let (wanted, least) = (self.config.in_channels, self.config.factor());
+        if channels != wanted || height < least || width < least {
+            return Err(Error::Usage(format!(
+                "the autoencoder needs a picture of {wanted} channels and at least {least}×{least} pixels, found \
+                 {channels} channels and {width}×{height}"
+            )));
         }
         let task = Task { encode: true, size: [height, width] };
-        let values = pictures.to_f32();
-        let mut latents = Vec::new();
-        for i in 0..batch {
-            let n = height * width * c;
-            let x = HostTensor::from_f32([1, height, width, c], values[i * n..(i + 1) * n].to_vec());
-            let moments = self.run(task, x, cancel, &|f| progress((i as f32 + f) / batch as f32))?;
-            let moments = moments.to_f32();
-            for channel in 0..self.net.latent_channels {
-                latents.extend(moments.iter().skip(channel).step_by(2 * self.net.latent_channels));
-            }
-        }
+        let x = HostTensor::from_f32([1, height, width, channels], picture.data.clone());
+        let moments = self.run(task, x, watch)?;
+        let (moments, latent) = (moments.to_f32(), self.config.latent_channels);
+        let mode = (0..latent).flat_map(|c| moments[c..].iter().step_by(2 * latent).copied()).collect();
         let [h, w] = self.latent_size(task.size);
-        Ok(HostTensor::from_f32([batch, self.net.latent_channels, h, w], latents))
+        Ok(HostTensor::from_f32([1, latent, h, w], mode))
     }
 
-    /// Pictures `[B, 8h, 8w, C]` (for four levels), about −1..1 and not clamped, of latents
-    /// `[B, L, h, w]` (not scaled). `progress` is told 0..1.
+    /// The picture, about −1..1 and not clamped, of a latent `[1, L, h, w]` (not scaled): 8h × 8w
+    /// for four levels.
     ///
     /// # Errors
-    /// If the latents have another number of channels; `Interrupted` soon after `cancel` is raised.
-    pub fn decode(
-        &mut self,
-        latents: &HostTensor,
-        cancel: &Cancel,
-        progress: &(dyn Fn(f32) + Sync),
-    ) -> Result<HostTensor> {
-        let channels = self.net.latent_channels;
-        let &[batch, c, height, width] = latents.shape() else {
-            return Err(shape_error("latents", "[B, C, h, w]", latents));
+    /// If the latent has another shape; `Interrupted` soon after `watch.cancel` is raised.
+    pub fn decode(&mut self, latent: &HostTensor, watch: Watch) -> Result<FloatImage> {
+        let channels = self.config.latent_channels;
+        let (height, width) = match *latent.shape() {
+            [1, c, h, w] if c == channels && h > 0 && w > 0 => (h, w),
+            ref found => {
+                return Err(Error::Usage(format!("a latent must be [1, {channels}, h, w], found {found:?}")));
+            }
         };
-        if c != channels || height == 0 || width == 0 {
-            return Err(shape_error("latents", &format!("[B, {channels}, h, w]"), latents));
-        }
         let task = Task { encode: false, size: [height, width] };
-        let (values, pixels) = (latents.to_f32(), height * width);
-        let mut pictures = Vec::with_capacity(batch);
-        for i in 0..batch {
-            let latent = &values[i * c * pixels..(i + 1) * c * pixels];
-            let x = (0..pixels).flat_map(|p| latent[p..].iter().step_by(pixels).copied()).collect();
-            let x = HostTensor::from_f32([1, height, width, c], x);
-            pictures.push(self.run(task, x, cancel, &|f| progress((i as f32 + f) / batch as f32))?);
-        }
-        if pictures.len() == 1 {
-            return Ok(pictures.remove(0));
-        }
-        let factor = self.net.factor();
-        let all = pictures.iter().flat_map(|p| p.to_f32().into_owned()).collect();
-        Ok(HostTensor::from_f32([batch, height * factor, width * factor, self.net.out_channels], all))
-    }
-
-    /// [`encode_mode`](Self::encode_mode) of one picture in 0..1, scaled as diffusion models see it:
-    /// `[1, L, h, w]`.
-    pub fn encode_image(
-        &mut self,
-        image: &FloatImage,
-        cancel: &Cancel,
-        progress: &(dyn Fn(f32) + Sync),
-    ) -> Result<HostTensor> {
-        let signed = image.data.iter().map(|x| 2.0 * x - 1.0).collect();
-        let x = HostTensor::from_f32([1, image.height, image.width, image.channels], signed);
-        let mode = self.encode_mode(&x, cancel, progress)?;
-        let scaled = mode.to_f32().iter().map(|&m| self.net.scale(m)).collect();
-        Ok(HostTensor::from_f32(mode.shape(), scaled))
-    }
-
-    /// The picture, about 0..1 and not clamped, of one scaled latent `[1, L, h, w]`.
-    pub fn decode_image(
-        &mut self,
-        latent: &HostTensor,
-        cancel: &Cancel,
-        progress: &(dyn Fn(f32) + Sync),
-    ) -> Result<FloatImage> {
-        if latent.shape().first() != Some(&1) {
-            return Err(shape_error("the latent", "[1, C, h, w]", latent));
-        }
-        let z = latent.to_f32().iter().map(|&z| self.net.unscale(z)).collect();
-        let picture = self.decode(&HostTensor::from_f32(latent.shape(), z), cancel, progress)?;
-        let &[_, height, width, channels] = picture.shape() else { unreachable!("decode gives four axes") };
-        let data = picture.to_f32().iter().map(|x| (x + 1.0) / 2.0).collect();
-        Ok(FloatImage::new(height, width, channels, data))
+        let (values, pixels) = (latent.to_f32(), height * width);
+        let z = (0..pixels).flat_map(|p| values[p..].iter().step_by(pixels).copied()).collect();
+        let picture = self.run(task, HostTensor::from_f32([1, height, width, channels], z), watch)?;
+        let [_, [height, width, channels]] = self.extents(task);
+        Ok(FloatImage::new(height, width, channels, picture.to_f32().into_owned()))
     }
 
     /// What encoding a picture of this size takes.
@@ -253,17 +195,12 @@ impl VaeRunner {
         self.plan(Task { encode: false, size: [height, width] })
     }
 
-    /// Gives the working memory back that is kept for the next picture of the same size.
-    pub fn release(&mut self) {
-        self.ready = None;
-    }
-
     fn latent_size(&self, [height, width]: [usize; 2]) -> [usize; 2] {
-        [height / self.net.factor(), width / self.net.factor()]
+        [height / self.config.factor(), width / self.config.factor()]
     }
 
     fn layers(&self, task: Task) -> Vec<Layer> {
-        if task.encode { self.net.encoder() } else { self.net.decoder() }
+        if task.encode { self.config.encoder() } else { self.config.decoder() }
     }
 
     /// Extents of what goes in and what comes out.
@@ -271,10 +208,10 @@ impl VaeRunner {
         let [height, width] = task.size;
         if task.encode {
             let [h, w] = self.latent_size(task.size);
-            [[height, width, self.net.in_channels], [h, w, 2 * self.net.latent_channels]]
+            [[height, width, self.config.in_channels], [h, w, 2 * self.config.latent_channels]]
         } else {
-            let f = self.net.factor();
-            [[height, width, self.net.latent_channels], [f * height, f * width, self.net.out_channels]]
+            let f = self.config.factor();
+            [[height, width, self.config.latent_channels], [f * height, f * width, self.config.out_channels]]
         }
     }
 
@@ -283,7 +220,7 @@ impl VaeRunner {
         let mut b = GraphBuilder::new();
         let [[height, width, channels], _] = self.extents(task);
         let x = b.input("x", DType::F32, [1, height, width, channels])?;
-        let y = record(&mut b, &self.layers(task), self.net.norm_num_groups, x)?;
+        let y = record(&mut b, &self.layers(task), self.config.norm_num_groups, x)?;
         b.output("y", y);
         let mut graph = b.finish();
         passes::run(&mut graph, fuse::RULES, None)?;
@@ -292,29 +229,25 @@ impl VaeRunner {
 
     /// The whole plan, if its arena fits the budget.
     fn whole(&self, task: Task) -> Result<Option<Plan>> {
-        if self.settings.band_rows.is_some() {
+        if self.band_rows.is_some() {
             return Ok(None);
         }
         let plan = Plan::new(self.graph(task)?, self.device.threads())?;
-        Ok((plan.arena_bytes <= self.settings.memory).then_some(plan))
+        Ok((plan.arena_bytes <= self.memory).then_some(plan))
     }
 
     /// A chain that stores maps, or with `dry` only counts.
-    fn chain<'a>(&'a self, dry: bool, watch: Watch<'a>) -> Chain<'a> {
+    fn chain<'a>(&'a self, dry: bool, progress: Progress<'a>) -> Chain<'a> {
         Chain {
-            weights: &self.weights,
-            device: &self.device,
-            groups: self.net.norm_num_groups,
-            rows: self.settings.band_rows,
-            memory: self.settings.memory,
+            runner: self,
             ledger: Ledger::new(
-                self.settings.memory - bands::reserve(self.settings.memory),
-                (!dry).then(|| self.settings.folder.clone()),
+                self.memory - bands::reserve(self.memory),
+                (!dry).then(|| self.folder.clone()),
             ),
             band_peak: 0,
             peak: 0,
             bands: 0,
-            watch,
+            progress,
         }
     }
 
@@ -335,8 +268,8 @@ impl VaeRunner {
             let peak = weights + arena + pictures;
             return Ok(VaePlan { weights, arena, maps: 0, spilled: 0, pictures, peak, flops, bands: 1 });
         }
-        let watch = Watch { cancel: &Cancel::new(), progress: &|_| {}, done: 0.0, total: flops };
-        let mut chain = self.chain(true, watch);
+        let watch = Watch { cancel: &Cancel::new(), progress: &|_| {} };
+        let mut chain = self.chain(true, Progress { watch, done: 0.0, total: flops });
         chain.run(&self.layers(task), Map::given(None, input))?;
         Ok(VaePlan {
             weights,
@@ -350,33 +283,28 @@ impl VaeRunner {
         })
     }
 
-    fn run(
-        &mut self,
-        task: Task,
-        x: HostTensor,
-        cancel: &Cancel,
-        progress: &(dyn Fn(f32) + Sync),
-    ) -> Result<HostTensor> {
-        cancel.check()?;
+    fn run(&mut self, task: Task, x: HostTensor, watch: Watch) -> Result<HostTensor> {
+        watch.cancel.check()?;
         if self.ready.as_ref().is_none_or(|(ready, _)| *ready != task) {
-            self.ready = None; // give the old arena back first
-            if let Some(plan) = self.whole(task)? {
-                self.ready = Some((task, executable(plan, &self.device, &self.weights)?));
-            }
+            self.ready = match self.whole(task)? {
+                Some(plan) => Some((task, self.executable(plan)?)),
+                None => None,
+            };
         }
-        let watch = |total| Watch { cancel, progress, done: 0.0, total };
         if let Some((_, exe)) = &mut self.ready {
             let total = exe.plan().cost().flops;
-            return watch(total).run(exe, &[("x", x)]);
+            return Progress { watch, done: 0.0, total }.run(exe, &[("x", x)]);
         }
         let total = self.graph(task)?.cost().flops;
         let [input, _] = self.extents(task);
-        let y = self.chain(false, watch(total)).run(&self.layers(task), Map::given(Some(x), input))?;
-        progress(1.0);
+        let mut chain = self.chain(false, Progress { watch, done: 0.0, total });
+        let y = chain.run(&self.layers(task), Map::given(Some(x), input))?;
+        (watch.progress)(1.0);
         Ok(y.into_tensor())
     }
-}
 
-fn shape_error(what: &str, expected: &str, found: &HostTensor) -> Error {
-    Error::Usage(format!("{what} must be {expected}, found {:?}", found.shape()))
+    fn executable(&self, plan: Plan) -> Result<Executable> {
+        let param = |key: &str| self.weights.get(key).cloned();
+        Executable::in_workspace(plan, self.device.clone(), param, &self.workspace)
+    }
 }

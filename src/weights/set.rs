@@ -22,6 +22,8 @@ pub enum Container {
     TorchLegacy,
     /// ncnn `.param` and `.bin`.
     Ncnn,
+    /// NumPy's zip of arrays.
+    Npz,
     /// Several files under one `*.index.json`.
     Sharded,
     /// Not from a file.
@@ -35,6 +37,7 @@ impl fmt::Display for Container {
             Container::TorchZip => "torch zip",
             Container::TorchLegacy => "torch legacy",
             Container::Ncnn => "ncnn",
+            Container::Npz => "npz",
             Container::Sharded => "sharded",
             Container::Memory => "memory",
         })
@@ -200,17 +203,6 @@ impl WeightSet {
             set.put(name, entry.tensor.clone(), entry.file.clone());
         }
         Ok(set)
-    }
-
-    /// The same tensors in the shapes that `shape` gives for their names and present shapes.
-    ///
-    /// # Panics
-    /// If that changes the number of a tensor's elements.
-    pub fn reshaped(mut self, shape: impl Fn(&str, &[usize]) -> Vec<usize>) -> WeightSet {
-        for entry in &mut self.tensors {
-            entry.tensor = entry.tensor.reshaped(shape(&entry.name, entry.tensor.shape()));
-        }
-        self
     }
 
     /// The same names with other tensors.

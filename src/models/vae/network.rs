@@ -1,7 +1,6 @@
 //! The autoencoder and its halves as `forward` calls them.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use serde_json::Value;
 
@@ -9,8 +8,8 @@ use super::names::{self, Renaming};
 use super::{AutoencoderKl, record};
 use crate::error::Result;
 use crate::graph::{Graph, GraphBuilder, Outputs};
+use crate::models::Shapes;
 use crate::models::network::{Given, Network, Run};
-use crate::models::{Shapes, load};
 use crate::tensor::{DType, HostTensor};
 use crate::weights::WeightSet;
 
@@ -110,21 +109,6 @@ impl VaeNetwork {
     }
 }
 
-/// Opens a whole autoencoder from any official container and vintage of names: hyper-parameters,
-/// and weights under current names. Without `config`, a `config.json` beside the weights is read,
-/// else the shapes tell.
-///
-/// # Errors
-/// If a file cannot be read, or the weights do not fit exactly.
-pub fn open(config: Option<&Path>, weights: &Path) -> Result<(AutoencoderKl, WeightSet)> {
-    let set = WeightSet::open(weights)?;
-    let beside = load::config_beside(weights);
-    let json = config.or(beside.as_deref()).map(load::read_config).transpose()?;
-    let (network, _) = VaeNetwork::new(Half::Whole, json.as_ref(), &load::shapes_of(&set))?;
-    let weights = load::checked(&network, set)?;
-    Ok((network.config, weights))
-}
-
 impl Network for VaeNetwork {
     fn architecture(&self) -> &'static str {
         match self.half {
@@ -137,7 +121,7 @@ impl Network for VaeNetwork {
     fn adapt(&self, weights: WeightSet) -> Result<WeightSet> {
         let renaming = Renaming::of(weights.names());
         let current = weights.renamed(|key| renaming.apply(key))?;
-        Ok(current.reshaped(names::matrix_shape))
+        Ok(current.mapped(|key, t| t.reshaped(names::matrix_shape(key, t.shape()))))
     }
 
     fn parameters(&self) -> Result<BTreeMap<String, Vec<usize>>> {

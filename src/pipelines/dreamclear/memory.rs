@@ -91,7 +91,11 @@ pub(super) fn plan(r: &mut DreamClearRestorer, inputs: &[(usize, usize)]) -> Res
         .zip(inputs)
         .map(|(s, &input)| 12 * (2 * area(s.working)) + 4 * area(input))
         .sum::<usize>()
-        + sizes.iter().map(|s| 12 * (3 * area(s.working) + area(s.output)) + 4 * area(s.output)).max().unwrap_or(0);
+        + sizes
+            .iter()
+            .map(|s| 12 * (3 * area(s.working) + area(s.output)) + 4 * area(s.output))
+            .max()
+            .unwrap_or(0);
     let swinir_weights = r.swinir.model.weights.bytes();
     let vae_weights = r.vae.weight_bytes();
     let kept = swinir_weights + vae_weights + KERNELS + pictures;
@@ -114,7 +118,8 @@ pub(super) fn plan(r: &mut DreamClearRestorer, inputs: &[(usize, usize)]) -> Res
                 resident = false;
                 denoise(r, inputs, room(kept))?
             };
-            let needed = kept + denoise.arena + denoise.carried + if resident { whole } else { denoise.window };
+            let needed =
+                kept + denoise.arena + denoise.carried + if resident { whole } else { denoise.window };
             if needed > limit {
                 return Err(refused(limit, needed));
             }
@@ -156,7 +161,8 @@ pub(super) fn plan(r: &mut DreamClearRestorer, inputs: &[(usize, usize)]) -> Res
             note: if bands > 1 { format!("{bands} exact bands") } else { "whole".into() },
         }
     };
-    let encode = sizes.iter().map(|s| r.vae.plan_encode(s.working.0, s.working.1)).collect::<Result<Vec<_>>>()?;
+    let encode =
+        sizes.iter().map(|s| r.vae.plan_encode(s.working.0, s.working.1)).collect::<Result<Vec<_>>>()?;
     stages.push(vae(encode, "encode", 2.0));
     stages.push(Stage {
         name: "denoise",
@@ -166,21 +172,13 @@ pub(super) fn plan(r: &mut DreamClearRestorer, inputs: &[(usize, usize)]) -> Res
         note: denoise.note.clone(),
     });
     let latent = |s: &crate::data::resize::Sizes| (s.working.0 / FACTOR, s.working.1 / FACTOR);
-    let decode = sizes
-        .iter()
-        .map(latent)
-        .map(|(h, w)| r.vae.plan_decode(h, w))
-        .collect::<Result<Vec<_>>>()?;
+    let decode =
+        sizes.iter().map(latent).map(|(h, w)| r.vae.plan_decode(h, w)).collect::<Result<Vec<_>>>()?;
     stages.push(vae(decode, "decode", 1.0));
 
     let weights = swinir_weights + vae_weights + if resident { r.denoiser.weight_bytes() } else { 0 };
-    // The stages share one workspace that grows to the largest arena; the autoencoder's is its own
-    // and is given back after use.
-    let shared = |name: &str| !matches!(name, "encode" | "decode");
-    let workspace = stages.iter().filter(|s| shared(s.name)).map(|s| s.arena_bytes).max().unwrap_or(0);
-    let coder = stages.iter().filter(|s| !shared(s.name)).map(|s| s.arena_bytes).max().unwrap_or(0);
-    // Before encoding and decoding the workspace is given back.
-    let working = (workspace + denoise.carried).max(coder);
+    // All stages work in one block that grows to the largest of them.
+    let working = stages.iter().map(|s| s.arena_bytes).max().unwrap_or(0) + denoise.carried;
     let peak = weights + KERNELS + pictures + working;
     if let Some(limit) = r.settings.memory
         && peak > limit

@@ -8,20 +8,18 @@
 //! the map that it adds to. Zeros are padded at the picture's borders only.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use rayon::prelude::*;
 
 use super::maps::{Ledger, Map};
-use super::{Watch, executable};
+use super::{Progress, VaeRunner};
+use crate::device::cpu::math;
 use crate::device::cpu::simd::{Level, simd_fn};
-use crate::device::cpu::{CpuDevice, math};
 use crate::error::{Error, Result};
 use crate::graph::{Executable, Graph, GraphBuilder, Plan, passes};
 use crate::models::vae::{Conv, EPS, Layer, Step, record};
 use crate::ops::fuse;
 use crate::tensor::{DType, HostTensor};
-use crate::weights::WeightSet;
 
 /// Bytes of a band's operands and results aimed at, where memory allows: large enough that packing
 /// weights and reading rows twice cost little beside the work, small beside the maps.
@@ -104,13 +102,7 @@ struct Normaliser {
 
 /// Runs a chain, or, without values, only counts what it would take.
 pub(super) struct Chain<'a> {
-    pub weights: &'a WeightSet,
-    pub device: &'a Arc<CpuDevice>,
-    pub groups: usize,
-    /// Output rows of a band, where the caller chose them.
-    pub rows: Option<usize>,
-    /// Working memory in all.
-    pub memory: usize,
+    pub runner: &'a VaeRunner,
     pub ledger: Ledger,
     /// The most bytes that a band ever took beside the maps.
     pub band_peak: usize,
@@ -118,7 +110,7 @@ pub(super) struct Chain<'a> {
     pub peak: usize,
     /// Bands so far.
     pub bands: usize,
-    pub watch: Watch<'a>,
+    pub progress: Progress<'a>,
 }
 
 impl Chain<'_> {
@@ -168,7 +160,7 @@ impl Chain<'_> {
         let (across, out) = (conv.extent(width), conv.out);
         let side = around.as_ref().map(|a| a.map.map_or(y.size[2], |m| m.size[2]));
         let per_row = 4 * across * (channels + 2 * out + side.unwrap_or(0));
-        let rows = self.rows.unwrap_or((band_bytes(self.memory) / per_row.max(1)).max(4));
+        let rows = self.runner.band_rows.unwrap_or((band_bytes(self.runner.memory) / per_row.max(1)).max(4));
         let all = bands(conv, height, rows);
         let normaliser = match &conv.norm {
             Some(key) if !self.dry() => Some(self.normaliser(key, x)?),
@@ -178,14 +170,13 @@ impl Chain<'_> {
         self.bands += all.len();
         let mut ready: Option<(usize, [usize; 2], Executable)> = None;
         for band in all {
-            self.watch.cancel.check()?;
+            self.progress.watch.cancel.check()?;
             let shape = (band.input.len(), band.pad);
             if ready.as_ref().is_none_or(|(n, pad, _)| (*n, *pad) != shape) {
-                ready = None; // give the old arena back first
                 let shortcut = around.as_ref().and_then(|a| a.shortcut);
                 let graph =
                     self.band_graph(conv, [band.input.len(), width, channels], band.pad, side, shortcut)?;
-                let plan = Plan::new(graph, self.device.threads())?;
+                let plan = Plan::new(graph, self.runner.device.threads())?;
                 let around_bytes = 4 * band.output.len() * across * side.unwrap_or(0);
                 let given = 4 * band.input.len() * width * channels + around_bytes;
                 // Operands of this band and of the one before, which the plan still holds.
@@ -195,7 +186,7 @@ impl Chain<'_> {
                 if self.dry() {
                     continue;
                 }
-                ready = Some((shape.0, shape.1, executable(plan, self.device, self.weights)?));
+                ready = Some((shape.0, shape.1, self.runner.executable(plan)?));
             }
             let Some((_, _, exe)) = &mut ready else { continue };
             let mut given = vec![("x", self.gather(x, band.input.clone(), normaliser.as_ref()))];
@@ -205,8 +196,8 @@ impl Chain<'_> {
             let result = exe.run(&given)?.swap_remove(0).1;
             let result = result.to_f32();
             y.write(band.output.start, out, &result);
-            self.device.run(|| y.count(&result, out));
-            self.watch.done(exe.plan().cost().flops);
+            self.runner.device.run(|| y.count(&result, out));
+            self.progress.done(exe.plan().cost().flops);
         }
         if out < y.size[2] {
             self.ledger.shrink(&mut y, out);
@@ -222,7 +213,7 @@ impl Chain<'_> {
         let Some(norm) = norm else { return HostTensor::from_f32(shape, source.to_vec()) };
         let mut values = vec![0.0; source.len()];
         let row = width * channels;
-        self.device.run(|| {
+        self.runner.device.run(|| {
             values.par_chunks_mut(row).zip(source.par_chunks(row)).for_each(|(y, x)| {
                 norm_silu(Level::best(), x, y, &norm.mean, &norm.scale, &norm.shift);
             });
@@ -233,15 +224,17 @@ impl Chain<'_> {
     fn normaliser(&self, key: &str, x: &Map) -> Result<Normaliser> {
         let parameter = |name: &str| {
             let key = format!("{key}.{name}");
-            let found = self.weights.get(&key).filter(|t| t.shape() == [x.size[2]]);
+            let found = self.runner.weights.get(&key).filter(|t| t.shape() == [x.size[2]]);
             found.ok_or_else(|| {
                 Error::Weights(format!("expected \"{key}\" with {} numbers, found none", x.size[2]))
             })
         };
         let (gamma, beta) = (parameter("weight")?.to_f32(), parameter("bias")?.to_f32());
-        let width = x.size[2] / self.groups;
+        let width = x.size[2] / self.runner.config.norm_num_groups;
         let (mut mean, mut scale) = (Vec::with_capacity(x.size[2]), Vec::with_capacity(x.size[2]));
-        for ((middle, variance), gamma) in x.group_moments(self.groups).into_iter().zip(gamma.chunks(width)) {
+        for ((middle, variance), gamma) in
+            x.group_moments(self.runner.config.norm_num_groups).into_iter().zip(gamma.chunks(width))
+        {
             let rstd = 1.0 / (variance + f64::from(EPS)).sqrt();
             mean.extend(gamma.iter().map(|_| middle as f32));
             scale.extend(gamma.iter().map(|&g| (f64::from(g) * rstd) as f32));
@@ -266,7 +259,7 @@ impl Chain<'_> {
             let [_, rows, width, _] = b.dims(y, "around")?;
             let around = b.input("around", DType::F32, [1, rows, width, side])?;
             let around = match shortcut {
-                Some(shortcut) => shortcut.record(&mut b, self.groups, around)?,
+                Some(shortcut) => shortcut.record(&mut b, self.runner.config.norm_num_groups, around)?,
                 None => around,
             };
             y = b.add(around, y)?;
@@ -282,11 +275,11 @@ impl Chain<'_> {
         let [height, width, channels] = x.size;
         let mut b = GraphBuilder::new();
         let value = b.input("x", DType::F32, [1, height, width, channels])?;
-        let y = record(&mut b, std::slice::from_ref(layer), self.groups, value)?;
+        let y = record(&mut b, std::slice::from_ref(layer), self.runner.config.norm_num_groups, value)?;
         b.output("y", y);
         let mut graph = b.finish();
         passes::run(&mut graph, fuse::RULES, None)?;
-        let plan = Plan::new(graph, self.device.threads())?;
+        let plan = Plan::new(graph, self.runner.device.threads())?;
         let need = plan.arena_bytes + 2 * 4 * height * width * channels;
         self.band_peak = self.band_peak.max(need);
         self.peak = self.peak.max(self.ledger.in_memory() + need);
@@ -295,12 +288,12 @@ impl Chain<'_> {
             return Ok(x);
         }
         let given = self.gather(&x, 0..height, None);
-        let mut exe = executable(plan, self.device, self.weights)?;
-        let result = self.watch.run(&mut exe, &[("x", given)])?;
+        let mut exe = self.runner.executable(plan)?;
+        let result = self.progress.run(&mut exe, &[("x", given)])?;
         let result = result.to_f32();
         x.reset_moments();
         x.write(0, channels, &result);
-        self.device.run(|| x.count(&result, channels));
+        self.runner.device.run(|| x.count(&result, channels));
         Ok(x)
     }
 }
