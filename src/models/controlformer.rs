@@ -159,7 +159,7 @@ impl DreamClear {
         let x = b.add(x, positions)?;
         let c = self.base.patches(b, &format!("c_embedder_{suffix}"), condition)?;
         let ([batch, n, hidden], [conditions, m, _]) = (b.dims(x, "branch")?, b.dims(c, "branch")?);
-        if conditions == 0 || batch % conditions != 0 || n != m {
+        if conditions == 0 || !batch.is_multiple_of(conditions) || n != m {
             let message = format!("{batch} latents of {n} tokens with {conditions} conditions of {m} tokens");
             return Err(b.error("dreamclear", message));
         }
@@ -201,7 +201,7 @@ impl DreamClear {
         scope: usize,
     ) -> Result<(ValueId, ValueId)> {
         let [batch, n, c] = b.dims(lq, "cross_de")?;
-        if scope == 0 || batch % scope != 0 {
+        if scope == 0 || !batch.is_multiple_of(scope) {
             return Err(
                 b.error("dreamclear", format!("a scope of {scope} does not divide a batch of {batch}"))
             );

@@ -65,7 +65,7 @@ impl Call {
     /// The call on the first half of `x`, twice: what guidance runs.
     pub fn paired(self, given: &Given) -> Result<Self> {
         let [batch, c, h, w] = self.x.shape()[..] else { unreachable!("checked when read") };
-        if batch % 2 != 0 {
+        if !batch.is_multiple_of(2) {
             return Err(given.error(format!("with cfg_scale the batch must be even, found {batch}")));
         }
         let x = self.x.to_f32();
@@ -133,7 +133,7 @@ pub(super) fn number(given: &Given, name: &str) -> Result<Option<f64>> {
 fn micro_condition(given: &Given, name: &str, batch: usize, numbers: usize) -> Result<HostTensor> {
     let t = given.get(name)?;
     let rows = t.len() / numbers;
-    if t.len() % numbers != 0 || rows == 0 || batch % rows != 0 {
+    if !t.len().is_multiple_of(numbers) || rows == 0 || !batch.is_multiple_of(rows) {
         let shape = t.shape();
         return Err(given.error(format!(
             "\"{name}\" must be [{batch}, {numbers}], or have fewer rows that divide {batch}; found {shape:?}"
@@ -165,7 +165,7 @@ fn captions(net: &PixArt, given: &Given, batch: usize, masked: bool) -> Result<(
     if let Some(mask) = given.optional("mask").filter(|_| masked) {
         let rows = mask.len() / tokens;
         let fits = mask.shape().first() == Some(&rows) && mask.shape().last() == Some(&tokens);
-        if !fits || rows == 0 || batch % rows != 0 {
+        if !fits || rows == 0 || !batch.is_multiple_of(rows) {
             let shape = mask.shape();
             let message = format!(
                 "\"mask\" must be [{batch}, 1, 1, {tokens}], or have fewer rows that divide {batch}; found {shape:?}"
