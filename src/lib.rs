@@ -11,6 +11,7 @@ pub mod cancel;
 pub mod cli;
 pub mod data;
 pub mod device;
+pub mod diffusion;
 pub mod error;
 pub mod graph;
 pub mod models;
@@ -18,6 +19,7 @@ pub mod nn;
 pub mod ops;
 pub mod pipelines;
 pub mod tensor;
+pub mod text;
 pub mod weights;
 
 pub use error::{Error, Result};

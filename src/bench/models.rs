@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::dit;
 use super::ops::{SEED, draw};
 use super::work::Work;
 use crate::device::cpu::CpuDevice;
@@ -89,6 +90,27 @@ pub static MODELS: &[ModelRow] = &[
         config: SD_VAE,
         size: [64, 64],
         graph: |row| half_vae(row, false),
+    },
+    ModelRow {
+        name: "pixart_block_4096",
+        architecture: "pixart-block",
+        config: dit::LAYER,
+        size: [64, 64],
+        graph: dit::pixart_block,
+    },
+    ModelRow {
+        name: "controlformer_layer_1024",
+        architecture: "controlformer-layer",
+        config: dit::LAYER,
+        size: [32, 32],
+        graph: dit::controlformer_layer,
+    },
+    ModelRow {
+        name: "controlformer_layer_4096",
+        architecture: "controlformer-layer",
+        config: dit::LAYER,
+        size: [64, 64],
+        graph: dit::controlformer_layer,
     },
 ];
 

@@ -225,6 +225,47 @@ def layer_norm(a, x, *affine):
 
 
 @op
+def adaln(a, x, shift, scale):
+    return lambda: F.layer_norm(x, x.shape[-1:], eps=a["eps"]) * (1 + scale) + shift
+
+
+@op
+def gated_residual(a, x, gate, y):
+    return lambda: x + gate * y
+
+
+@op
+def modulate(a, x, gamma, beta):
+    return lambda: (1 + gamma) * x + beta
+
+
+def moe_modulate_function(a):
+    def mixed(experts, weights):
+        return (torch.cat([e.unsqueeze(-1) for e in experts], -1) * weights).sum(-1)
+
+    def function(x, logits, *experts):
+        weights = logits.softmax(-1).unsqueeze(-2)
+        gammas, betas = experts[: a["experts"]], experts[a["experts"] :]
+        return (1 + mixed(gammas, weights)) * x + mixed(betas, weights)
+
+    return function
+
+
+@op
+def moe_modulate(a, x, logits, *experts):
+    function = moe_modulate_function(a)
+    return lambda: function(x, logits, *experts)
+
+
+@op
+def moe_modulate_grad(a, x, logits, *rest):
+    *experts, dy = rest
+    operands = [x, logits, *experts]
+    function = moe_modulate_function(a["args"][0])
+    return backward(function, operands, range(len(operands)), dy)
+
+
+@op
 def layer_norm_grad(a, x, dy, *weight):
     operands = [x, *weight, *(torch.zeros_like(w) for w in weight)]
     function = lambda x, *affine: F.layer_norm(x, x.shape[-1:], *affine, eps=a["eps"])
@@ -798,12 +839,113 @@ class VaeHalf(nn.Module):
         return self.quant_conv(x) if encode else x
 
 
+class DitBlock(nn.Module):
+    """A block of PixArt; t6 are its six modulations, y the caption's tokens."""
+
+    def __init__(self, hidden_size, num_heads, mlp_ratio, **_):
+        super().__init__()
+        c, self.heads = hidden_size, num_heads
+        self.scale_shift_table = nn.Parameter(torch.zeros(6, c))
+        self.attn, self.cross_attn, self.mlp = nn.Module(), nn.Module(), nn.Module()
+        self.attn.qkv, self.attn.proj = nn.Linear(c, 3 * c), nn.Linear(c, c)
+        cross = self.cross_attn
+        cross.q_linear, cross.kv_linear, cross.proj = nn.Linear(c, c), nn.Linear(c, 2 * c), nn.Linear(c, c)
+        self.mlp.fc1, self.mlp.fc2 = nn.Linear(c, int(c * mlp_ratio)), nn.Linear(int(c * mlp_ratio), c)
+
+    def forward(self, x, t6, y):
+        c = x.shape[-1]
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = (self.scale_shift_table + t6).chunk(6, dim=1)
+        h = F.layer_norm(x, (c,), eps=1e-6) * (1 + scale) + shift
+        x = x + gate * self.attn.proj(sdpa(self.attn.qkv(h), self.heads))
+        q, kv = self.cross_attn.q_linear(x), self.cross_attn.kv_linear(y)
+        x = x + self.cross_attn.proj(sdpa(q, self.heads, kv))
+        h = F.layer_norm(x, (c,), eps=1e-6) * (1 + mlp_scale) + mlp_shift
+        return x + mlp_gate * self.mlp.fc2(F.gelu(self.mlp.fc1(h), approximate="tanh"))
+
+
+def sdpa(q, heads, kv=None):
+    """Attention of projected tokens, q, k and v in one or kv apart: [B, N, C]."""
+    q, *kv = q.chunk(3, dim=-1) if kv is None else (q, *kv.chunk(2, dim=-1))
+    q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, *kv))
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+class PixArtBlock(nn.Module):
+    def __init__(self, hidden_size, model_max_length, **rest):
+        super().__init__()
+        self.block = DitBlock(hidden_size, **rest)
+        self.t6 = nn.Parameter(torch.zeros(1, 6, hidden_size))
+        self.y = nn.Parameter(torch.zeros(1, model_max_length, hidden_size))
+
+    def forward(self, x):
+        return self.block(x, self.t6, self.y)
+
+
+class Modulator(nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        self.shared_proj = nn.Linear(c, c // 2)
+        self.proj_mul, self.proj_add = nn.Linear(c // 2, c), nn.Linear(c // 2, c)
+
+    def forward(self, x):
+        h = F.gelu(self.shared_proj(x), approximate="tanh")
+        return self.proj_mul(h), self.proj_add(h)
+
+
+def within(module, **children):
+    """A tree of modules whose keys are those of lists with one layer."""
+    for name, child in children.items():
+        module.add_module(name, child)
+    return module
+
+
+class ControlFormerLayer(nn.Module):
+    """Three blocks, the branches' cross-attention over the whole batch, MoAM with three experts."""
+
+    def __init__(self, hidden_size, num_heads, model_max_length, **rest):
+        super().__init__()
+        c, self.heads = hidden_size, num_heads
+        block = lambda: DitBlock(c, num_heads, **rest)  # noqa: E731
+        self.base_model = within(nn.Module(), blocks=nn.ModuleList([block()]))
+        for branch in ("controlnet_lq", "controlnet_pre"):
+            setattr(self, branch, nn.ModuleList([within(nn.Module(), copied_block=block())]))
+        cross = within(nn.Module(), q_linear=nn.Linear(c, c), kv_linear=nn.Linear(c, 2 * c))
+        within(cross, proj=nn.Linear(c, c), de_proj=nn.Linear(c, c))
+        self.cross_de = nn.ModuleList([within(cross, norm1=nn.LayerNorm(c), norm2=nn.LayerNorm(c))])
+        self.am_pre = nn.ModuleList([Modulator(c)])
+        gate = nn.Sequential(nn.Linear(c, 24), nn.GELU(approximate="tanh"), nn.Linear(24, 3))
+        experts = nn.ModuleList([Modulator(c) for _ in range(3)])
+        self.am_lq = nn.ModuleList([within(nn.Module(), gate=gate, experts=experts)])
+        self.t6 = nn.Parameter(torch.zeros(1, 6, c))
+        self.y = nn.Parameter(torch.zeros(2, model_max_length, c))
+
+    def forward(self, x):
+        shared = self.t6, self.y
+        lq = self.controlnet_lq[0].copied_block(x, *shared)
+        pre = self.controlnet_pre[0].copied_block(x, *shared)
+        x = self.base_model.blocks[0](x, *shared)
+        cross = self.cross_de[0]
+        q, kv = cross.q_linear(cross.norm1(lq)), cross.kv_linear(cross.norm2(pre))
+        a = sdpa(q.flatten(0, 1)[None], self.heads, kv.flatten(0, 1)[None]).view(x.shape)
+        x = x + cross.proj(a)
+        gamma, beta = self.am_pre[0](pre)
+        x = (1 + gamma) * x + beta
+        moe = self.am_lq[0]
+        gates = moe.gate(cross.de_proj(a)).softmax(-1).unbind(-1)
+        pairs = [expert(lq) for expert in moe.experts]
+        gamma = sum(g.unsqueeze(-1) * pair[0] for g, pair in zip(gates, pairs))
+        beta = sum(g.unsqueeze(-1) * pair[1] for g, pair in zip(gates, pairs))
+        return (1 + gamma) * x + beta
+
+
 MODELS = {
     "rrdbnet": RrdbNet,
     "srvgg": SrVgg,
     "swinir": SwinIr,
     "vae-encoder": lambda **config: VaeHalf(True, **config),
     "vae-decoder": lambda **config: VaeHalf(False, **config),
+    "pixart-block": PixArtBlock,
+    "controlformer-layer": ControlFormerLayer,
 }
 
 

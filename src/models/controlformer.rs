@@ -11,7 +11,7 @@ use super::denoiser::{self, Call};
 use super::latent_tiles::{Blend, Grid};
 use super::network::{Given, Network, Run};
 use super::pixart::{self, Conditions, PixArt};
-use super::{Shapes, modulation, pixart_names as names};
+use super::{Shapes, pixart_names as names};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, GraphBuilder, Outputs, ValueId};
 use crate::nn;
@@ -65,21 +65,15 @@ pub struct Inputs {
     pub scope: usize,
 }
 
-/// The two control branches.
+/// Tokens `[B, N, hidden_size]` on their way through the layers.
 #[derive(Clone, Copy, Debug)]
-enum Branch {
-    LowQuality,
-    Reference,
-}
-
-impl Branch {
-    /// Its suffix in keys.
-    fn suffix(self) -> &'static str {
-        match self {
-            Branch::LowQuality => "lq",
-            Branch::Reference => "pre",
-        }
-    }
+pub struct Streams {
+    /// Of the base.
+    pub x: ValueId,
+    /// Of the branch that reads the low-quality latent.
+    pub lq: ValueId,
+    /// Of the branch that reads the reference.
+    pub pre: ValueId,
 }
 
 impl DreamClear {
@@ -119,21 +113,36 @@ impl DreamClear {
         };
         let given = b.scope("base_model", |b| base.conditions(b, &base_inputs))?;
         let positions = base.positions(b, i.x)?;
-        let mut lq = self.branch(b, Branch::LowQuality, i.x, positions, i.c_lq)?;
-        let mut pre = self.branch(b, Branch::Reference, i.x, positions, i.c_pre)?;
-        let mut x = b.scope("base_model", |b| base.patches(b, "x_embedder", i.x))?;
-        x = b.add(x, positions)?;
+        let x = b.scope("base_model", |b| base.patches(b, "x_embedder", i.x))?;
+        let mut s = Streams {
+            x: b.add(x, positions)?,
+            lq: self.branch(b, "lq", i.x, positions, i.c_lq)?,
+            pre: self.branch(b, "pre", i.x, positions, i.c_pre)?,
+        };
         for n in 0..base.depth {
-            if n < self.copy_blocks_num {
-                lq = self.branch_block(b, Branch::LowQuality, n, lq, &given)?;
-                pre = self.branch_block(b, Branch::Reference, n, pre, &given)?;
-            }
-            x = b.scope(format!("base_model.blocks.{n}"), |b| base.block(b, x, &given))?;
-            if n < self.copy_blocks_num {
-                x = self.steer(b, n, x, lq, pre, i.scope)?;
-            }
+            s = self.layer(b, n, s, &given, i.scope)?;
         }
-        b.scope("base_model", |b| base.decode(b, x, &given, i.x))
+        b.scope("base_model", |b| base.decode(b, s.x, &given, i.x))
+    }
+
+    /// Layer `n`: a block of each stream, then what the branches do to the base; behind the steered
+    /// layers the base's block alone.
+    pub fn layer(
+        &self,
+        b: &mut GraphBuilder,
+        n: usize,
+        mut s: Streams,
+        given: &Conditions,
+        scope: usize,
+    ) -> Result<Streams> {
+        let mut block = |name: String, x| b.scope(name, |b| self.base.block(b, x, given));
+        s.x = block(format!("base_model.blocks.{n}"), s.x)?;
+        if n < self.copy_blocks_num {
+            s.lq = block(format!("controlnet_lq.{n}.copied_block"), s.lq)?;
+            s.pre = block(format!("controlnet_pre.{n}.copied_block"), s.pre)?;
+            s.x = self.steer(b, n, s, scope)?;
+        }
+        Ok(s)
     }
 
     /// A branch's tokens before its first block: latent and condition, embedded. The condition has
@@ -141,12 +150,11 @@ impl DreamClear {
     fn branch(
         &self,
         b: &mut GraphBuilder,
-        branch: Branch,
+        suffix: &str,
         x: ValueId,
         positions: ValueId,
         condition: ValueId,
     ) -> Result<ValueId> {
-        let suffix = branch.suffix();
         let x = self.base.patches(b, &format!("x_embedder_{suffix}"), x)?;
         let x = b.add(x, positions)?;
         let c = self.base.patches(b, &format!("c_embedder_{suffix}"), condition)?;
@@ -161,35 +169,14 @@ impl DreamClear {
         b.reshape(x, [batch, n, hidden])
     }
 
-    /// Block `n` of a branch.
-    fn branch_block(
-        &self,
-        b: &mut GraphBuilder,
-        branch: Branch,
-        n: usize,
-        x: ValueId,
-        given: &Conditions,
-    ) -> Result<ValueId> {
-        let scope = format!("controlnet_{}.{n}.copied_block", branch.suffix());
-        b.scope(scope, |b| self.base.block(b, x, given))
-    }
-
     /// What the branches do to the base's tokens after block `n`: cross-attention, then MoAM.
-    fn steer(
-        &self,
-        b: &mut GraphBuilder,
-        n: usize,
-        x: ValueId,
-        lq: ValueId,
-        pre: ValueId,
-        scope: usize,
-    ) -> Result<ValueId> {
-        let c = self.base.hidden_size;
+    fn steer(&self, b: &mut GraphBuilder, n: usize, s: Streams, scope: usize) -> Result<ValueId> {
+        let (Streams { x, lq, pre }, c) = (s, self.base.hidden_size);
         let (reference, degradation) =
             b.scope(format!("cross_de.{n}"), |b| self.cross_attention(b, lq, pre, scope))?;
         let x = b.add(x, reference)?;
         let (gamma, beta) = b.scope(format!("am_pre.{n}"), |b| adaptive_modulator(b, pre, c))?;
-        let x = modulation::modulate(b, x, gamma, beta)?;
+        let x = b.modulate(x, gamma, beta)?;
         b.scope(format!("am_lq.{n}"), |b| {
             let logits = b.scope("gate", |b| {
                 let h = nn::linear(b, "0", degradation, EXPERTS * ROUTER, true)?;
@@ -199,7 +186,7 @@ impl DreamClear {
             let expert = |k| b.scope(format!("experts.{k}"), |b| adaptive_modulator(b, lq, c));
             let experts = (0..EXPERTS).map(expert).collect::<Result<Vec<_>>>()?;
             let (gammas, betas): (Vec<_>, Vec<_>) = experts.into_iter().unzip();
-            modulation::moe_modulate(b, x, logits, &gammas, &betas)
+            b.moe_modulate(x, logits, &gammas, &betas)
         })
     }
 

@@ -71,7 +71,7 @@ pub fn any(weights: &Path) -> Result<Loaded> {
     renamed(network, set)
 }
 
-fn renamed(network: Box<dyn ImageNetwork>, set: WeightSet) -> Result<Loaded> {
+pub(crate) fn renamed(network: Box<dyn ImageNetwork>, set: WeightSet) -> Result<Loaded> {
     let weights = set.renamed(|key| Some(network.rename(key)))?;
     Ok(Loaded { network, weights })
 }

@@ -13,7 +13,6 @@ pub mod controlformer;
 mod denoiser;
 pub mod latent_tiles;
 pub mod load;
-mod modulation;
 pub mod network;
 pub mod pixart;
 pub mod pixart_names;
@@ -21,6 +20,7 @@ pub mod rrdbnet;
 pub mod sincos;
 pub mod srvgg;
 pub mod swinir;
+pub mod t5;
 pub mod vae;
 
 /// Checkpoint keys with their shapes: what a model is inferred from when a file carries no
@@ -122,6 +122,7 @@ pub static NETWORKS: &[(&str, network::FromConfig)] = &[
     ("vae-decoder", |config, shapes| vae::VaeNetwork::open(vae::Half::Decoder, config, shapes)),
     ("pixart", |config, shapes| pixart::PixArt::from_config(config, shapes).map(|(n, i)| (Box::new(n) as _, i))),
     ("dreamclear", |config, shapes| controlformer::DreamClear::from_config(config, shapes).map(|(n, i)| (Box::new(n) as _, i))),
+    ("t5-encoder", t5::from_config),
 ];
 
 /// The network that a checkpoint belongs to, by its keys and shapes.

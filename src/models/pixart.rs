@@ -5,12 +5,14 @@
 //! Facts and quirks: `restore.md` §7 of the specification; keys are those of the official module,
 //! or of a diffusers directory ([`super::pixart_names`]).
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::denoiser::{self, Call};
 use super::network::{Given, Network, Run};
-use super::{Shapes, config, modulation, pixart_names as names, sincos};
+use super::{Shapes, config, pixart_names as names, sincos};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, GraphBuilder, Outputs, ValueId};
 use crate::nn;
@@ -127,13 +129,15 @@ pub struct Inputs {
 #[derive(Clone, Debug)]
 pub struct Conditions {
     /// Embedding of timestep, size and aspect ratio, `[T, hidden_size]`.
-    t: ValueId,
+    pub t: ValueId,
     /// Its six modulations, `[T, 6, hidden_size]`.
-    t6: ValueId,
+    pub t6: ValueId,
     /// Projected caption tokens, `[Y, L, hidden_size]`.
-    y: ValueId,
-    lengths: ValueId,
-    kv_rows: Vec<usize>,
+    pub y: ValueId,
+    /// Valid tokens of each caption, i64 `[Y]`.
+    pub lengths: ValueId,
+    /// Which caption each sample reads, unless sample i reads caption i.
+    pub kv_rows: Option<Arc<[usize]>>,
 }
 
 impl PixArt {
@@ -274,7 +278,9 @@ impl PixArt {
         let t6 = nn::linear(b, "t_block.1", t6, 6 * c, true)?;
         let t6 = b.reshape(t6, [rows, 6, c])?;
         let y = b.scope("y_embedder.y_proj", |b| mlp(b, i.y, c, c))?;
-        Ok(Conditions { t, t6, y, lengths: i.lengths, kv_rows: i.kv_rows.clone() })
+        let in_order = i.kv_rows.iter().copied().eq(0..b.shape(y)[0]);
+        let kv_rows = (!in_order).then(|| i.kv_rows.as_slice().into());
+        Ok(Conditions { t, t6, y, lengths: i.lengths, kv_rows })
     }
 
     /// A block on `[B, N, hidden_size]`, in the current scope.
@@ -284,17 +290,17 @@ impl PixArt {
         let modulations = b.add(table, given.t6)?;
         let part = |b: &mut GraphBuilder, k| b.slice(modulations, 1, k, 1);
         let (shift, scale, gate) = (part(b, 0)?, part(b, 1)?, part(b, 2)?);
-        let h = modulation::adaln(b, x, shift, scale, LAYER_NORM_EPS)?;
+        let h = b.adaln(x, shift, scale, LAYER_NORM_EPS)?;
         let h = b.scope("attn", |b| self.self_attention(b, h))?;
-        let x = modulation::gated_residual(b, x, gate, h)?;
+        let x = b.gated_residual(x, gate, h)?;
         // No norm and no gate here (quirk 16).
         let h = b.scope("cross_attn", |b| self.cross_attention(b, x, given))?;
         let x = b.add(x, h)?;
         let (shift, scale, gate) = (part(b, 3)?, part(b, 4)?, part(b, 5)?);
-        let h = modulation::adaln(b, x, shift, scale, LAYER_NORM_EPS)?;
+        let h = b.adaln(x, shift, scale, LAYER_NORM_EPS)?;
         let hidden = (c as f64 * self.mlp_ratio) as usize;
         let h = b.scope("mlp", |b| mlp(b, h, hidden, c))?;
-        modulation::gated_residual(b, x, gate, h)
+        b.gated_residual(x, gate, h)
     }
 
     fn self_attention(&self, b: &mut GraphBuilder, x: ValueId) -> Result<ValueId> {
@@ -312,7 +318,9 @@ impl PixArt {
         let [q] = heads(b, q, self.num_heads)?;
         let kv = nn::linear(b, "kv_linear", given.y, 2 * c, true)?;
         let [k, v] = heads(b, kv, self.num_heads)?;
-        let a = modulation::text_attention(b, q, k, v, given.lengths, &given.kv_rows)?;
+        let kv_rows = given.kv_rows.clone();
+        let text = AttentionOptions { key_lengths: Some(given.lengths), kv_rows, ..Default::default() };
+        let a = b.attention(q, k, v, text)?;
         let a = b.reshape(a, [batch, n, c])?;
         nn::linear(b, "proj", a, c, true)
     }
@@ -334,7 +342,7 @@ impl PixArt {
             let t = b.reshape(given.t, [rows, 1, c])?;
             let modulations = b.add(table, t)?;
             let (shift, scale) = (b.slice(modulations, 1, 0, 1)?, b.slice(modulations, 1, 1, 1)?);
-            let y = modulation::adaln(b, x, shift, scale, LAYER_NORM_EPS)?;
+            let y = b.adaln(x, shift, scale, LAYER_NORM_EPS)?;
             nn::linear(b, "linear", y, p * p * out, true)
         })?;
         let y = b.reshape(y, [batch, h / p, w / p, p, p, out])?;

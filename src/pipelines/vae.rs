@@ -123,6 +123,19 @@ impl VaeRunner {
         self
     }
 
+    /// Another working memory from here on.
+    pub fn set_memory(&mut self, memory: usize) {
+        if memory != self.memory {
+            self.memory = memory;
+            self.ready = None;
+        }
+    }
+
+    /// Bytes of the weights as stored.
+    pub fn weight_bytes(&self) -> usize {
+        self.weights.bytes()
+    }
+
     /// The hyper-parameters.
     pub fn config(&self) -> &AutoencoderKl {
         &self.config

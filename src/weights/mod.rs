@@ -13,10 +13,13 @@ mod signature;
 mod strict;
 #[cfg(test)]
 mod tests;
+mod zip;
 
 pub mod bundle;
 pub mod hub;
 pub mod ncnn;
+mod npy;
+pub mod npz;
 pub mod safetensors;
 pub mod sharded;
 pub mod torch;

@@ -22,6 +22,8 @@ pub enum Container {
     TorchLegacy,
     /// ncnn `.param` and `.bin`.
     Ncnn,
+    /// NumPy's zip of arrays.
+    Npz,
     /// Several files under one `*.index.json`.
     Sharded,
     /// Not from a file.
@@ -35,6 +37,7 @@ impl fmt::Display for Container {
             Container::TorchZip => "torch zip",
             Container::TorchLegacy => "torch legacy",
             Container::Ncnn => "ncnn",
+            Container::Npz => "npz",
             Container::Sharded => "sharded",
             Container::Memory => "memory",
         })

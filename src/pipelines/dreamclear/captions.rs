@@ -29,7 +29,12 @@ pub enum Source {
     /// `NAME.npz` of each picture in a directory, or one file for all.
     Features(PathBuf),
     /// A vision-language model is asked.
-    Vlm(Box<vlm::Client>),
+    Vlm {
+        /// The endpoint.
+        client: Box<vlm::Client>,
+        /// Endpoint, model and question, for the journal.
+        identity: String,
+    },
 }
 
 /// A picture's caption, as found.
@@ -60,7 +65,7 @@ impl Source {
             Source::Text(text) => format!("text:{text:?}"),
             Source::Files(dir) => format!("files:{}", dir.display()),
             Source::Features(path) => format!("features:{}", path.display()),
-            Source::Vlm(client) => format!("vlm:{}", client.describe()),
+            Source::Vlm { identity, .. } => format!("vlm:{identity}"),
         }
     }
 
@@ -93,9 +98,9 @@ impl Source {
             }
             Source::Features(path) => {
                 let path = if path.is_file() { path.clone() } else { beside(path, name, "npz") };
-                (Found::Features(CaptionFeatures::read(&path)?), "features")
+                (Found::Features(CaptionFeatures::open(&path)?), "features")
             }
-            Source::Vlm(client) => {
+            Source::Vlm { client, .. } => {
                 let (png, _) = pre.encode(Format::Png, 100)?;
                 let answer = client.caption(&png, cancel)?;
                 (Found::Text(answer.text), if answer.cached { "vlm (cached)" } else { "vlm" })
@@ -151,7 +156,13 @@ impl TextEncoder {
 
     /// Features `[tokens, channels]` of a text after the official cleaning, and how many rows are
     /// valid. The weights' memory is given back afterwards.
-    pub fn encode(&mut self, sources: &Sources, text: &str, tokens: usize, cancel: &Cancel) -> Result<CaptionFeatures> {
+    pub fn encode(
+        &mut self,
+        sources: &Sources,
+        text: &str,
+        tokens: usize,
+        cancel: &Cancel,
+    ) -> Result<CaptionFeatures> {
         let (device, workspace) = (self.device.clone(), self.workspace.clone());
         let opened = self.open(sources)?;
         let encoded = opened.tokenizer.encode(&clean::caption(text), tokens);
@@ -196,7 +207,10 @@ pub fn pair(
     null: &HostTensor,
 ) -> Result<Text> {
     let [tokens, channels] = null.shape()[..] else {
-        return Err(Error::Weights(format!("the null caption must be [tokens, channels], found {:?}", null.shape())));
+        return Err(Error::Weights(format!(
+            "the null caption must be [tokens, channels], found {:?}",
+            null.shape()
+        )));
     };
     let null_rows = null.to_f32();
     // Valid rows first: attention then reads a prefix.
@@ -211,7 +225,8 @@ pub fn pair(
     };
     let check = |features: &CaptionFeatures| -> Result<()> {
         let shape = features.feature.shape();
-        let fits = matches!(shape, [rows, c] if *rows <= tokens && *c == channels && features.mask.len() == *rows);
+        let fits =
+            matches!(shape, [rows, c] if *rows <= tokens && *c == channels && features.mask.len() == *rows);
         if fits && features.mask.iter().any(|&m| m != 0) {
             return Ok(());
         }

@@ -11,6 +11,7 @@ use crate::models::swinir::SwinIr;
 use crate::models::t5::T5Encoder;
 use crate::models::vae::AutoencoderKl;
 use crate::models::{NETWORKS, network::Network};
+use crate::text::tokenizer::T5Tokenizer;
 use crate::weights::{WeightSet, bundle::Bundle};
 
 /// A component's name, and what its files are called in a weights directory, most official first.
@@ -148,13 +149,33 @@ impl Sources {
     }
 
     /// The text encoder; it is opened when the first caption asks for it.
-    pub fn t5(&self) -> Result<(T5Encoder, WeightSet, PathBuf)> {
+    pub fn t5(&self) -> Result<(T5Encoder, WeightSet, T5Tokenizer)> {
         let raw = self.required(3)?;
         let (model, ignored) = T5Encoder::from_config(raw.config.as_ref(), &load::shapes_of(&raw.set))
             .map_err(|e| Error::file(&raw.path, e.to_string()))?;
         let model = noted(&raw.path, (model, ignored));
-        let path = raw.path.clone();
-        Ok((model, fitting("t5-encoder", raw)?, path))
+        let tokenizer = self.tokenizer(&raw.path)?;
+        Ok((model, fitting("t5-encoder", raw)?, tokenizer))
+    }
+
+    /// The tokenizer in the bundle, or beside the text encoder at `path`.
+    fn tokenizer(&self, path: &Path) -> Result<T5Tokenizer> {
+        let files = match &self.bundle {
+            Some(bundle) if bundle.path() == path => bundle.files("t5"),
+            _ => return T5Tokenizer::open(path),
+        };
+        let read = |(name, bytes): &(String, Vec<u8>)| match name.as_str() {
+            "tokenizer.json" => Some(T5Tokenizer::from_json(bytes)),
+            "spiece.model" => Some(T5Tokenizer::from_sentencepiece(bytes)),
+            _ => None,
+        };
+        match files.iter().find_map(read) {
+            Some(tokenizer) => tokenizer.map_err(|m| Error::file(path, m)),
+            None => Err(Error::file(
+                path,
+                "the bundle holds a text encoder without its tokenizer: convert it again",
+            )),
+        }
     }
 
     /// Everything that is there under its component name, for a bundle.

@@ -64,6 +64,18 @@ pub struct Subject<'a> {
     pub text: &'a Text,
     /// Its noise.
     pub noise: &'a NoiseSource,
+    /// Whether the other half's latent is wanted too: it changes nothing, the network only ever
+    /// sees the conditional one, but the official code keeps it.
+    pub keep_other: bool,
+}
+
+/// A denoised picture.
+#[derive(Clone, Debug)]
+pub struct Denoised {
+    /// The latent `[4, h, w]`, scaled.
+    pub latent: Vec<f32>,
+    /// The other half's, if it was wanted.
+    pub other: Option<Vec<f32>>,
 }
 
 /// What shapes a launch: equal ones share plans.
@@ -118,6 +130,11 @@ impl Denoiser {
         Denoiser { model, weights, matrices, device, workspace, stream: false, ready: HashMap::new() }
     }
 
+    /// Bytes of the weights as they are kept.
+    pub fn weight_bytes(&self) -> usize {
+        self.weights.bytes()
+    }
+
     /// From here on weights are read from their file at every step instead of staying in memory.
     pub fn stream_weights(&mut self, stream: bool) {
         self.stream = stream;
@@ -161,8 +178,7 @@ impl Denoiser {
         Ok(self.ready.get_mut(shape).expect("just inserted"))
     }
 
-    /// Denoises all `subjects` together, at most `limit` latent parts in a launch, and returns
-    /// their latents `[4, h, w]`.
+    /// Denoises all `subjects` together, at most `limit` latent parts in a launch.
     ///
     /// # Errors
     /// `Error::Interrupted`; or the step at which a latent stopped being finite.
@@ -172,13 +188,16 @@ impl Denoiser {
         settings: &Settings,
         limit: usize,
         watch: Watch,
-    ) -> Result<Vec<Vec<f32>>> {
+    ) -> Result<Vec<Denoised>> {
         let mut states: Vec<Vec<f32>> = subjects.iter().map(|s| s.start.clone()).collect();
         let parts: Vec<Parts> =
             subjects.iter().map(|s| Parts::new(extent(s.lq), settings)).collect::<Result<_>>()?;
-        let mut samplers: Vec<Box<dyn Sampler>> = subjects
+        let new_sampler = || sampler::from_name(&settings.sampler, settings.steps);
+        let mut samplers: Vec<Box<dyn Sampler>> =
+            subjects.iter().map(|_| new_sampler()).collect::<Result<_>>()?;
+        let mut others: Vec<Option<(Box<dyn Sampler>, Vec<f32>)>> = subjects
             .iter()
-            .map(|_| sampler::from_name(&settings.sampler, settings.steps))
+            .map(|s| s.keep_other.then(|| Ok((new_sampler()?, s.start.clone()))).transpose())
             .collect::<Result<_>>()?;
         // A shape that comes again is kept; others of an earlier job would only hold memory.
         let mut launches = launches(&parts, limit);
@@ -203,7 +222,11 @@ impl Denoiser {
             for (i, result) in results.into_iter().enumerate() {
                 let planes = result.finish();
                 let state = &mut states[i];
-                update(&mut *samplers[i], k, state, &planes, settings, subjects[i].noise)?;
+                let answers = Answers { planes: &planes, noise: subjects[i].noise, settings };
+                if let Some((sampler, other)) = &mut others[i] {
+                    answers.advance(&mut **sampler, k, other, Half::Other)?;
+                }
+                answers.advance(&mut *samplers[i], k, state, Half::Conditional)?;
                 if let Some(bad) = state.iter().position(|x| !x.is_finite()) {
                     return Err(Error::Run(format!(
                         "after denoising step {} of {calls} the latent holds {} (element {bad}): the weights or \
@@ -214,11 +237,18 @@ impl Denoiser {
                 }
             }
         }
-        Ok(states)
+        let others = others.into_iter().map(|o| o.map(|(_, state)| state));
+        Ok(states.into_iter().zip(others).map(|(latent, other)| Denoised { latent, other }).collect())
     }
 
     /// Runs the part of a launch that does not change from step to step.
-    fn prepare(&mut self, launch: &Launch, subjects: &[Subject], parts: &[Parts], watch: Watch) -> Result<Outputs> {
+    fn prepare(
+        &mut self,
+        launch: &Launch,
+        subjects: &[Subject],
+        parts: &[Parts],
+        watch: Watch,
+    ) -> Result<Outputs> {
         let (h, w) = launch.shape.size;
         let cut = |of: fn(&Subject) -> HostTensor| {
             let mut data = Vec::with_capacity(launch.items.len() * LATENT * h * w);
@@ -249,7 +279,8 @@ impl Denoiser {
         let wanted: Vec<_> = exe.graph().inputs().map(|(n, _)| n.to_owned()).collect();
         let inputs: Vec<_> = given.into_iter().filter(|(n, _)| wanted.iter().any(|w| w == n)).collect();
         let mut carried = exe.run_observed(&inputs, |_, _| cancel.check())?;
-        let each: Vec<_> = self.ready(&launch.shape)?.each.graph().inputs().map(|(n, _)| n.to_owned()).collect();
+        let each: Vec<_> =
+            self.ready(&launch.shape)?.each.graph().inputs().map(|(n, _)| n.to_owned()).collect();
         for (name, tensor) in inputs {
             if each.iter().any(|n| n == name) {
                 carried.push((name.to_owned(), tensor));
@@ -287,27 +318,44 @@ impl Denoiser {
     }
 }
 
-/// One step of one picture's sampler from the blended planes of both halves.
-fn update(
-    sampler: &mut dyn Sampler,
-    k: usize,
-    state: &mut [f32],
-    planes: &[f32],
-    settings: &Settings,
-    noise: &NoiseSource,
-) -> Result<()> {
-    let area = state.len() / LATENT;
-    let (conditional, other) = planes.split_at(planes.len() / 2);
-    let mut conditional = conditional.to_vec();
-    let guided = settings.guided.unwrap_or(sampler.guided());
-    guidance::combine(&mut conditional, other, area, LATENT, settings.cfg, guided);
-    let (eps, variance) = conditional.split_at(LATENT * area);
-    let drawn = match sampler.wants_noise(k) {
-        true => Some(noise.step(k, state.len())?),
-        false => None,
-    };
-    sampler.step(k, state, eps, variance, drawn.as_deref());
-    Ok(())
+/// Halves of the guidance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Half {
+    /// With the caption: the result.
+    Conditional,
+    /// With the null caption.
+    Other,
+}
+
+/// What the network said of one picture at one step, blended.
+struct Answers<'a> {
+    /// Noise and variance channels of the conditional half, then of the other.
+    planes: &'a [f32],
+    noise: &'a NoiseSource,
+    settings: &'a Settings,
+}
+
+impl Answers<'_> {
+    /// One step of one half's sampler. Both halves are guided alike; channels that are not guided,
+    /// the variance and the noise are each half's own.
+    fn advance(&self, sampler: &mut dyn Sampler, k: usize, state: &mut [f32], half: Half) -> Result<()> {
+        let area = state.len() / LATENT;
+        let (conditional, other) = self.planes.split_at(self.planes.len() / 2);
+        let guided = self.settings.guided.unwrap_or(sampler.guided());
+        let mut answer = conditional.to_vec();
+        guidance::combine(&mut answer, other, area, LATENT, self.settings.cfg, guided);
+        if half == Half::Other {
+            let shared = guided.count(LATENT) * area;
+            answer[shared..].copy_from_slice(&other[shared..]);
+        }
+        let (eps, variance) = answer.split_at(LATENT * area);
+        let drawn = match sampler.wants_noise(k) {
+            true => Some(self.noise.step(k, state.len(), usize::from(half == Half::Other))?),
+            false => None,
+        };
+        sampler.step(k, state, eps, variance, drawn.as_deref());
+        Ok(())
+    }
 }
 
 /// Rows and columns of a latent `[…, h, w]`.
@@ -447,7 +495,7 @@ pub fn graph(model: &DreamClear, matrices: DType, shape: &LaunchShape) -> Result
     let c_pre = b.input("c_pre", DType::F32, latent)?;
     // Both halves of the guidance see the same latent.
     let x = b.reshape(x, [items, 1, LATENT, h, w])?;
-    let x = b.broadcast_to(x, [items, 2, LATENT, h, w])?;
+    let x = b.broadcast_to(x, &[items, 2, LATENT, h, w])?;
     let x = b.reshape(x, [2 * items, LATENT, h, w])?;
     let img_hw = b.constant(HostTensor::from_f32([1, 2], vec![MICRO_SIZE; 2]));
     let aspect_ratio = b.constant(HostTensor::from_f32([1, 1], vec![1.0]));

@@ -18,19 +18,18 @@ use serde_json::{Map, json};
 
 use self::captions::{Caption, Found, Source, TextEncoder};
 use self::components::Sources;
-use self::denoise::{Denoiser, LATENT, Subject, Text};
+use self::denoise::{Denoised, Denoiser, LATENT, Subject, Text};
 use self::memory::{Budget, PictureMemory};
 use self::noise::NoiseSource;
 use super::batch::{Job, Restored, Restorer};
 use super::tiled::{TiledNetwork, Watch};
 use super::vae::VaeRunner;
-use crate::data::color_fix;
+use crate::data::color_fix::ColorFix;
 use crate::data::image::{Channels, Photo, Samples};
 use crate::data::pixels::{FloatImage, Rounding};
 use crate::data::resize::{Sizes, bicubic_antialias, bicubic_torch, photo_alpha, photo_rgb, restore_sizes};
 use crate::device::cpu::CpuDevice;
-use crate::diffusion::Schedule;
-use crate::diffusion::noise::{Noise, image_key};
+use crate::diffusion::{Noise, Schedule, image_key};
 use crate::error::{Error, Result};
 use crate::graph::Workspace;
 use crate::tensor::{DType, HostTensor};
@@ -39,17 +38,6 @@ use crate::weights::WeightSet;
 
 /// Pixels of the picture that one latent pixel stands for, along each axis.
 pub const FACTOR: usize = 8;
-
-/// How colours are brought back to the reference's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ColorFix {
-    /// Low frequencies of the reference, high ones of the result (official default).
-    Wavelet,
-    /// Mean and deviation of each channel.
-    AdaIn,
-    /// As decoded.
-    None,
-}
 
 /// What the user may choose.
 #[derive(Clone, Debug)]
@@ -120,14 +108,24 @@ struct Picture {
 
 impl DreamClearRestorer {
     /// Opens and checks all networks but the text encoder, which is opened when a caption asks.
-    pub fn new(sources: Sources, captions: Source, settings: Settings, device: Arc<CpuDevice>) -> Result<Self> {
+    pub fn new(
+        sources: Sources,
+        captions: Source,
+        settings: Settings,
+        device: Arc<CpuDevice>,
+    ) -> Result<Self> {
         let workspace = Workspace::new();
         let swinir = sources.swinir()?;
         let (vae, vae_weights) = sources.vae()?;
         let (model, weights) = sources.dreamclear()?;
         let null = match weights.get(NULL_CAPTION) {
             Some(t) => t.cast(DType::F32),
-            None => return Err(Error::file(weights.path(), format!("expected the null caption \"{NULL_CAPTION}\""))),
+            None => {
+                return Err(Error::file(
+                    weights.path(),
+                    format!("expected the null caption \"{NULL_CAPTION}\""),
+                ));
+            }
         };
         let identity = [&swinir.weights, &vae_weights, &weights]
             .map(|w| format!("{}:{} tensors:{} bytes", w.path().display(), w.len(), w.bytes()))
@@ -144,7 +142,7 @@ impl DreamClearRestorer {
                 vae.config().factor()
             )));
         }
-        let mut restorer = DreamClearRestorer {
+        let restorer = DreamClearRestorer {
             budget: Budget::default(),
             negative: None,
             replay: None,
@@ -159,21 +157,19 @@ impl DreamClearRestorer {
             null,
             identity,
         };
-        if restorer.settings.negative.is_some() || !matches!(restorer.captions, Source::Null | Source::Features(_)) {
-            restorer.require_t5()?;
+        if restorer.needs_t5() && !restorer.sources.has_t5() {
+            return Err(Error::Usage(
+                "captions need the text encoder: name it by --t5, or give ready features by --caption-features, or \
+                 no caption at all"
+                    .into(),
+            ));
         }
         Ok(restorer)
     }
 
-    fn require_t5(&mut self) -> Result<()> {
-        if self.sources.has_t5() {
-            return Ok(());
-        }
-        Err(Error::Usage(
-            "captions need the text encoder: name it by --t5, or give ready features by --caption-features, or no \
-             caption at all"
-                .into(),
-        ))
+    /// Whether some text will have to be encoded.
+    fn needs_t5(&self) -> bool {
+        self.settings.negative.is_some() || !matches!(self.captions, Source::Null | Source::Features(_))
     }
 
     /// Uses the noise of a file instead of drawing it: for one picture.
@@ -227,7 +223,8 @@ impl DreamClearRestorer {
         clock.lap("swinir");
 
         let reference = photo_of(&pre, Rounding::Truncate);
-        let caption = self.captions.caption(job.name, &reference, self.settings.caption_fallback, job.cancel)?;
+        let caption =
+            self.captions.caption(job.name, &reference, self.settings.caption_fallback, job.cancel)?;
         notes.extend(caption.note.clone());
         clock.lap("caption");
         let text = self.text_of(&caption, job)?;
@@ -250,18 +247,20 @@ impl DreamClearRestorer {
         };
         let shape = [1, LATENT, h / FACTOR, w / FACTOR];
         // The pair of the guidance starts alike.
-        self.keep("z_T", || HostTensor::from_f32([2, shape[1], shape[2], shape[3]], [&start[..], &start].concat()));
+        self.keep("z_T", || {
+            HostTensor::from_f32([2, shape[1], shape[2], shape[3]], [&start[..], &start].concat())
+        });
         let seconds = clock.into_map();
         Ok(Picture { sizes, lq, pre, latent_lq, latent_pre, caption, text, noise, start, seconds, notes })
     }
 
     /// Scaled latent `[1, 4, h, w]` of a picture in 0..1.
     fn encode(&mut self, image: &FloatImage, watch: Watch) -> Result<HostTensor> {
-        let data = image.data.iter().map(|x| 2.0 * x - 1.0).collect();
-        let image = FloatImage::new(image.height, image.width, 3, data);
-        let mode = self.vae.encode_mode(&image, watch)?;
+        let signed = image.data.iter().map(|x| 2.0 * x - 1.0).collect();
+        let mode = self.vae.encode_mode(&FloatImage::new(image.height, image.width, 3, signed), watch)?;
         let factor = self.vae.config().scaling_factor as f32;
-        Ok(HostTensor::from_f32(mode.shape(), mode.to_f32().iter().map(|x| x * factor).collect::<Vec<_>>()))
+        let scaled = mode.to_f32().iter().map(|x| x * factor).collect();
+        Ok(HostTensor::from_f32(mode.shape(), scaled))
     }
 
     fn text_of(&mut self, caption: &Caption, job: &Job<'_>) -> Result<Text> {
@@ -282,28 +281,33 @@ impl DreamClearRestorer {
     }
 
     /// From the denoised latent to the photo.
-    fn after(&mut self, job: &Job<'_>, picture: Picture, latent: Vec<f32>, denoising: f64) -> Result<Restored> {
+    fn after(
+        &mut self,
+        job: &Job<'_>,
+        picture: Picture,
+        denoised: Denoised,
+        denoising: f64,
+    ) -> Result<Restored> {
         let Picture { sizes, lq, pre, caption, text, mut seconds, mut notes, latent_pre, .. } = picture;
         let mut clock = Clock::new();
         let shape = latent_pre.shape().to_vec();
-        self.keep("samples", || HostTensor::from_f32(shape.clone(), latent.clone()));
+        let Denoised { latent, other } = denoised;
+        if let Some(other) = other {
+            let pair = [2, shape[1], shape[2], shape[3]];
+            self.keep("samples", || HostTensor::from_f32(pair, [&latent[..], &other].concat()));
+        }
+        self.keep("latent_out", || HostTensor::from_f32(shape.clone(), latent.clone()));
         let factor = self.vae.config().scaling_factor as f32;
         let unscaled: Vec<f32> = latent.iter().map(|x| x / factor).collect();
         let unscaled = HostTensor::from_f32(shape, unscaled);
-        self.keep("latent_out", || unscaled.clone());
-        let quiet = |_: f32| {};
-        let mut image = self.vae.decode(&unscaled, Watch { cancel: job.cancel, progress: &quiet })?;
+        let mut image = self.vae.decode(&unscaled, Watch { cancel: job.cancel, progress: &|_| {} })?;
         self.keep("decoded", || planar(&image));
         clock.lap("decode");
 
         image.data.iter_mut().for_each(|x| *x = (*x + 1.0) / 2.0);
-        let mut image = match self.settings.color_fix {
-            ColorFix::Wavelet => color_fix::wavelet(&image, &pre),
-            ColorFix::AdaIn => color_fix::adain(&image, &pre),
-            ColorFix::None => image,
-        };
-        image.data.iter_mut().for_each(|x| *x = x.clamp(0.0, 1.0));
+        let mut image = self.settings.color_fix.apply(image, &pre);
         self.keep("color_fixed", || planar(&image));
+        image.data.iter_mut().for_each(|x| *x = x.clamp(0.0, 1.0));
         clock.lap("color_fix");
 
         let (h, w) = sizes.output;
@@ -322,7 +326,8 @@ impl DreamClearRestorer {
             Found::Text(text) => Some(text.clone()),
             _ => None,
         };
-        if matches!(caption.found, Found::Null) && caption.note.is_none() && self.settings.denoise.cfg != 1.0 {
+        if matches!(caption.found, Found::Null) && caption.note.is_none() && self.settings.denoise.cfg != 1.0
+        {
             notes.push("no caption: both halves of the guidance use the null caption".into());
         }
         let size = |(h, w): (usize, usize)| json!([w, h]);
@@ -394,6 +399,7 @@ impl Restorer for DreamClearRestorer {
                 start: p.start.clone(),
                 text: &p.text,
                 noise: &p.noise,
+                keep_other: self.dump.is_some(),
             })
             .collect();
         let start = Instant::now();

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::denoise::LATENT;
-use crate::diffusion::noise::Noise;
+use crate::diffusion::Noise;
 use crate::error::{Error, Result};
 use crate::tensor::HostTensor;
 use crate::weights::WeightSet;
@@ -21,12 +21,13 @@ impl NoiseSource {
     pub fn start(&self, len: usize) -> Result<Vec<f32>> {
         match self {
             NoiseSource::Drawn(noise) => Ok(draw(noise, Noise::START, len)),
-            NoiseSource::Replayed(replay) => first_of(&replay.path, "noise_T", &replay.start, len),
+            NoiseSource::Replayed(replay) => half_of(&replay.path, "noise_T", &replay.start, len, 0),
         }
     }
 
-    /// Noise for iteration `k` of the loop.
-    pub fn step(&self, k: usize, len: usize) -> Result<Vec<f32>> {
+    /// Noise for iteration `k` of the loop; `half` 0 is the conditional half of the guidance, whose
+    /// noise is the only one that is drawn.
+    pub fn step(&self, k: usize, len: usize, half: usize) -> Result<Vec<f32>> {
         match self {
             NoiseSource::Drawn(noise) => Ok(draw(noise, k as u32, len)),
             NoiseSource::Replayed(replay) => {
@@ -37,7 +38,7 @@ impl NoiseSource {
                         format!("the loop asks for {name}, the file holds {} of them", replay.steps.len()),
                     ));
                 };
-                first_of(&replay.path, &name, tensor, len)
+                half_of(&replay.path, &name, tensor, len, half)
             }
         }
     }
@@ -49,8 +50,8 @@ fn draw(noise: &Noise, step: u32, len: usize) -> Vec<f32> {
     out
 }
 
-/// The noise of the guided half: the first of a pair, or the only one.
-fn first_of(path: &Path, name: &str, tensor: &HostTensor, len: usize) -> Result<Vec<f32>> {
+/// The noise of a half: its part of a pair, or the only one.
+fn half_of(path: &Path, name: &str, tensor: &HostTensor, len: usize, half: usize) -> Result<Vec<f32>> {
     let (all, pair) = (tensor.len(), 2 * len);
     if all != len && all != pair {
         return Err(Error::file(
@@ -61,7 +62,8 @@ fn first_of(path: &Path, name: &str, tensor: &HostTensor, len: usize) -> Result<
             ),
         ));
     }
-    Ok(tensor.to_f32()[..len].to_vec())
+    let start = if all == pair { half * len } else { 0 };
+    Ok(tensor.to_f32()[start..start + len].to_vec())
 }
 
 /// `--noise FILE`: `noise_T` for the start, `noises` `[steps, 2, 4, h, w]` (or one tensor per
@@ -81,8 +83,9 @@ impl Replay {
             Error::file(path, format!("expected a tensor \"noise_T\", found {}", names.join(", ")))
         })?;
         let steps = match set.get("noises") {
-            Some(all) => unstack(all)
-                .ok_or_else(|| Error::file(path, format!("\"noises\" must be [steps, …], found {:?}", all.shape())))?,
+            Some(all) => unstack(all).ok_or_else(|| {
+                Error::file(path, format!("\"noises\" must be [steps, …], found {:?}", all.shape()))
+            })?,
             None => (0..)
                 .map_while(|k| {
                     let names = [format!("noises.{k}"), format!("noises[{k}]"), format!("noises_{k}")];
