@@ -327,14 +327,15 @@ pub fn record(b: &mut GraphBuilder, layers: &[Layer], groups: usize, mut x: Valu
         x = match layer {
             Layer::Conv(conv) => conv.record(b, groups, x)?,
             Layer::Resnet { convs: [first, second], shortcut } => {
-                // First, so that the norm behind it may overwrite x.
+                // First, so that the norm behind it may overwrite x; the sum's first operand is the
+                // one that absorbs the other.
                 let around = match shortcut {
                     Some(shortcut) => shortcut.record(b, groups, x)?,
                     None => x,
                 };
                 let h = first.record(b, groups, x)?;
                 let h = second.record(b, groups, h)?;
-                b.add(around, h)?
+                b.add(h, around)?
             }
             Layer::Attention(key) => attention(b, key, groups, x)?,
         };
@@ -412,7 +413,9 @@ fn attention(b: &mut GraphBuilder, key: &str, groups: usize, x: ValueId) -> Resu
         let y = b.attention(q, k, v, AttentionOptions::default())?;
         let y = b.reshape(y, [batch, height * width, c])?;
         let y = crate::nn::linear(b, "to_out.0", y, c, true)?;
-        let y = b.reshape(y, [batch, height, width, c])?;
-        b.add(x, y)
+        // Added as tokens, so that the linear absorbs the sum.
+        let x = b.reshape(x, [batch, height * width, c])?;
+        let y = b.add(y, x)?;
+        b.reshape(y, [batch, height, width, c])
     })
 }

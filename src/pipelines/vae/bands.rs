@@ -262,7 +262,7 @@ impl Chain<'_> {
                 Some(shortcut) => shortcut.record(&mut b, self.runner.config.norm_num_groups, around)?,
                 None => around,
             };
-            y = b.add(around, y)?;
+            y = b.add(y, around)?;
         }
         b.output("y", y);
         let mut graph = b.finish();
