@@ -198,6 +198,15 @@ impl HostTensor {
         HostTensor::from_bytes(self.dtype, shape, self.data.clone())
     }
 
+    /// The same elements at an address that suits their type: itself, or (from a mapped file that
+    /// starts a tensor anywhere) a copy.
+    pub fn aligned(&self) -> Self {
+        if (self.bytes().as_ptr() as usize).is_multiple_of(self.dtype.size()) {
+            return self.clone();
+        }
+        HostTensor::copy_of(self.dtype, &self.shape, self.bytes())
+    }
+
     /// The elements as f32 where they are stored so (no copy when aligned), else converted.
     pub fn to_f32(&self) -> Cow<'_, [f32]> {
         if self.dtype == DType::F32

@@ -108,11 +108,16 @@ fn chains_of_elementwise_ops_overwrite_one_buffer() {
 
 #[test]
 fn fusion_absorbs_neighbours_and_changes_no_number() {
+    fuses_with_weights_in(DType::F32);
+    fuses_with_weights_in(DType::BF16);
+}
+
+fn fuses_with_weights_in(dtype: DType) {
     let build = || {
         let mut b = GraphBuilder::new();
         let x = b.input("x", DType::F32, [1, 6, 7, 5]).unwrap();
         let z = b.input("z", DType::F32, [1, 6, 7, 3]).unwrap();
-        let w = b.constant(ramp(&[4, 8, 3, 3]));
+        let w = b.constant(ramp(&[4, 8, 3, 3]).cast(dtype));
         let bias = b.constant(ramp(&[4]));
         let both = b.concat(&[x, z], 3).unwrap();
         let large = b.upsample_nearest(both, 2).unwrap();

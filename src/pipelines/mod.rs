@@ -7,5 +7,6 @@ pub mod naming;
 pub mod report;
 pub mod restore;
 pub mod tiled;
+pub mod vae;
 
 mod progress;

@@ -5,6 +5,8 @@
 //! can only build tensors (see [`torch`]).
 
 mod blob;
+mod finite;
+mod join;
 mod open;
 mod set;
 mod signature;
@@ -13,6 +15,7 @@ mod strict;
 mod tests;
 mod zip;
 
+pub mod bundle;
 pub mod hub;
 pub mod ncnn;
 mod npy;
@@ -23,5 +26,6 @@ pub mod torch;
 
 pub use crate::atomic_file::AtomicFile;
 pub use blob::Blob;
+pub use join::Part;
 pub use set::{Container, NamedTensors, WeightSet};
 pub use signature::{Guess, guess};

@@ -205,6 +205,23 @@ impl WeightSet {
         Ok(set)
     }
 
+    /// The same names with other tensors.
+    pub fn mapped(mut self, tensor: impl Fn(&str, &HostTensor) -> HostTensor) -> WeightSet {
+        for entry in &mut self.tensors {
+            entry.tensor = tensor(&entry.name, &entry.tensor);
+        }
+        self
+    }
+
+    /// The same set with some tensors replaced by others of the same names.
+    pub(super) fn replaced(mut self, tensors: impl IntoIterator<Item = (String, HostTensor)>) -> WeightSet {
+        for (name, tensor) in tensors {
+            let file = self.file_of(&name).unwrap_or(&self.path).into();
+            self.put(name, tensor, file);
+        }
+        self
+    }
+
     /// Removes `module.` in front of names, which data-parallel training leaves there.
     pub(super) fn without_module_prefix(self) -> Result<WeightSet> {
         if !self.names().any(|n| n.starts_with("module.")) {

@@ -97,7 +97,7 @@ impl Executable {
                     fit(&t, v.ty.dtype, &v.ty.shape)
                         .map_err(|m| Error::Weights(format!("parameter \"{key}\" {m}")))?
                 }
-                Origin::Const(t) => aligned(t.clone()),
+                Origin::Const(t) => t.aligned(),
                 _ => continue,
             };
             leaves.insert(ValueId(i as u32), tensor);
@@ -230,21 +230,13 @@ fn fit(t: &HostTensor, dtype: DType, shape: &[usize]) -> Result<HostTensor, Stri
         return Err(format!("has shape {:?}, expected {shape:?}", t.shape()));
     }
     if t.dtype() == dtype {
-        return Ok(aligned(t.clone()));
+        return Ok(t.aligned());
     }
     match (t.dtype(), dtype) {
         (from, to) if from.is_float() && to.is_float() => Ok(t.cast(to)),
         (from, DType::I64) if !from.is_float() => Ok(HostTensor::from_i64(shape, t.to_i64())),
         (from, to) => Err(format!("is {from}, expected {to}")),
     }
-}
-
-/// Mapped files may start a tensor at any byte; kernels want natural alignment.
-fn aligned(t: HostTensor) -> HostTensor {
-    if (t.bytes().as_ptr() as usize).is_multiple_of(t.dtype().size()) {
-        return t;
-    }
-    HostTensor::copy_of(t.dtype(), t.shape(), t.bytes())
 }
 
 struct Memory<'a> {
