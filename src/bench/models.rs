@@ -11,6 +11,7 @@ use super::work::Work;
 use crate::device::cpu::CpuDevice;
 use crate::error::Result;
 use crate::graph::{Cost, Executable, Graph, GraphBuilder, Plan, passes};
+use crate::models::t5::T5Encoder;
 use crate::models::vae::{self, AutoencoderKl};
 use crate::models::{Shapes, from_config};
 use crate::ops::{CaseInput, fuse};
@@ -112,7 +113,27 @@ pub static MODELS: &[ModelRow] = &[
         size: [64, 64],
         graph: dit::controlformer_layer,
     },
+    ModelRow {
+        name: "t5_block",
+        architecture: "t5-block",
+        config: r#"{"d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_heads": 64,
+            "feed_forward_proj": "gated-gelu"}"#,
+        size: [1, 120],
+        graph: t5_block,
+    },
 ];
+
+/// A block of T5 XXL on the tokens of one caption; the row's size is [batch, tokens].
+fn t5_block(row: &ModelRow) -> Result<Graph> {
+    let (encoder, _) = T5Encoder::from_config(Some(&row.config()), &Shapes::new())?;
+    let mut b = GraphBuilder::new();
+    let x = b.input("x", DType::F32, [row.size[0], row.size[1], encoder.d_model])?;
+    let y = encoder.first_block(&mut b, x)?;
+    b.output("out", y);
+    let mut graph = b.finish();
+    passes::run(&mut graph, fuse::RULES, None)?;
+    Ok(graph)
+}
 
 /// `sd-vae-ft-ema` as published.
 const SD_VAE: &str = r#"{"in_channels": 3, "out_channels": 3, "latent_channels": 4,

@@ -8,6 +8,7 @@ between the two sides happen outside the timed calls.
 import importlib
 import importlib.util
 import json
+import math
 import os
 import platform
 import sys
@@ -938,6 +939,60 @@ class ControlFormerLayer(nn.Module):
         return (1 + gamma) * x + beta
 
 
+class T5Norm(nn.Module):
+    def __init__(self, d):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(d))
+
+    def forward(self, x):
+        return F.rms_norm(x, self.weight.shape, self.weight, 1e-6)
+
+
+class T5Block(nn.Module):
+    """The first block of a T5 v1.1 encoder, which holds the table of relative positions."""
+
+    def __init__(self, d_model, d_kv, d_ff, num_heads, feed_forward_proj):
+        super().__init__()
+        if feed_forward_proj != "gated-gelu":
+            raise Refused(f"the rewritten T5 knows gated-gelu only, not {feed_forward_proj}")
+        self.heads, inner = num_heads, num_heads * d_kv
+        linear = lambda cin, cout: nn.Linear(cin, cout, bias=False)
+        self.a = within(
+            nn.Module(), q=linear(d_model, inner), k=linear(d_model, inner), v=linear(d_model, inner),
+            o=linear(inner, d_model), relative_attention_bias=nn.Embedding(32, num_heads),
+        )  # fmt: skip
+        self.f = within(
+            nn.Module(), wi_0=linear(d_model, d_ff), wi_1=linear(d_model, d_ff), wo=linear(d_ff, d_model)
+        )
+        self.layers = nn.ModuleList(
+            [
+                within(nn.Module(), SelfAttention=self.a, layer_norm=T5Norm(d_model)),
+                within(nn.Module(), DenseReluDense=self.f, layer_norm=T5Norm(d_model)),
+            ]
+        )
+
+    def load_state_dict(self, tensors, strict):
+        prefix = "encoder.block.0.layer."
+        return self.layers.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items()}, strict)
+
+    def bias(self, tokens):
+        at = torch.arange(tokens)
+        ahead = at[None, :] - at[:, None]
+        distance = ahead.abs()
+        far = 8 + (torch.log(distance.clamp(min=8) / 8) / math.log(128 / 8) * 8).long()
+        bucket = torch.where(distance < 8, distance, far.clamp(max=15)) + 16 * (ahead > 0)
+        return self.a.relative_attention_bias(bucket).permute(2, 0, 1)[None]
+
+    def forward(self, x):
+        b, n, _ = x.shape
+        h = self.layers[0].layer_norm(x)
+        q, k, v = (p(h).view(b, n, self.heads, -1).transpose(1, 2) for p in (self.a.q, self.a.k, self.a.v))
+        h = F.scaled_dot_product_attention(q, k, v, self.bias(n), scale=1.0)
+        x = x + self.a.o(h.transpose(1, 2).reshape(b, n, -1))
+        h = self.layers[1].layer_norm(x)
+        return x + self.f.wo(F.gelu(self.f.wi_0(h), approximate="tanh") * self.f.wi_1(h))
+
+
 MODELS = {
     "rrdbnet": RrdbNet,
     "srvgg": SrVgg,
@@ -946,6 +1001,7 @@ MODELS = {
     "vae-decoder": lambda **config: VaeHalf(False, **config),
     "pixart-block": PixArtBlock,
     "controlformer-layer": ControlFormerLayer,
+    "t5-block": T5Block,
 }
 
 

@@ -232,13 +232,16 @@ impl T5Encoder {
         b.scope("encoder", |b| self.norm(b, "final_layer_norm", x))
     }
 
+    /// The first block alone, on embedded tokens `[B, L, d_model]` without padding.
+    pub(crate) fn first_block(&self, b: &mut GraphBuilder, x: ValueId) -> Result<ValueId> {
+        let [_, tokens, _] = b.dims(x, "t5-encoder")?;
+        let bias = Some(self.position_bias(b, tokens)?);
+        let options = AttentionOptions { scale: Some(1.0), bias, ..Default::default() };
+        b.scope("encoder.block.0", |b| self.block(b, x, options))
+    }
+
     /// One block on x `[B, L, d_model]`.
-    pub(crate) fn block(
-        &self,
-        b: &mut GraphBuilder,
-        x: ValueId,
-        options: AttentionOptions,
-    ) -> Result<ValueId> {
+    fn block(&self, b: &mut GraphBuilder, x: ValueId, options: AttentionOptions) -> Result<ValueId> {
         let x = b.scope("layer.0", |b| {
             let h = self.norm(b, "layer_norm", x)?;
             let h = b.scope("SelfAttention", |b| self.attention(b, h, options))?;

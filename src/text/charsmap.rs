@@ -38,7 +38,7 @@ impl Charsmap {
     pub fn parse(bytes: &[u8]) -> Result<Charsmap, String> {
         let (size, rest) = bytes.split_first_chunk::<4>().ok_or("the normalisation rules are cut off")?;
         let size = u32::from_le_bytes(*size) as usize;
-        if size == 0 || size % 4 != 0 || size > rest.len() {
+        if size == 0 || !size.is_multiple_of(4) || size > rest.len() {
             return Err(format!(
                 "the normalisation rules claim a trie of {size} bytes, but {} follow",
                 rest.len()
