@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use half::{bf16, f16};
@@ -69,6 +70,10 @@ impl fmt::Display for DType {
 pub trait Bytes: Send + Sync {
     /// The bytes, always the same ones.
     fn bytes(&self) -> &[u8];
+
+    /// Gives the physical memory of a range back where that loses nothing (a mapped file); the
+    /// next look at the bytes reads them again.
+    fn release(&self, _range: Range<usize>) {}
 }
 
 impl Bytes for Vec<u8> {
@@ -180,12 +185,26 @@ impl HostTensor {
         self.data.bytes()
     }
 
+    /// Gives physical memory back where the bytes can be read again from a mapped file.
+    pub fn release(&self) {
+        self.data.release(0..self.bytes().len());
+    }
+
     /// The same bytes under another shape.
     ///
     /// # Panics
     /// If the element counts differ.
     pub fn reshaped(&self, shape: impl Into<Vec<usize>>) -> Self {
         HostTensor::from_bytes(self.dtype, shape, self.data.clone())
+    }
+
+    /// The same elements at an address that suits their type: itself, or (from a mapped file that
+    /// starts a tensor anywhere) a copy.
+    pub fn aligned(&self) -> Self {
+        if (self.bytes().as_ptr() as usize).is_multiple_of(self.dtype.size()) {
+            return self.clone();
+        }
+        HostTensor::copy_of(self.dtype, &self.shape, self.bytes())
     }
 
     /// The elements as f32 where they are stored so (no copy when aligned), else converted.

@@ -55,7 +55,7 @@ impl Restorer for Double {
         let rgb = bicubic_antialias(&job.photo.rgb_f32(), h, w);
         let photo = job.photo.with_pixels(&rgb, alpha.as_ref(), Rounding::HalfEven)?;
         let reference = self.reference.then(|| photo.clone());
-        Ok(Restored { photo, reference, notes: Vec::new() })
+        Ok(Restored { photo, reference, notes: Vec::new(), details: Default::default() })
     }
 }
 
@@ -304,7 +304,12 @@ impl Restorer for Obstinate {
 
     fn restore(&mut self, job: &Job<'_>) -> Result<Restored> {
         std::thread::sleep(Duration::from_secs(60));
-        Ok(Restored { photo: job.photo.clone(), reference: None, notes: Vec::new() })
+        Ok(Restored {
+            photo: job.photo.clone(),
+            reference: None,
+            notes: Vec::new(),
+            details: Default::default(),
+        })
     }
 }
 

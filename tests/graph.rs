@@ -108,11 +108,16 @@ fn chains_of_elementwise_ops_overwrite_one_buffer() {
 
 #[test]
 fn fusion_absorbs_neighbours_and_changes_no_number() {
+    fuses_with_weights_in(DType::F32);
+    fuses_with_weights_in(DType::BF16);
+}
+
+fn fuses_with_weights_in(dtype: DType) {
     let build = || {
         let mut b = GraphBuilder::new();
         let x = b.input("x", DType::F32, [1, 6, 7, 5]).unwrap();
         let z = b.input("z", DType::F32, [1, 6, 7, 3]).unwrap();
-        let w = b.constant(ramp(&[4, 8, 3, 3]));
+        let w = b.constant(ramp(&[4, 8, 3, 3]).cast(dtype));
         let bias = b.constant(ramp(&[4]));
         let both = b.concat(&[x, z], 3).unwrap();
         let large = b.upsample_nearest(both, 2).unwrap();
@@ -210,4 +215,57 @@ fn the_planned_peak_holds_every_step() {
     assert_eq!(parameters, 15_792_587);
     let gflop = plan.cost().flops / 1e9;
     assert!((gflop / (726.0 / 64.0) - 1.0).abs() < 0.05, "{gflop} GFLOP");
+}
+
+#[test]
+fn hoisting_computes_the_unchanging_part_once_with_the_same_result() {
+    let mut b = GraphBuilder::new();
+    let x = b.input("x", DType::F32, [2, 4]).unwrap();
+    let text = b.input("text", DType::F32, [3, 4]).unwrap();
+    let unused = b.input("unused", DType::F32, [5]).unwrap();
+    b.gelu(unused).unwrap();
+    let w = b.param("w", [4, 4]).unwrap();
+    // From the text alone: a product, and a view of it.
+    let keys = b.linear(text, w, None).unwrap();
+    let keys = b.gelu(keys).unwrap();
+    let turned = b.permute(keys, [1, 0]).unwrap();
+    // From x: uses the view, the weight, and a constant.
+    let y = b.linear(x, w, None).unwrap();
+    let y = b.matmul(y, turned, false, false).unwrap();
+    let two = b.scalar(2.0);
+    let y = b.mul(y, two).unwrap();
+    b.output("out", y);
+    let whole = b.finish();
+    let split = passes::hoist(&whole, &["x"]).unwrap();
+
+    let names = |g: &Graph| g.inputs().map(|(n, _)| n.to_owned()).collect::<Vec<_>>();
+    assert_eq!(names(&split.once), ["text"]);
+    assert_eq!(split.once.op_counts().values().sum::<usize>(), 2, "the product and its gelu");
+    assert_eq!(split.each.op_counts()["permute"], 1, "views stay with their readers");
+    assert!(!split.each.op_counts().contains_key("activation"));
+
+    let device = Arc::new(CpuDevice::new(2).unwrap());
+    let call = |graph: Graph, inputs: &[(&str, HostTensor)]| {
+        let plan = Plan::new(graph, 2).unwrap();
+        Executable::new(plan, device.clone(), |_| Some(ramp(&[4, 4]))).unwrap().run(inputs).unwrap()
+    };
+    let (x, text) = (ramp(&[2, 4]), HostTensor::from_f32([3, 4], (0..12).map(|i| i as f32 / 7.0).collect()));
+    let expected = call(
+        whole,
+        &[("x", x.clone()), ("text", text.clone()), ("unused", HostTensor::zeros(DType::F32, [5]))],
+    );
+    let carried = call(split.once, &[("text", text)]);
+    let mut inputs = vec![("x", x)];
+    inputs.extend(carried.iter().map(|(n, t)| (n.as_str(), t.clone())));
+    assert_eq!(call(split.each, &inputs)[0].1.to_f32(), expected[0].1.to_f32());
+}
+
+#[test]
+fn an_output_that_never_changes_cannot_be_split() {
+    let mut b = GraphBuilder::new();
+    let x = b.input("x", DType::F32, [4]).unwrap();
+    let y = b.gelu(x).unwrap();
+    b.output("y", y);
+    let error = passes::hoist(&b.finish(), &["t"]).err().unwrap().to_string();
+    assert!(error.contains("\"y\" does not depend on t"), "{error}");
 }

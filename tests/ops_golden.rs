@@ -253,6 +253,7 @@ fn golden_attention() {
                 causal: g.parameters["is_causal"] == true,
                 bias: g.inputs.get("bias").copied(),
                 key_lengths,
+                ..Default::default()
             };
             let out = b.attention(q, k, v, options)?;
             b.permute(out, [0, 2, 1, 3])

@@ -14,6 +14,7 @@ use crate::device::cpu::CpuDevice;
 use crate::error::{Error, Result};
 
 pub mod attributes;
+mod dit;
 pub mod duel;
 pub mod filter;
 pub mod machine;

@@ -5,14 +5,16 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::dit;
 use super::ops::{SEED, draw};
 use super::work::Work;
 use crate::device::cpu::CpuDevice;
 use crate::error::Result;
-use crate::graph::{Cost, Executable, Graph, Plan};
+use crate::graph::{Cost, Executable, Graph, GraphBuilder, Plan, passes};
+use crate::models::vae::{self, AutoencoderKl};
 use crate::models::{Shapes, from_config};
-use crate::ops::CaseInput;
-use crate::tensor::HostTensor;
+use crate::ops::{CaseInput, fuse};
+use crate::tensor::{DType, HostTensor};
 
 /// A network of the bench.
 pub struct ModelRow {
@@ -75,12 +77,71 @@ pub static MODELS: &[ModelRow] = &[
         size: [256, 256],
         graph: image_network,
     },
+    ModelRow {
+        name: "vae_encode_512",
+        architecture: "vae-encoder",
+        config: SD_VAE,
+        size: [512, 512],
+        graph: |row| half_vae(row, true),
+    },
+    ModelRow {
+        name: "vae_decode_512",
+        architecture: "vae-decoder",
+        config: SD_VAE,
+        size: [64, 64],
+        graph: |row| half_vae(row, false),
+    },
+    ModelRow {
+        name: "pixart_block_4096",
+        architecture: "pixart-block",
+        config: dit::LAYER,
+        size: [64, 64],
+        graph: dit::pixart_block,
+    },
+    ModelRow {
+        name: "controlformer_layer_1024",
+        architecture: "controlformer-layer",
+        config: dit::LAYER,
+        size: [32, 32],
+        graph: dit::controlformer_layer,
+    },
+    ModelRow {
+        name: "controlformer_layer_4096",
+        architecture: "controlformer-layer",
+        config: dit::LAYER,
+        size: [64, 64],
+        graph: dit::controlformer_layer,
+    },
 ];
+
+/// `sd-vae-ft-ema` as published.
+const SD_VAE: &str = r#"{"in_channels": 3, "out_channels": 3, "latent_channels": 4,
+    "down_block_types": ["DownEncoderBlock2D", "DownEncoderBlock2D", "DownEncoderBlock2D", "DownEncoderBlock2D"],
+    "up_block_types": ["UpDecoderBlock2D", "UpDecoderBlock2D", "UpDecoderBlock2D", "UpDecoderBlock2D"],
+    "block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "norm_num_groups": 32,
+    "act_fn": "silu", "sample_size": 256}"#;
 
 /// A network from picture to picture, by its architecture and configuration.
 fn image_network(row: &ModelRow) -> Result<Graph> {
     let (network, _) = from_config(row.architecture, &row.config(), &Shapes::new())?;
     network.graph(1, row.size[0], row.size[1], true)
+}
+
+/// One half of an autoencoder: picture to moments, or latent (of the row's size) to picture.
+fn half_vae(row: &ModelRow, encode: bool) -> Result<Graph> {
+    let (net, _) = AutoencoderKl::from_config(&row.config(), &Shapes::new())?;
+    let [height, width] = row.size;
+    let (channels, layers) =
+        if encode { (net.in_channels, net.encoder()) } else { (net.latent_channels, net.decoder()) };
+    let mut b = GraphBuilder::new();
+    let x = b.input("x", DType::F32, [1, channels, height, width])?;
+    let x = b.permute(x, [0, 2, 3, 1])?;
+    let y = vae::record(&mut b, &layers, net.norm_num_groups, x)?;
+    let y = b.permute(y, [0, 3, 1, 2])?;
+    b.output("out", y);
+    let mut graph = b.finish();
+    passes::run(&mut graph, fuse::RULES, None)?;
+    Ok(graph)
 }
 
 /// A network with its weights bound.
@@ -162,9 +223,7 @@ impl Work for ModelWork {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::GraphBuilder;
     use crate::ops::conv2d::ConvSpec;
-    use crate::tensor::DType;
 
     /// One convolution, as a network.
     const TINY: ModelRow = ModelRow {

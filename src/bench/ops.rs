@@ -13,7 +13,7 @@ use crate::graph::op::{CpuCall, Operand, OperandData, Output};
 use crate::graph::{Cost, Layout, TensorType};
 use crate::ops::case::{Rng, to_host};
 use crate::ops::{Case, CaseInput, Fill};
-use crate::tensor::{DType, HostTensor};
+use crate::tensor::HostTensor;
 
 /// Seed of all operands and weights.
 pub const SEED: u64 = 20_241_210;
@@ -127,13 +127,14 @@ pub fn draw(input: &CaseInput, seed: u64) -> HostTensor {
     let n = input.ty.len();
     let period = n.min(PERIOD);
     let block: Vec<f32> = match (&input.fill, input.ty.dtype) {
-        (Fill::Normal, DType::F32) => (0..period).map(|_| rng.normal() as f32).collect(),
-        (Fill::Uniform(lo, hi), DType::F32) => {
+        (Fill::Normal, d) if d.is_float() => (0..period).map(|_| rng.normal() as f32).collect(),
+        (Fill::Uniform(lo, hi), d) if d.is_float() => {
             (0..period).map(|_| (lo + (hi - lo) * rng.uniform()) as f32).collect()
         }
         (_, dtype) => return to_host(&input.draw(seed), dtype),
     };
-    HostTensor::from_f32(input.ty.shape.clone(), block.into_iter().cycle().take(n).collect())
+    let data = block.into_iter().cycle().take(n).collect();
+    HostTensor::from_f32(input.ty.shape.clone(), data).cast(input.ty.dtype)
 }
 
 #[cfg(test)]

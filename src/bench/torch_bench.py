@@ -225,6 +225,47 @@ def layer_norm(a, x, *affine):
 
 
 @op
+def adaln(a, x, shift, scale):
+    return lambda: F.layer_norm(x, x.shape[-1:], eps=a["eps"]) * (1 + scale) + shift
+
+
+@op
+def gated_residual(a, x, gate, y):
+    return lambda: x + gate * y
+
+
+@op
+def modulate(a, x, gamma, beta):
+    return lambda: (1 + gamma) * x + beta
+
+
+def moe_modulate_function(a):
+    def mixed(experts, weights):
+        return (torch.cat([e.unsqueeze(-1) for e in experts], -1) * weights).sum(-1)
+
+    def function(x, logits, *experts):
+        weights = logits.softmax(-1).unsqueeze(-2)
+        gammas, betas = experts[: a["experts"]], experts[a["experts"] :]
+        return (1 + mixed(gammas, weights)) * x + mixed(betas, weights)
+
+    return function
+
+
+@op
+def moe_modulate(a, x, logits, *experts):
+    function = moe_modulate_function(a)
+    return lambda: function(x, logits, *experts)
+
+
+@op
+def moe_modulate_grad(a, x, logits, *rest):
+    *experts, dy = rest
+    operands = [x, logits, *experts]
+    function = moe_modulate_function(a["args"][0])
+    return backward(function, operands, range(len(operands)), dy)
+
+
+@op
 def layer_norm_grad(a, x, dy, *weight):
     operands = [x, *weight, *(torch.zeros_like(w) for w in weight)]
     function = lambda x, *affine: F.layer_norm(x, x.shape[-1:], *affine, eps=a["eps"])
@@ -404,6 +445,12 @@ def attention_mask(a, q, k, rest):
 
 @op
 def attention(a, q, k, v, *rest):
+    rest = list(rest)
+    if a["kv_rows"] is not None:
+        rows = torch.tensor(a["kv_rows"])
+        k, v = k[rows], v[rows]
+        if a["key_lengths"]:
+            rest[-1] = rest[-1][rows]
     mask, causal, _ = attention_mask(a, q, k, rest)
     # [B, N, H, D] seen as [B, H, N, D], as every transformer hands it over.
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))
@@ -689,7 +736,217 @@ class SwinIr(nn.Module):
         return x[:, :, : height * scale, : width * scale]
 
 
-MODELS = {"rrdbnet": RrdbNet, "srvgg": SrVgg, "swinir": SwinIr}
+class VaeResnet(nn.Module):
+    def __init__(self, cin, cout, groups):
+        super().__init__()
+        self.norm1, self.conv1 = nn.GroupNorm(groups, cin, eps=1e-6), conv(cin, cout)
+        self.norm2, self.conv2 = nn.GroupNorm(groups, cout, eps=1e-6), conv(cout, cout)
+        if cin != cout:
+            self.conv_shortcut = conv(cin, cout, 1)
+
+    def forward(self, x):
+        y = self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
+        return y + (self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x)
+
+
+class VaeAttention(nn.Module):
+    def __init__(self, c, groups):
+        super().__init__()
+        self.group_norm = nn.GroupNorm(groups, c, eps=1e-6)
+        self.to_q, self.to_k, self.to_v = nn.Linear(c, c), nn.Linear(c, c), nn.Linear(c, c)
+        self.to_out = nn.ModuleList([nn.Linear(c, c)])
+
+    def forward(self, x):
+        tokens = self.group_norm(x).flatten(2).transpose(1, 2)
+        q, k, v = (to(tokens).unsqueeze(1) for to in (self.to_q, self.to_k, self.to_v))
+        y = self.to_out[0](F.scaled_dot_product_attention(q, k, v).squeeze(1))
+        return x + y.transpose(1, 2).reshape(x.shape)
+
+
+class VaeMiddle(nn.Module):
+    def __init__(self, c, groups):
+        super().__init__()
+        self.resnets = nn.ModuleList([VaeResnet(c, c, groups), VaeResnet(c, c, groups)])
+        self.attentions = nn.ModuleList([VaeAttention(c, groups)])
+
+    def forward(self, x):
+        return self.resnets[1](self.attentions[0](self.resnets[0](x)))
+
+
+class VaeResize(nn.Module):
+    """Halves (the odd row and column of padding at the bottom and right) or doubles."""
+
+    def __init__(self, c, down):
+        super().__init__()
+        self.conv = nn.Conv2d(c, c, 3, 2) if down else conv(c, c)
+
+    def forward(self, x):
+        down = self.conv.stride == (2, 2)
+        return self.conv(F.pad(x, (0, 1, 0, 1)) if down else F.interpolate(x, scale_factor=2, mode="nearest"))
+
+
+class VaeLevel(nn.Module):
+    def __init__(self, cin, cout, count, groups, resize):
+        super().__init__()
+        self.resnets = nn.ModuleList([VaeResnet(cin if j == 0 else cout, cout, groups) for j in range(count)])
+        if resize:
+            setattr(self, resize, nn.ModuleList([VaeResize(cout, resize == "downsamplers")]))
+
+    def forward(self, x):
+        for layer in self.resnets:
+            x = layer(x)
+        for layer in getattr(self, "downsamplers", getattr(self, "upsamplers", [])):
+            x = layer(x)
+        return x
+
+
+class VaeHalf(nn.Module):
+    """Encoder or decoder with its 1x1 convolution, under the keys of diffusers' AutoencoderKL."""
+
+    def __init__(self, encode, block_out_channels, layers_per_block, latent_channels, norm_num_groups, **rest):
+        super().__init__()
+        levels, groups, layers = list(block_out_channels), norm_num_groups, layers_per_block
+        half = nn.Module()
+        if encode:
+            self.encoder, self.quant_conv = half, conv(2 * latent_channels, 2 * latent_channels, 1)
+            half.conv_in = conv(rest["in_channels"], levels[0])
+            name, resize, last = "down_blocks", "downsamplers", 2 * latent_channels
+        else:
+            self.decoder, self.post_quant_conv = half, conv(latent_channels, latent_channels, 1)
+            half.conv_in = conv(latent_channels, levels[-1])
+            name, resize, last = "up_blocks", "upsamplers", rest["out_channels"]
+            levels, layers = levels[::-1], layers + 1
+        blocks, cin = [], levels[0]
+        for i, cout in enumerate(levels):
+            blocks.append(VaeLevel(cin, cout, layers, groups, resize if i + 1 < len(levels) else None))
+            cin = cout
+        setattr(half, name, nn.ModuleList(blocks))
+        half.mid_block = VaeMiddle(levels[-1] if encode else levels[0], groups)
+        half.conv_norm_out = nn.GroupNorm(groups, levels[-1], eps=1e-6)
+        half.conv_out = conv(levels[-1], last)
+
+    def forward(self, x):
+        encode = hasattr(self, "encoder")
+        half = self.encoder if encode else self.decoder
+        x = half.conv_in(x if encode else self.post_quant_conv(x))
+        if not encode:
+            x = half.mid_block(x)
+        for level in half.down_blocks if encode else half.up_blocks:
+            x = level(x)
+        if encode:
+            x = half.mid_block(x)
+        x = half.conv_out(F.silu(half.conv_norm_out(x)))
+        return self.quant_conv(x) if encode else x
+
+
+class DitBlock(nn.Module):
+    """A block of PixArt; t6 are its six modulations, y the caption's tokens."""
+
+    def __init__(self, hidden_size, num_heads, mlp_ratio, **_):
+        super().__init__()
+        c, self.heads = hidden_size, num_heads
+        self.scale_shift_table = nn.Parameter(torch.zeros(6, c))
+        self.attn, self.cross_attn, self.mlp = nn.Module(), nn.Module(), nn.Module()
+        self.attn.qkv, self.attn.proj = nn.Linear(c, 3 * c), nn.Linear(c, c)
+        cross = self.cross_attn
+        cross.q_linear, cross.kv_linear, cross.proj = nn.Linear(c, c), nn.Linear(c, 2 * c), nn.Linear(c, c)
+        self.mlp.fc1, self.mlp.fc2 = nn.Linear(c, int(c * mlp_ratio)), nn.Linear(int(c * mlp_ratio), c)
+
+    def forward(self, x, t6, y):
+        c = x.shape[-1]
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = (self.scale_shift_table + t6).chunk(6, dim=1)
+        h = F.layer_norm(x, (c,), eps=1e-6) * (1 + scale) + shift
+        x = x + gate * self.attn.proj(sdpa(self.attn.qkv(h), self.heads))
+        q, kv = self.cross_attn.q_linear(x), self.cross_attn.kv_linear(y)
+        x = x + self.cross_attn.proj(sdpa(q, self.heads, kv))
+        h = F.layer_norm(x, (c,), eps=1e-6) * (1 + mlp_scale) + mlp_shift
+        return x + mlp_gate * self.mlp.fc2(F.gelu(self.mlp.fc1(h), approximate="tanh"))
+
+
+def sdpa(q, heads, kv=None):
+    """Attention of projected tokens, q, k and v in one or kv apart: [B, N, C]."""
+    q, *kv = q.chunk(3, dim=-1) if kv is None else (q, *kv.chunk(2, dim=-1))
+    q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, *kv))
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+class PixArtBlock(nn.Module):
+    def __init__(self, hidden_size, model_max_length, **rest):
+        super().__init__()
+        self.block = DitBlock(hidden_size, **rest)
+        self.t6 = nn.Parameter(torch.zeros(1, 6, hidden_size))
+        self.y = nn.Parameter(torch.zeros(1, model_max_length, hidden_size))
+
+    def forward(self, x):
+        return self.block(x, self.t6, self.y)
+
+
+class Modulator(nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        self.shared_proj = nn.Linear(c, c // 2)
+        self.proj_mul, self.proj_add = nn.Linear(c // 2, c), nn.Linear(c // 2, c)
+
+    def forward(self, x):
+        h = F.gelu(self.shared_proj(x), approximate="tanh")
+        return self.proj_mul(h), self.proj_add(h)
+
+
+def within(module, **children):
+    """A tree of modules whose keys are those of lists with one layer."""
+    for name, child in children.items():
+        module.add_module(name, child)
+    return module
+
+
+class ControlFormerLayer(nn.Module):
+    """Three blocks, the branches' cross-attention over the whole batch, MoAM with three experts."""
+
+    def __init__(self, hidden_size, num_heads, model_max_length, **rest):
+        super().__init__()
+        c, self.heads = hidden_size, num_heads
+        block = lambda: DitBlock(c, num_heads, **rest)  # noqa: E731
+        self.base_model = within(nn.Module(), blocks=nn.ModuleList([block()]))
+        for branch in ("controlnet_lq", "controlnet_pre"):
+            setattr(self, branch, nn.ModuleList([within(nn.Module(), copied_block=block())]))
+        cross = within(nn.Module(), q_linear=nn.Linear(c, c), kv_linear=nn.Linear(c, 2 * c))
+        within(cross, proj=nn.Linear(c, c), de_proj=nn.Linear(c, c))
+        self.cross_de = nn.ModuleList([within(cross, norm1=nn.LayerNorm(c), norm2=nn.LayerNorm(c))])
+        self.am_pre = nn.ModuleList([Modulator(c)])
+        gate = nn.Sequential(nn.Linear(c, 24), nn.GELU(approximate="tanh"), nn.Linear(24, 3))
+        experts = nn.ModuleList([Modulator(c) for _ in range(3)])
+        self.am_lq = nn.ModuleList([within(nn.Module(), gate=gate, experts=experts)])
+        self.t6 = nn.Parameter(torch.zeros(1, 6, c))
+        self.y = nn.Parameter(torch.zeros(2, model_max_length, c))
+
+    def forward(self, x):
+        shared = self.t6, self.y
+        lq = self.controlnet_lq[0].copied_block(x, *shared)
+        pre = self.controlnet_pre[0].copied_block(x, *shared)
+        x = self.base_model.blocks[0](x, *shared)
+        cross = self.cross_de[0]
+        q, kv = cross.q_linear(cross.norm1(lq)), cross.kv_linear(cross.norm2(pre))
+        a = sdpa(q.flatten(0, 1)[None], self.heads, kv.flatten(0, 1)[None]).view(x.shape)
+        x = x + cross.proj(a)
+        gamma, beta = self.am_pre[0](pre)
+        x = (1 + gamma) * x + beta
+        moe = self.am_lq[0]
+        gates = moe.gate(cross.de_proj(a)).softmax(-1).unbind(-1)
+        pairs = [expert(lq) for expert in moe.experts]
+        gamma = sum(g.unsqueeze(-1) * pair[0] for g, pair in zip(gates, pairs))
+        beta = sum(g.unsqueeze(-1) * pair[1] for g, pair in zip(gates, pairs))
+        return (1 + gamma) * x + beta
+
+
+MODELS = {
+    "rrdbnet": RrdbNet,
+    "srvgg": SrVgg,
+    "swinir": SwinIr,
+    "vae-encoder": lambda **config: VaeHalf(True, **config),
+    "vae-decoder": lambda **config: VaeHalf(False, **config),
+    "pixart-block": PixArtBlock,
+    "controlformer-layer": ControlFormerLayer,
+}
 
 
 # --------------------------------------------------------------------------------------------------
@@ -737,10 +994,29 @@ def official_swinir(folder, config):
     return official_file(path).SwinIR
 
 
+class OfficialVae(nn.Module):
+    """One half of the AutoencoderKL of the installed diffusers."""
+
+    def __init__(self, encode, config):
+        super().__init__()
+        whole = importlib.import_module("diffusers").AutoencoderKL(**config)
+        if encode:
+            self.encoder, self.quant_conv = whole.encoder, whole.quant_conv
+        else:
+            self.decoder, self.post_quant_conv = whole.decoder, whole.post_quant_conv
+
+    def forward(self, x):
+        if hasattr(self, "encoder"):
+            return self.quant_conv(self.encoder(x))
+        return self.decoder(self.post_quant_conv(x))
+
+
 def model_class(architecture, config):
     folder = settings["official"]
     if not folder:
         return MODELS.get(architecture)
+    if architecture in ("vae-encoder", "vae-decoder"):
+        return lambda **config: OfficialVae(architecture == "vae-encoder", config)
     if architecture == "swinir":
         return official_swinir(folder, config)
     modules = {"rrdbnet": ("rrdbnet_arch", "RRDBNet"), "srvgg": ("srvgg_arch", "SRVGGNetCompact")}
@@ -751,7 +1027,7 @@ def model_class(architecture, config):
 # The conversation
 # --------------------------------------------------------------------------------------------------
 
-DTYPES = {"f32": torch.float32, "i64": torch.int64}
+DTYPES = {"f32": torch.float32, "i64": torch.int64, "bf16": torch.bfloat16, "f16": torch.float16}
 settings = {"official": None, "flush": None}
 
 
@@ -760,8 +1036,10 @@ def read(t):
     for n in t["shape"]:
         count *= n
     x = torch.from_file(t["file"], shared=False, size=count, dtype=DTYPES[t["dtype"]])
-    # A copy in memory of its own: the file goes away.
-    return x.view(t["shape"]).clone()
+    # A copy in memory of its own: the file goes away. Half-precision weights are widened: PyTorch
+    # does not multiply dtypes with each other, and arithmetic in f32 is what is compared.
+    x = x.view(t["shape"]).clone()
+    return x.float() if x.is_floating_point() else x
 
 
 def build_op(work, tensors):

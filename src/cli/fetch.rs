@@ -7,6 +7,7 @@ use crate::{Error, Result};
 
 /// Download official weights, check size and SHA-256, resume what was interrupted.
 ///
+/// `dreamclear` is the official set of its four networks.
 /// Example: dreamclear fetch realesrgan-x4plus swinir
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -30,12 +31,16 @@ pub fn run(args: &Args) -> Result<()> {
     if args.list {
         let mut text = String::new();
         for d in hub::downloads() {
-            let state = if hub::cached(&cache, &d.model).is_some() { "cached" } else { "" };
-            text += &format!("{:27} {:6}  {:12}  {}\n", d.model, state, d.licence, d.url);
+            let state = if cache.join(d.path()).is_file() { "cached" } else { "" };
+            let size = d.size.map_or_else(String::new, |s| indicatif::HumanBytes(s).to_string());
+            text += &format!("{:27} {:6}  {:12} {:>10}  {}\n", d.model, state, d.licence, size, d.url);
         }
+        let set = hub::DREAMCLEAR_SET.join(", ");
+        text += &format!("{:27} the official set: {set} (about 28 GiB)\n", "dreamclear");
         return super::print(&text);
     }
-    let items = args.models.iter().map(|m| hub::find(m)).collect::<Result<Vec<_>>>()?;
+    let items: Vec<_> =
+        args.models.iter().map(|m| hub::find(m)).collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
     let mut failed = Vec::new();
     for item in &items {
         match fetch_one(&cache, item) {
@@ -48,7 +53,7 @@ pub fn run(args: &Args) -> Result<()> {
         return Ok(());
     }
     Err(Error::Run(format!(
-        "{} of {} models were not fetched: {}",
+        "{} of {} files were not fetched: {}",
         failed.len(),
         items.len(),
         failed.join("; ")

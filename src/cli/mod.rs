@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 use crate::cancel::EXIT_INTERRUPTED;
 use crate::device::cpu::CpuDevice;
 use crate::error::{Error, Result};
+use crate::tensor::DType;
 
 pub mod bench;
 pub mod convert;
@@ -20,6 +21,7 @@ pub mod info;
 pub mod inspect;
 pub mod ops;
 pub mod restore;
+pub mod restore_dreamclear;
 
 /// Restores real-world low-quality photos.
 #[derive(Debug, Parser)]
@@ -58,7 +60,7 @@ pub struct DeviceArgs {
     #[arg(long, default_value = "auto", value_name = "DEVICE", help_heading = "Device")]
     pub device: String,
 
-    /// Number format of the computation: auto or f32.
+    /// Number format of large weights: auto (as stored), f32, bf16 or f16. Arithmetic is f32.
     #[arg(long, default_value = "auto", value_name = "PRECISION", help_heading = "Device")]
     pub precision: String,
 
@@ -68,8 +70,31 @@ pub struct DeviceArgs {
 }
 
 impl DeviceArgs {
-    /// Opens the device, or says in one sentence why that cannot be.
+    /// Opens the device for a command that computes in f32 only.
     pub fn open(&self) -> Result<Arc<CpuDevice>> {
+        let (device, matrices) = self.open_with_precision()?;
+        match matrices {
+            None | Some(DType::F32) => Ok(device),
+            Some(dtype) => Err(Error::Usage(format!(
+                "--precision {dtype}: this model runs in f32 only; `restore --model dreamclear` takes bf16 and f16"
+            ))),
+        }
+    }
+
+    /// Opens the device, or says in one sentence why that cannot be; with the element type that
+    /// large weights are kept in, if one is asked for. The CPU's arithmetic is f32 either way.
+    pub fn open_with_precision(&self) -> Result<(Arc<CpuDevice>, Option<DType>)> {
+        let matrices = match self.precision.as_str() {
+            "auto" => None,
+            "f32" => Some(DType::F32),
+            "bf16" => Some(DType::BF16),
+            "f16" => Some(DType::F16),
+            p => return Err(Error::Usage(format!("--precision {p}: expected auto, f32, bf16 or f16"))),
+        };
+        Ok((self.device()?, matrices))
+    }
+
+    fn device(&self) -> Result<Arc<CpuDevice>> {
         match self.device.as_str() {
             "auto" | "cpu" => {}
             "sim" => {
@@ -83,15 +108,6 @@ impl DeviceArgs {
             d => {
                 return Err(Error::Usage(format!("--device {d}: expected auto, cpu, cuda, cuda:N or sim")));
             }
-        }
-        match self.precision.as_str() {
-            "auto" | "f32" => {}
-            p @ ("bf16" | "f16") => {
-                return Err(Error::Usage(format!(
-                    "--precision {p}: on the CPU this version computes in f32 only"
-                )));
-            }
-            p => return Err(Error::Usage(format!("--precision {p}: expected auto, f32, bf16 or f16"))),
         }
         Ok(Arc::new(CpuDevice::new(self.threads)?))
     }

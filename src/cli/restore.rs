@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::DeviceArgs;
+use super::restore_dreamclear::{self, DreamClearArgs};
 use crate::bench::roofline::{Effort, Roofline};
 use crate::cancel::Cancel;
 use crate::data::image::{Format, Photo};
@@ -14,10 +15,10 @@ use crate::data::pixels::Rounding;
 use crate::data::shard::Shard;
 use crate::error::{Error, Result};
 use crate::models::load::{self, Loaded};
-use crate::pipelines::batch::{self, Options};
+use crate::pipelines::batch::{self, Options, Restorer};
 use crate::pipelines::naming::Target;
 use crate::pipelines::restore::{DEFAULT_MEMORY, NetworkRestorer, Settings};
-use crate::weights::hub;
+use crate::weights::{hub, safetensors};
 
 /// Restore photos: remove blur, noise and compression, and enlarge.
 ///
@@ -38,34 +39,38 @@ pub struct Args {
     #[arg(short, long)]
     pub recursive: bool,
 
-    /// A model's name in the weights directory (as `realesrgan-x4plus`), or a weight file.
+    /// A model's name in the weights directory (as `realesrgan-x4plus`), a weight file, or
+    /// `dreamclear` for the whole pipeline.
     #[arg(long, default_value = "realesrgan-x4plus", value_name = "MODEL", help_heading = "Model")]
     pub model: String,
-    /// Where weights are: a directory, or a file for --model. [default: the cache that fetch fills]
+    /// Where weights are: a directory, a file for --model, or a bundle of the whole pipeline.
+    /// [default: the cache that fetch fills]
     #[arg(long, value_name = "DIR", help_heading = "Model")]
     pub weights: Option<PathBuf>,
     /// Hyper-parameters as JSON, for weights that do not say them by their shapes.
     #[arg(long, value_name = "FILE", help_heading = "Model")]
     pub config: Option<PathBuf>,
-    /// Output pixels per input pixel. [default: the model's own factor; 4 for the general SwinIR,
-    /// which works at output size]
+    /// Output pixels per input pixel. [default: the model's own factor; 4 for DreamClear and the
+    /// general SwinIR, which work at output size]
     #[arg(long, value_name = "X", help_heading = "Model")]
     pub upscale: Option<f64>,
     /// Enlarge to this shorter side before a network that works at output size. [default: 1024 for
-    /// the general SwinIR, as DreamClear does]
+    /// DreamClear and its SwinIR]
     #[arg(long, value_name = "PIXELS", help_heading = "Model")]
     pub min_size: Option<usize>,
-    /// Seed of everything random; the networks of this version draw nothing.
+    /// Seed of everything random: equal seeds give equal bytes.
     #[arg(long, default_value_t = 0, value_name = "N", help_heading = "Model")]
     pub seed: u64,
 
-    /// Tile side in pixels that the network sees. [default: the largest that fits --memory]
+    /// Tile side: pixels that the network sees [default: the largest that fits --memory], or latent
+    /// pixels for DreamClear [default: 128].
     #[arg(long, value_name = "PIXELS", help_heading = "Memory")]
     pub tile: Option<usize>,
     /// Overlap of neighbouring tiles. [default: 32]
     #[arg(long, value_name = "PIXELS", help_heading = "Memory")]
     pub tile_overlap: Option<usize>,
-    /// Working memory for the network, as 1.5GiB or 800MiB.
+    /// Working memory for the network, as 1.5GiB or 800MiB; for DreamClear, memory of the whole
+    /// process, to which tiles, launches and streaming of weights are fitted.
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Memory")]
     pub memory: Option<usize>,
     /// Print tiles, peak memory, FLOPs and predicted time of each picture; restore nothing.
@@ -100,6 +105,9 @@ pub struct Args {
 
     #[command(flatten)]
     #[allow(missing_docs)]
+    pub dreamclear: DreamClearArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
     pub device: DeviceArgs,
 }
 
@@ -120,16 +128,38 @@ fn parse_size(text: &str) -> Result<usize, String> {
 
 /// Runs the job.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let device = args.device.open()?;
     let format = output_format(args)?;
+    let found = inputs::collect(&args.inputs, args.recursive, Some(&args.output))?;
+    if args.model == restore_dreamclear::MODEL {
+        let (device, matrices) = args.device.open_with_precision()?;
+        restore_dreamclear::check_single(&args.dreamclear, &found)?;
+        let mut restorer = restore_dreamclear::open(args, device.clone(), matrices)?;
+        if args.plan {
+            let roofs = Roofline::measure(&device, Effort::quick())?;
+            let flops = roofs.matmul_flops_per_second;
+            let (rows, text, failed) = restore_dreamclear::plan(&mut restorer, found, flops);
+            return print_plan(rows, text, failed, args.json);
+        }
+        let code = run_batch(args, format, found, &mut restorer)?;
+        if let Some(path) = &args.dreamclear.dump {
+            let dump = restorer.take_intermediates();
+            let tensors = dump.iter().map(|(n, t)| (n.as_str(), t));
+            safetensors::write(path, tensors, &Default::default(), None)?;
+        }
+        return Ok(code);
+    }
+    let device = args.device.open()?;
     let model = open_model(args)?;
     let settings = settings(args, &model)?;
     let mut restorer = NetworkRestorer::new(&args.model, model, settings, device.clone())?;
-    let found = inputs::collect(&args.inputs, args.recursive, Some(&args.output))?;
     if args.plan {
         let roofs = Roofline::measure(&device, Effort::quick())?;
         return plan(&restorer, found, roofs.matmul_flops_per_second, args.json);
     }
+    run_batch(args, format, found, &mut restorer)
+}
+
+fn run_batch(args: &Args, format: Format, found: Inputs, restorer: &mut dyn Restorer) -> Result<ExitCode> {
     let cancel = Cancel::new();
     cancel.raise_on_signals(crate::atomic_file::discard_unfinished)?;
     let shard = match args.shard.as_deref() {
@@ -147,7 +177,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         report: args.report.clone(),
         ..Options::new(target)
     };
-    let summary = batch::run(found, &mut restorer, &options, &cancel)?;
+    let summary = batch::run(found, restorer, &options, &cancel)?;
     if args.json {
         let text = serde_json::to_string_pretty(&summary).map_err(|e| Error::Run(format!("report: {e}")))?;
         super::print(&format!("{text}\n"))?;
@@ -249,6 +279,7 @@ fn plan(restorer: &NetworkRestorer, found: Inputs, flops_per_second: f64, as_jso
                 continue;
             }
         };
+        let tiling = &layout.tiling;
         text += &format!(
             "{}: {}×{} to {}×{}, {} tile(s) of {}×{} (overlap {}), {:.2} TFLOP, about {:.0} s\n  peak {:.0} MiB: working memory {:.0}, weights {:.0}, pictures {:.0}\n",
             input.name,
@@ -256,33 +287,37 @@ fn plan(restorer: &NetworkRestorer, found: Inputs, flops_per_second: f64, as_jso
             layout.input.0,
             layout.output.1,
             layout.output.0,
-            layout.tiles,
-            layout.tile.1,
-            layout.tile.0,
-            layout.overlap,
-            layout.flops / 1e12,
-            (layout.flops / flops_per_second).ceil(),
+            tiling.tiles,
+            tiling.tile.1,
+            tiling.tile.0,
+            tiling.overlap,
+            tiling.flops / 1e12,
+            (tiling.flops / flops_per_second).ceil(),
             mib(layout.peak()),
-            mib(layout.arena),
-            mib(layout.weights),
+            mib(tiling.arena),
+            mib(tiling.weights),
             mib(layout.pictures),
         );
         rows.push(json!({
             "name": input.name,
             "input": [layout.input.0, layout.input.1],
             "output": [layout.output.0, layout.output.1],
-            "tile": [layout.tile.0, layout.tile.1],
-            "tile_overlap": layout.overlap,
-            "tiles": layout.tiles,
-            "exact": layout.exact,
+            "tile": [tiling.tile.0, tiling.tile.1],
+            "tile_overlap": tiling.overlap,
+            "tiles": tiling.tiles,
+            "exact": tiling.exact,
             "peak_bytes": layout.peak(),
-            "arena_bytes": layout.arena,
-            "weight_bytes": layout.weights,
+            "arena_bytes": tiling.arena,
+            "weight_bytes": tiling.weights,
             "picture_bytes": layout.pictures,
-            "flops": layout.flops,
-            "predicted_seconds": layout.flops / flops_per_second,
+            "flops": tiling.flops,
+            "predicted_seconds": tiling.flops / flops_per_second,
         }));
     }
+    print_plan(rows, text, failed, as_json)
+}
+
+fn print_plan(rows: Vec<serde_json::Value>, text: String, failed: usize, as_json: bool) -> Result<ExitCode> {
     super::print(&if as_json { format!("{:#}\n", json!({ "images": rows })) } else { text })?;
     Ok(if failed > 0 { ExitCode::from(3) } else { ExitCode::SUCCESS })
 }

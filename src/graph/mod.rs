@@ -22,5 +22,5 @@ pub use builder::GraphBuilder;
 pub use ir::{Graph, NodeId, TensorType, ValueId};
 pub use layout::Layout;
 pub use op::{Cost, Gradient, GradientContext, Op};
-pub use plan::{Executable, Outputs, Plan};
+pub use plan::{Executable, Outputs, Plan, Workspace};
 pub use reference::{Array, Real, Reference};

@@ -1,6 +1,6 @@
 //! From a weight file (and a configuration, where there is one) to a network.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::network::Network;
 use super::{ImageNetwork, Shapes};
@@ -71,12 +71,12 @@ pub fn any(weights: &Path) -> Result<Loaded> {
     renamed(network, set)
 }
 
-fn renamed(network: Box<dyn ImageNetwork>, set: WeightSet) -> Result<Loaded> {
+pub(crate) fn renamed(network: Box<dyn ImageNetwork>, set: WeightSet) -> Result<Loaded> {
     let weights = set.renamed(|key| Some(network.rename(key)))?;
     Ok(Loaded { network, weights })
 }
 
-fn shapes_of(set: &WeightSet) -> Shapes {
+pub(crate) fn shapes_of(set: &WeightSet) -> Shapes {
     set.iter().map(|(k, t)| (k.to_owned(), t.shape().to_vec())).collect()
 }
 
@@ -90,15 +90,13 @@ pub struct Opened {
 }
 
 /// Opens weights of the network that `model` names in [`super::NETWORKS`]; hyper-parameters come
-/// from `config`, from a `config.json` beside the weights, or from the weights' shapes.
+/// from `config`, from a configuration beside the weights ([`config_beside`]), or from the weights' shapes.
 ///
 /// # Errors
 /// One that lists every missing, unexpected and mis-shaped key.
 pub fn open(model: &str, config: Option<&Path>, weights: &Path) -> Result<Opened> {
-    let beside = if weights.is_dir() { weights } else { weights.parent().unwrap_or(weights) };
-    let beside = beside.join("config.json");
-    let config = config.or(beside.is_file().then_some(beside.as_path()));
-    fit(model, config, WeightSet::open(weights)?)
+    let beside = config_beside(weights);
+    fit(model, config.or(beside.as_deref()), WeightSet::open(weights)?)
 }
 
 /// [`open`] for tensors that are already there.
@@ -115,14 +113,32 @@ pub fn fit(model: &str, config: Option<&Path>, set: WeightSet) -> Result<Opened>
     if let (Some(path), false) = (config, ignored.is_empty()) {
         tracing::info!("{}: ignored, no effect on the forward: {}", path.display(), ignored.join(", "));
     }
+    let weights = checked(&*network, set)?;
+    Ok(Opened { network, weights })
+}
+
+/// Weights adapted to a network, and whether they are exactly its parameters.
+///
+/// # Errors
+/// One that lists every missing, unexpected and mis-shaped key.
+pub fn checked(network: &dyn Network, set: WeightSet) -> Result<WeightSet> {
     let weights = network.adapt(set)?;
     let parameters = network.parameters()?;
     let expected = parameters.iter().map(|(k, s)| (k.as_str(), s.as_slice()));
     weights.check(expected, |key| network.ignores(key))?;
-    Ok(Opened { network, weights })
+    Ok(weights)
 }
 
-fn read_config(path: &Path) -> Result<serde_json::Value> {
+/// The configuration of weights at `path`: `NAME.json` beside a file, else `config.json` in the
+/// same directory, if there is one.
+pub fn config_beside(path: &Path) -> Option<PathBuf> {
+    let directory = if path.is_dir() { path } else { path.parent()? };
+    let own = path.is_file().then(|| path.with_extension("json"));
+    own.into_iter().chain([directory.join("config.json")]).find(|p| p.is_file())
+}
+
+/// A configuration file as JSON.
+pub(crate) fn read_config(path: &Path) -> Result<serde_json::Value> {
     let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
     serde_json::from_str(&text)
         .map_err(|e| Error::file(path, format!("expected a JSON object of hyper-parameters: {e}")))
@@ -130,7 +146,5 @@ fn read_config(path: &Path) -> Result<serde_json::Value> {
 
 /// `inspect --strict MODEL`: whether a file holds exactly the parameters of a network.
 pub fn strict_by_name(model: &str, set: &WeightSet) -> Result<()> {
-    let beside = if set.path().is_dir() { set.path() } else { set.path().parent().unwrap_or(set.path()) };
-    let beside = beside.join("config.json");
-    fit(model, beside.is_file().then_some(beside.as_path()), set.clone()).map(drop)
+    fit(model, config_beside(set.path()).as_deref(), set.clone()).map(drop)
 }

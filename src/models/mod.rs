@@ -9,11 +9,19 @@ use crate::graph::{Graph, GraphBuilder, ValueId};
 use crate::tensor::DType;
 
 mod config;
+pub mod controlformer;
+mod denoiser;
+pub mod latent_tiles;
 pub mod load;
 pub mod network;
+pub mod pixart;
+pub mod pixart_names;
 pub mod rrdbnet;
+pub mod sincos;
 pub mod srvgg;
 pub mod swinir;
+pub mod t5;
+pub mod vae;
 
 /// Checkpoint keys with their shapes: what a model is inferred from when a file carries no
 /// configuration.
@@ -109,6 +117,12 @@ pub static NETWORKS: &[(&str, network::FromConfig)] = &[
     ("swinir", |config, shapes| network::picture("swinir", config, shapes)),
     ("rrdbnet", |config, shapes| network::picture("rrdbnet", config, shapes)),
     ("srvgg", |config, shapes| network::picture("srvgg", config, shapes)),
+    ("vae", |config, shapes| vae::VaeNetwork::open(vae::Half::Whole, config, shapes)),
+    ("vae-encoder", |config, shapes| vae::VaeNetwork::open(vae::Half::Encoder, config, shapes)),
+    ("vae-decoder", |config, shapes| vae::VaeNetwork::open(vae::Half::Decoder, config, shapes)),
+    ("pixart", |config, shapes| pixart::PixArt::from_config(config, shapes).map(|(n, i)| (Box::new(n) as _, i))),
+    ("dreamclear", |config, shapes| controlformer::DreamClear::from_config(config, shapes).map(|(n, i)| (Box::new(n) as _, i))),
+    ("t5-encoder", t5::from_config),
 ];
 
 /// The network that a checkpoint belongs to, by its keys and shapes.

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use half::{bf16, f16};
+
 use crate::graph::{Array, Op, Real, TensorType};
 use crate::tensor::{DType, HostTensor};
 
@@ -49,7 +51,12 @@ impl CaseInput {
         CaseInput { ty: TensorType::new(DType::I64, shape), fill }
     }
 
-    /// The contents for a seed, in f32 precision where the dtype is f32.
+    /// The same operand in another dtype.
+    pub fn stored_as(self, dtype: DType) -> Self {
+        CaseInput { ty: TensorType { dtype, ..self.ty }, ..self }
+    }
+
+    /// The contents for a seed, rounded to what the dtype holds.
     pub fn draw(&self, seed: u64) -> Array<f64> {
         let mut rng = Rng::new(seed);
         let n = self.ty.len();
@@ -61,7 +68,12 @@ impl CaseInput {
             }
             Fill::Values(v) => v.clone(),
         };
-        let round = |x: f64| if self.ty.dtype == DType::F32 { x as f32 as f64 } else { x };
+        let round = |x: f64| match self.ty.dtype {
+            DType::F32 => x as f32 as f64,
+            DType::BF16 => bf16::from_f64(x).to_f64(),
+            DType::F16 => f16::from_f64(x).to_f64(),
+            _ => x,
+        };
         Array::new(self.ty.shape.clone(), data.into_iter().map(round).collect())
     }
 }
@@ -109,7 +121,7 @@ impl Case {
     }
 }
 
-/// Reference numbers as a host tensor of a dtype (f32, f64 or i64).
+/// Reference numbers as a host tensor of a dtype (a float type or i64).
 pub fn to_host(a: &Array<f64>, dtype: DType) -> HostTensor {
     match dtype {
         DType::I64 => HostTensor::from_i64(a.shape.clone(), a.data.iter().map(|&x| x as i64).collect()),

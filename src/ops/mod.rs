@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::graph::{GraphBuilder, ValueId};
 
 pub mod activation;
+pub mod adaln;
 pub mod attention;
 pub mod binary;
 pub mod case;
@@ -17,10 +18,12 @@ pub mod conv2d;
 pub mod embedding;
 pub mod epilogue;
 pub mod fuse;
+pub mod gated_residual;
 pub mod group_norm;
 pub mod layer_norm;
 pub mod linear;
 pub mod matmul;
+pub mod moe_modulate;
 pub mod pad;
 pub mod pad_edges;
 pub mod pixel_shuffle;
@@ -32,6 +35,7 @@ mod rows;
 pub mod softmax;
 pub mod sum_to;
 pub mod view;
+mod weight;
 pub mod window_attention;
 
 pub use case::{Case, CaseInput, Fill};
@@ -52,15 +56,18 @@ pub struct OpEntry {
 #[rustfmt::skip] // one op a line
 pub static REGISTRY: &[&[OpEntry]] = &[
     activation::ENTRIES,
+    adaln::ENTRIES,
     attention::ENTRIES,
     binary::ENTRIES,
     concat::ENTRIES,
     conv2d::ENTRIES,
     embedding::ENTRIES,
+    gated_residual::ENTRIES,
     group_norm::ENTRIES,
     layer_norm::ENTRIES,
     linear::ENTRIES,
     matmul::ENTRIES,
+    moe_modulate::ENTRIES,
     pad::ENTRIES,
     pad_edges::ENTRIES,
     pixel_shuffle::ENTRIES,

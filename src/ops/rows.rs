@@ -3,6 +3,7 @@
 
 use crate::graph::op::Operand;
 use crate::graph::{Layout, TensorType};
+use crate::tensor::DType;
 
 /// Elements per task: large enough to be worth a thread's while, small enough to share.
 pub const CHUNK: usize = 16 * 1024;
@@ -49,6 +50,44 @@ impl<'a> Rows<'a> {
         let at = i * self.step;
         &self.data[at..at + self.cols]
     }
+}
+
+/// A vector for each sample of x `[B, N, C]`: an operand `[B or 1, 1, C]` with any distance between
+/// its samples, as slices of `[B, 6, C]` have.
+#[derive(Clone, Copy)]
+pub struct PerSample<'a> {
+    data: &'a [f32],
+    cols: usize,
+    step: usize,
+}
+
+impl<'a> PerSample<'a> {
+    /// Whether this layout can be read.
+    pub fn accepts(layout: &Layout) -> bool {
+        layout.strides.last() == Some(&1) || layout.shape.last() == Some(&1)
+    }
+
+    /// The operand; its type must have passed [`expect_per_sample`].
+    pub fn new(operand: &Operand<'a>) -> Self {
+        let l = operand.layout;
+        let step = if l.shape[0] == 1 { 0 } else { l.strides[0] };
+        PerSample { data: operand.f32(), cols: operand.ty.last(), step }
+    }
+
+    /// The vector of sample `b`.
+    #[inline(always)]
+    pub fn of(&self, b: usize) -> &'a [f32] {
+        &self.data[b * self.step..][..self.cols]
+    }
+}
+
+/// Refuses an operand that is not one vector for each sample (or for all) of x `[B, N, C]`.
+pub fn expect_per_sample(what: &str, t: &TensorType, x: &TensorType) -> Result<(), String> {
+    let [b, _, c] = x.shape[..] else { return Err(format!("x must be [B, N, C], found {x}")) };
+    if t.dtype != DType::F32 || (t.shape != [b, 1, c] && t.shape != [1, 1, c]) {
+        return Err(format!("{what} must be f32 [{b} or 1, 1, {c}], found {t}"));
+    }
+    Ok(())
 }
 
 /// Rows of `cols` elements that make a task of about [`CHUNK`] elements.

@@ -10,6 +10,8 @@ use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Instant;
 
+use serde_json::{Map, Value};
+
 use super::compare::side_by_side;
 use super::journal::{Entry, Journal, settings_key};
 use super::naming::{Planned, Target, plan};
@@ -34,6 +36,17 @@ pub trait Restorer {
     /// `Error::Interrupted` soon after `job.cancel` is raised; any other error fails this one
     /// picture and the batch goes on.
     fn restore(&mut self, job: &Job<'_>) -> Result<Restored>;
+
+    /// How many pictures [`Restorer::restore_all`] likes to get at a time.
+    fn batch(&self) -> usize {
+        1
+    }
+
+    /// Restores up to [`Restorer::batch`] pictures together, with the same bytes as one by one;
+    /// each comes to an end of its own, in the order of `jobs`.
+    fn restore_all(&mut self, jobs: &[Job<'_>]) -> Vec<Result<Restored>> {
+        jobs.iter().map(|job| self.restore(job)).collect()
+    }
 }
 
 /// One picture to restore.
@@ -57,6 +70,8 @@ pub struct Restored {
     pub reference: Option<Photo>,
     /// Sentences for the report.
     pub notes: Vec<String>,
+    /// What else the report should say of this picture.
+    pub details: Map<String, Value>,
 }
 
 /// How to run a batch.
@@ -257,30 +272,54 @@ impl Stage<'_> {
     }
 
     fn restore_all(&self, restorer: &mut dyn Restorer, loaded: Receiver<Loaded>, next: SyncSender<Finished>) {
-        for Loaded { index, photo, seconds } in loaded {
+        while let Ok(first) = loaded.recv() {
             if self.stop.cancel.is_cancelled() {
                 return;
             }
-            let name = self.work[index].input.name.as_str();
-            self.progress.at(index, name, 0.0);
+            let more = restorer.batch().saturating_sub(1);
+            let group: Vec<Loaded> = std::iter::once(first).chain(loaded.iter().take(more)).collect();
+            let readable: Vec<&Loaded> = group.iter().filter(|l| l.photo.is_ok()).collect();
             let start = Instant::now();
-            let progress = |fraction: f32| self.progress.at(index, name, fraction);
-            let (input, restored) = match photo {
-                Err(e) => (None, Err(e)),
-                Ok(photo) => {
-                    let job = Job { name, photo: &photo, cancel: &self.stop.cancel, progress: &progress };
-                    let restored = guarded("restoring", || restorer.restore(&job));
-                    (Some(photo), restored)
+            let results = self.restore_group(restorer, &readable);
+            let restore = start.elapsed().as_secs_f64() / readable.len().max(1) as f64;
+            let mut results = results.into_iter();
+            for Loaded { index, photo, seconds: load } in group {
+                let (input, restored, restore) = match photo {
+                    Err(e) => (None, Err(e), 0.0),
+                    Ok(photo) => (Some(photo), results.next().expect("one result a picture"), restore),
+                };
+                if matches!(restored, Err(Error::Interrupted)) && self.stop.cancel.is_cancelled() {
+                    continue; // others of the group may be done
                 }
-            };
-            if matches!(restored, Err(Error::Interrupted)) && self.stop.cancel.is_cancelled() {
-                return;
-            }
-            let seconds = Seconds { load: seconds, restore: start.elapsed().as_secs_f64(), write: 0.0 };
-            if next.send(Finished { index, input, restored, seconds }).is_err() {
-                return;
+                let seconds = Seconds { load, restore, write: 0.0 };
+                if next.send(Finished { index, input, restored, seconds }).is_err() {
+                    return;
+                }
             }
         }
+    }
+
+    /// Restores pictures that could be read; a panic fails all of them.
+    fn restore_group(&self, restorer: &mut dyn Restorer, group: &[&Loaded]) -> Vec<Result<Restored>> {
+        let name = |l: &Loaded| self.work[l.index].input.name.as_str();
+        let progress: Vec<_> = group
+            .iter()
+            .map(|l| {
+                let (index, name) = (l.index, name(l));
+                self.progress.at(index, name, 0.0);
+                move |fraction: f32| self.progress.at(index, name, fraction)
+            })
+            .collect();
+        let jobs: Vec<Job> = group
+            .iter()
+            .zip(&progress)
+            .filter_map(|(l, progress)| {
+                let photo = l.photo.as_ref().ok()?;
+                Some(Job { name: name(l), photo, cancel: &self.stop.cancel, progress })
+            })
+            .collect();
+        guarded("restoring", || Ok(restorer.restore_all(&jobs)))
+            .unwrap_or_else(|e| jobs.iter().map(|_| Err(Error::Run(e.to_string()))).collect())
     }
 
     fn write_all(&self, finished: Receiver<Finished>, journal: &mut Option<Journal>) -> Vec<ImageReport> {
@@ -292,6 +331,7 @@ impl Stage<'_> {
             let start = Instant::now();
             let written = restored.and_then(|restored| {
                 report.output_size = Some([restored.photo.width, restored.photo.height]);
+                report.details = restored.details.clone();
                 guarded("writing", || self.write(item, input.as_ref(), &restored, journal))
             });
             seconds.write = start.elapsed().as_secs_f64();

@@ -2,9 +2,12 @@
 
 pub mod batch;
 pub mod compare;
+pub mod dreamclear;
 pub mod journal;
 pub mod naming;
 pub mod report;
 pub mod restore;
+pub mod tiled;
+pub mod vae;
 
 mod progress;

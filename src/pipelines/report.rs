@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use crate::Result;
 use crate::atomic_file;
@@ -56,6 +57,9 @@ pub struct ImageReport {
     /// What was lost on the way (alpha in a JPEG …).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
+    /// What the model has to say of this image (seed, caption, stages …).
+    #[serde(flatten)]
+    pub details: Map<String, Value>,
 }
 
 impl ImageReport {
@@ -70,6 +74,7 @@ impl ImageReport {
             seconds: Seconds::default(),
             error: None,
             notes: Vec::new(),
+            details: Map::new(),
         }
     }
 }

@@ -20,6 +20,20 @@ impl Bytes for Mapped {
     fn bytes(&self) -> &[u8] {
         &self.0
     }
+
+    #[cfg(unix)]
+    fn release(&self, range: Range<usize>) {
+        // Whole pages only: neighbours share the first and the last one.
+        const PAGE: usize = 1 << 16;
+        let (start, end) = (range.start.next_multiple_of(PAGE), range.end / PAGE * PAGE);
+        if start < end {
+            // SAFETY: the map is read-only and backed by its file, so dropped pages come back
+            // with the same bytes.
+            let _ = unsafe {
+                self.0.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start)
+            };
+        }
+    }
 }
 
 /// A range of a blob; what a zero-copy tensor owns.
@@ -31,6 +45,10 @@ struct Part {
 impl Bytes for Part {
     fn bytes(&self) -> &[u8] {
         &self.blob.bytes()[self.range.clone()]
+    }
+
+    fn release(&self, range: Range<usize>) {
+        self.blob.0.release(self.range.start + range.start..self.range.start + range.end);
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::blob::Blob;
 use super::set::{Container, NamedTensors, WeightSet};
-use super::{ncnn, safetensors, sharded, torch};
+use super::{ncnn, npz, safetensors, sharded, torch};
 use crate::{Error, Result};
 
 /// What the first bytes of a file say it is.
@@ -15,6 +15,7 @@ use crate::{Error, Result};
 enum Kind {
     Safetensors,
     TorchZip,
+    Npz,
     TorchLegacy,
     IndexJson,
     NcnnParam,
@@ -26,7 +27,7 @@ fn sniff(path: &Path, bytes: &[u8]) -> Result<Kind, String> {
     let starts = |prefix: &[u8]| text.get(..prefix.len()).is_some_and(|t| t.eq_ignore_ascii_case(prefix));
     let named = |extension: &str| path.extension() == Some(OsStr::new(extension));
     if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"PK\x05\x06") {
-        return Ok(Kind::TorchZip);
+        return Ok(if npz::is_npz(bytes) { Kind::Npz } else { Kind::TorchZip });
     }
     if torch::is_legacy(bytes) {
         return Ok(Kind::TorchLegacy);
@@ -69,7 +70,7 @@ fn sniff(path: &Path, bytes: &[u8]) -> Result<Kind, String> {
     }
     let head: Vec<String> = bytes.iter().take(8).map(|b| format!("{b:02x}")).collect();
     Err(format!(
-        "expected safetensors, a torch.save file, an *.index.json or ncnn weights, found something that begins with {}",
+        "expected safetensors, a torch.save file, an *.index.json, ncnn weights or npz, found something that begins with {}",
         head.join(" ")
     ))
 }
@@ -115,6 +116,10 @@ fn open_single(path: &Path, blob: Blob, kind: Kind) -> Result<WeightSet> {
         Kind::Safetensors => {
             let (tensors, metadata) = safetensors::parse(&blob).map_err(fail)?;
             build(path, Container::Safetensors, tensors, None, metadata)
+        }
+        Kind::Npz => {
+            let tensors = npz::parse(&blob, usize::MAX).map_err(fail)?;
+            build(path, Container::Npz, tensors, None, BTreeMap::new())
         }
         kind => {
             let (container, checkpoint) = match kind {

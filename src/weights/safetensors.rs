@@ -142,20 +142,29 @@ pub fn write<'a>(
     metadata: &BTreeMap<String, String>,
     dtype: Option<DType>,
 ) -> Result<()> {
-    let stored = |t: &HostTensor| dtype.filter(|_| t.dtype().is_float()).unwrap_or(t.dtype());
-    let mut tensors: Vec<_> = tensors.into_iter().collect();
-    tensors.sort_by_key(|(_, t)| std::cmp::Reverse(stored(t).size()));
+    write_as(path, tensors, metadata, |_, t| dtype.filter(|_| t.dtype().is_float()).unwrap_or(t.dtype()))
+}
+
+/// As [`write`], with a dtype for each tensor; converted one at a time.
+pub fn write_as<'a>(
+    path: &Path,
+    tensors: impl IntoIterator<Item = (&'a str, &'a HostTensor)>,
+    metadata: &BTreeMap<String, String>,
+    dtype: impl Fn(&str, &HostTensor) -> DType,
+) -> Result<()> {
+    let mut tensors: Vec<_> = tensors.into_iter().map(|(n, t)| (n, t, dtype(n, t))).collect();
+    tensors.sort_by_key(|(.., stored)| std::cmp::Reverse(stored.size()));
 
     let mut header = serde_json::Map::new();
     if !metadata.is_empty() {
         header.insert("__metadata__".to_owned(), serde_json::json!(metadata));
     }
     let mut end = 0;
-    for (name, tensor) in &tensors {
+    for (name, tensor, stored) in &tensors {
         let begin = end;
-        end += tensor.len() * stored(tensor).size();
+        end += tensor.len() * stored.size();
         let entry = serde_json::json!({
-            "dtype": dtype_name(stored(tensor)), "shape": tensor.shape(), "data_offsets": [begin, end],
+            "dtype": dtype_name(*stored), "shape": tensor.shape(), "data_offsets": [begin, end],
         });
         if header.insert((*name).to_owned(), entry).is_some() {
             return Err(Error::Weights(format!("two tensors are named `{name}`")));
@@ -169,12 +178,13 @@ pub fn write<'a>(
     let mut emit = |bytes: &[u8]| out.write_all(bytes).map_err(|e| Error::io("write", path, e));
     emit(&(header.len() as u64).to_le_bytes())?;
     emit(&header)?;
-    for (_, tensor) in &tensors {
-        if stored(tensor) == tensor.dtype() {
+    for (_, tensor, stored) in &tensors {
+        if *stored == tensor.dtype() {
             emit(tensor.bytes())?;
         } else {
-            emit(tensor.cast(stored(tensor)).bytes())?;
+            emit(tensor.cast(*stored).bytes())?;
         }
+        tensor.release();
     }
     out.commit()
 }

@@ -22,6 +22,8 @@ pub enum Container {
     TorchLegacy,
     /// ncnn `.param` and `.bin`.
     Ncnn,
+    /// NumPy's zip of arrays.
+    Npz,
     /// Several files under one `*.index.json`.
     Sharded,
     /// Not from a file.
@@ -35,6 +37,7 @@ impl fmt::Display for Container {
             Container::TorchZip => "torch zip",
             Container::TorchLegacy => "torch legacy",
             Container::Ncnn => "ncnn",
+            Container::Npz => "npz",
             Container::Sharded => "sharded",
             Container::Memory => "memory",
         })
@@ -200,6 +203,23 @@ impl WeightSet {
             set.put(name, entry.tensor.clone(), entry.file.clone());
         }
         Ok(set)
+    }
+
+    /// The same names with other tensors.
+    pub fn mapped(mut self, tensor: impl Fn(&str, &HostTensor) -> HostTensor) -> WeightSet {
+        for entry in &mut self.tensors {
+            entry.tensor = tensor(&entry.name, &entry.tensor);
+        }
+        self
+    }
+
+    /// The same set with some tensors replaced by others of the same names.
+    pub(super) fn replaced(mut self, tensors: impl IntoIterator<Item = (String, HostTensor)>) -> WeightSet {
+        for (name, tensor) in tensors {
+            let file = self.file_of(&name).unwrap_or(&self.path).into();
+            self.put(name, tensor, file);
+        }
+        self
     }
 
     /// Removes `module.` in front of names, which data-parallel training leaves there.

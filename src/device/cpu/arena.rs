@@ -28,6 +28,11 @@ impl Arena {
         Ok(Arena { ptr, layout })
     }
 
+    /// Bytes of the block.
+    pub fn size(&self) -> usize {
+        self.layout.size()
+    }
+
     /// Start of the memory.
     pub fn as_mut_ptr(&mut self) -> *mut u8 {
         self.ptr

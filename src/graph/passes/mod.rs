@@ -6,9 +6,11 @@
 
 mod cse;
 mod dead_code;
+mod hoist;
 
 pub use cse::merge_equal_nodes;
 pub use dead_code::drop_dead_code;
+pub use hoist::{Split, hoist};
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! Runs a plan on the CPU device.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::steps::{Place, Plan, Source, Step};
@@ -15,8 +15,42 @@ use crate::tensor::{DType, HostTensor};
 pub struct Executable {
     plan: Plan,
     leaves: HashMap<ValueId, HostTensor>,
-    arena: Arena,
+    workspace: Workspace,
     device: Arc<CpuDevice>,
+    /// Per step the parameters that no later step reads, if their pages are to be given back.
+    streamed: Option<Vec<Vec<ValueId>>>,
+}
+
+/// Working memory that executables which never run at the same time share: as large as the
+/// largest arena among those that have run.
+#[derive(Clone, Default)]
+pub struct Workspace(Arc<Mutex<Option<Arena>>>);
+
+impl Workspace {
+    /// No memory yet; the first run takes what it needs.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Arena>> {
+        self.0.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Gives the memory back to the system until the next run.
+    pub fn release(&self) {
+        *self.lock() = None;
+    }
+}
+
+/// At least `size` bytes in `slot`.
+fn reserve(slot: &mut Option<Arena>, size: usize) -> Result<&mut Arena> {
+    if slot.as_ref().is_none_or(|a| a.size() < size) {
+        *slot = None; // the old block goes before the new one comes
+        let arena =
+            Arena::new(size).map_err(|m| Error::Run(format!("cannot allocate the working memory: {m}")))?;
+        *slot = Some(arena);
+    }
+    Ok(slot.as_mut().expect("just set"))
 }
 
 /// Named results of a run, in the graph's order.
@@ -40,7 +74,19 @@ impl Executable {
     pub fn new(
         plan: Plan,
         device: Arc<CpuDevice>,
+        param: impl FnMut(&str) -> Option<HostTensor>,
+    ) -> Result<Self> {
+        let workspace = Workspace::new();
+        reserve(&mut workspace.lock(), plan.arena_bytes)?;
+        Self::in_workspace(plan, device, param, &workspace)
+    }
+
+    /// As [`Executable::new`], with its arena in memory that other executables use too.
+    pub fn in_workspace(
+        plan: Plan,
+        device: Arc<CpuDevice>,
         mut param: impl FnMut(&str) -> Option<HostTensor>,
+        workspace: &Workspace,
     ) -> Result<Self> {
         let mut leaves = HashMap::new();
         for (i, v) in plan.graph.values.iter().enumerate() {
@@ -51,14 +97,32 @@ impl Executable {
                     fit(&t, v.ty.dtype, &v.ty.shape)
                         .map_err(|m| Error::Weights(format!("parameter \"{key}\" {m}")))?
                 }
-                Origin::Const(t) => aligned(t.clone()),
+                Origin::Const(t) => t.aligned(),
                 _ => continue,
             };
             leaves.insert(ValueId(i as u32), tensor);
         }
-        let arena = Arena::new(plan.arena_bytes)
-            .map_err(|m| Error::Run(format!("cannot allocate the working memory: {m}")))?;
-        Ok(Executable { plan, leaves, arena, device })
+        Ok(Executable { plan, leaves, workspace: workspace.clone(), device, streamed: None })
+    }
+
+    /// From here on parameters that lie in mapped files give their memory back as soon as the
+    /// last step that reads them is over; the next run reads them from the file again.
+    pub fn stream_params(&mut self) {
+        let mut last = HashMap::new();
+        for (i, step) in self.plan.steps.iter().enumerate() {
+            for place in &step.inputs {
+                if let Source::Leaf(v) = place.source {
+                    last.insert(v, i);
+                }
+            }
+        }
+        let mut streamed = vec![Vec::new(); self.plan.steps.len()];
+        for (v, i) in last {
+            if matches!(self.plan.graph.values[v.index()].origin, Origin::Param(_)) {
+                streamed[i].push(v);
+            }
+        }
+        self.streamed = Some(streamed);
     }
 
     /// The plan that is run.
@@ -78,7 +142,7 @@ impl Executable {
 
     /// Runs node by node and stops at the first result that holds NaN or infinity, naming it.
     pub fn run_checked(&mut self, inputs: &[(&str, HostTensor)]) -> Result<Outputs> {
-        self.arena.poison();
+        reserve(&mut self.workspace.lock(), self.plan.arena_bytes)?.poison();
         self.run_observed(inputs, |step, results| {
             for (k, (ty, bytes)) in results.iter().enumerate() {
                 if ty.dtype != DType::F32 {
@@ -118,11 +182,16 @@ impl Executable {
         mut observe: impl FnMut(&Step, &[StepResult]) -> Result<()> + Send,
     ) -> Result<Outputs> {
         self.bind_inputs(inputs)?;
-        let Executable { plan, leaves, arena, device } = self;
-        let memory = Memory { plan, leaves, base: arena.as_mut_ptr() };
+        let Executable { plan, leaves, workspace, device, streamed } = self;
+        let mut slot = workspace.lock();
+        let base = reserve(&mut slot, plan.arena_bytes)?.as_mut_ptr();
+        let memory = Memory { plan, leaves, base };
         device.run(|| {
-            for step in &plan.steps {
+            for (i, step) in plan.steps.iter().enumerate() {
                 run_step(step, &memory)?;
+                if let Some(streamed) = streamed {
+                    streamed[i].iter().for_each(|v| leaves[v].release());
+                }
                 // SAFETY: the step is over; nothing else touches the arena now.
                 let results: Vec<_> =
                     step.outputs.iter().map(|p| (&p.ty, unsafe { memory.bytes(p) })).collect();
@@ -161,21 +230,13 @@ fn fit(t: &HostTensor, dtype: DType, shape: &[usize]) -> Result<HostTensor, Stri
         return Err(format!("has shape {:?}, expected {shape:?}", t.shape()));
     }
     if t.dtype() == dtype {
-        return Ok(aligned(t.clone()));
+        return Ok(t.aligned());
     }
     match (t.dtype(), dtype) {
         (from, to) if from.is_float() && to.is_float() => Ok(t.cast(to)),
         (from, DType::I64) if !from.is_float() => Ok(HostTensor::from_i64(shape, t.to_i64())),
         (from, to) => Err(format!("is {from}, expected {to}")),
     }
-}
-
-/// Mapped files may start a tensor at any byte; kernels want natural alignment.
-fn aligned(t: HostTensor) -> HostTensor {
-    if (t.bytes().as_ptr() as usize).is_multiple_of(t.dtype().size()) {
-        return t;
-    }
-    HostTensor::copy_of(t.dtype(), t.shape(), t.bytes())
 }
 
 struct Memory<'a> {

@@ -9,5 +9,5 @@ mod exec;
 pub mod memory;
 mod steps;
 
-pub use exec::{Executable, Outputs, StepResult, StepTime};
+pub use exec::{Executable, Outputs, StepResult, StepTime, Workspace};
 pub use steps::{Buffer, Place, Plan, Source, Step};

@@ -29,10 +29,12 @@ struct Setup {
     /// Leading extents of the bias.
     bias: Option<[usize; 2]>,
     lengths: Option<&'static [i64]>,
+    /// Entry of k and v for each entry of q, and how many entries there are.
+    kv_rows: Option<(&'static [usize], usize)>,
 }
 
 const fn plain(name: &'static str, extents: [usize; 5]) -> Setup {
-    Setup { name, extents, causal: false, bias: None, lengths: None }
+    Setup { name, extents, causal: false, bias: None, lengths: None, kv_rows: None }
 }
 
 const SMALL: &[Setup] = &[
@@ -59,6 +61,18 @@ const SMALL: &[Setup] = &[
     },
 ];
 
+/// Forward only.
+const SHARED: &[Setup] = &[
+    Setup { kv_rows: Some((&[1, 0, 1], 2)), ..plain("kv_rows", [3, 13, 70, 2, 8]) },
+    Setup { kv_rows: Some((&[0, 0, 0, 0], 1)), ..plain("kv_rows_one", [4, 5, 9, 1, 12]) },
+    Setup {
+        kv_rows: Some((&[2, 2], 3)),
+        lengths: Some(&[1, 2, 60]),
+        bias: Some([2, 1]),
+        ..plain("kv_rows_lengths", [2, 500, 66, 2, 10])
+    },
+];
+
 const MODELS: &[Setup] = &[
     plain("pixart_1024_self", [1, 4096, 4096, 16, 72]),
     Setup { lengths: Some(&[77]), ..plain("pixart_1024_cross", [1, 4096, 120, 16, 72]) },
@@ -75,15 +89,18 @@ impl Setup {
             causal: self.causal,
             bias: self.bias.is_some(),
             key_lengths: self.lengths.is_some(),
+            kv_rows: self.kv_rows.map(|(rows, _)| rows.into()),
         }
     }
 
     fn operands(&self) -> Vec<CaseInput> {
         let [batch, queries, keys, heads, depth] = self.extents;
-        let normal = |n| CaseInput::normal([batch, n, heads, depth]);
+        let kv_batch = self.kv_rows.map_or(batch, |(_, entries)| entries);
+        let q = CaseInput::normal([batch, queries, heads, depth]);
+        let kv = CaseInput::normal([kv_batch, keys, heads, depth]);
         let bias = self.bias.map(|[b, h]| CaseInput::normal([b, h, queries, keys]));
-        let lengths = self.lengths.map(|l| CaseInput::i64([batch], l));
-        [normal(queries), normal(keys), normal(keys)].into_iter().chain(bias).chain(lengths).collect()
+        let lengths = self.lengths.map(|l| CaseInput::i64([kv_batch], l));
+        [q, kv.clone(), kv].into_iter().chain(bias).chain(lengths).collect()
     }
 
     /// With every extra result and operand that applies. Log-sum-exps are drawn near those of real
@@ -102,7 +119,7 @@ impl Setup {
 }
 
 fn forward_cases() -> Vec<Case> {
-    let small = SMALL.iter().map(|s| Case::test(s.name, s.op(), s.operands()));
+    let small = SMALL.iter().chain(SHARED).map(|s| Case::test(s.name, s.op(), s.operands()));
     small.chain(MODELS.iter().map(|s| Case::bench(s.name, s.op(), s.operands()))).collect()
 }
 
@@ -172,6 +189,14 @@ mod tests {
         ] {
             let message = infer(at, bad).unwrap_err();
             assert!(message.contains(said), "{message}");
+        }
+        let plain = Setup::op(&plain("", [2, 5, 7, 3, 8]));
+        for (rows, said) in [
+            (&[0, 1, 1][..], "kv_rows has 3 entries for the batch of 2 of q"),
+            (&[0, 2], "kv_rows asks for entry 2 of k, which has 2"),
+        ] {
+            let op = Attention { kv_rows: Some(rows.into()), ..plain.clone() };
+            assert_eq!(op.infer(&good[..3].iter().collect::<Vec<_>>()).unwrap_err(), said);
         }
     }
 }

@@ -22,7 +22,7 @@ pub(super) fn block(e: Extents) -> usize {
 
 /// Tasks that read the same keys.
 fn readers(e: Extents) -> usize {
-    e.queries.div_ceil(block(e))
+    e.queries.div_ceil(block(e)) * e.batch.div_ceil(e.kv_batch.max(1))
 }
 
 /// Sizes of a worker's blocks in floats: queries and sums transposed, tiles, scores, running
@@ -36,9 +36,9 @@ pub(super) fn scratch(e: Extents, threads: usize) -> usize {
     4 * (packed_size(e, readers(e)) + sizes(e).iter().sum::<usize>() * threads)
 }
 
-/// Keys that batch entry `b` has.
-pub(super) fn key_count(lengths: Option<&[i64]>, b: usize, keys: usize) -> usize {
-    lengths.map_or(keys, |l| l[b].clamp(0, keys as i64) as usize)
+/// Keys that entry `row` of k has.
+pub(super) fn key_count(lengths: Option<&[i64]>, row: usize, keys: usize) -> usize {
+    lengths.map_or(keys, |l| l[row].clamp(0, keys as i64) as usize)
 }
 
 /// The bias operand with its strides; extents of 1 repeat.
@@ -113,13 +113,14 @@ pub(super) fn forward(op: &Attention, mut call: CpuCall) {
         }
         max.fill(f32::NEG_INFINITY);
         sum.fill(0.0);
-        let mut keys = key_count(lengths, b, e.keys);
+        let kv_row = op.kv_row(b);
+        let mut keys = key_count(lengths, kv_row, e.keys);
         if op.causal {
             keys = keys.min(first + queries);
         }
         for key in (0..keys).step_by(KEYS) {
             let count = KEYS.min(keys - key);
-            let (k_tile, v_tile) = source.tiles((b, h), key, count, tiles);
+            let (k_tile, v_tile) = source.tiles((kv_row, h), key, count, tiles);
             for (s, queries, width) in strips(queries, STRIP) {
                 if op.causal && key >= first + s + queries {
                     continue;

@@ -14,6 +14,8 @@ pub(super) mod strip;
 
 pub use cases::ENTRIES;
 
+use std::sync::Arc;
+
 use super::activation::expect_f32;
 use crate::error::Result;
 use crate::graph::{
@@ -24,15 +26,16 @@ use crate::tensor::DType;
 /// out = softmax(scale·QKᵀ + bias)·V, for every batch entry and head by itself.
 ///
 /// Operands, in this order:
-/// * q `[B, Nq, H, D]`, k and v `[B, Nk, H, D]`: f32, any layout whose last axis is dense, so that
-///   a fused `[B, N, 3, H, D]` is sliced without a copy;
+/// * q `[B, Nq, H, D]`, k and v `[B', Nk, H, D]`: f32, any layout whose last axis is dense, so that
+///   a fused `[B, N, 3, H, D]` is sliced without a copy. B' = B, unless `kv_rows` says which entry
+///   of k and v each entry of q reads;
 /// * if `bias`: f32 `[B or 1, H or 1, Nq, Nk]`, added to the scaled scores;
-/// * if `key_lengths`: i64 `[B]`; keys at this index and beyond are not seen. Numbers outside
+/// * if `key_lengths`: i64 `[B']`; keys at this index and beyond are not seen. Numbers outside
 ///   `0..=Nk` count as the nearer end.
 ///
 /// Results: out f32 `[B, Nq, H, D]`; the logarithm of the sum of the exponentials of each row's
 /// scores, f32 `[B, H, Nq]`, which the gradient needs.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Attention {
     /// Factor of the dot products, usually D^−½.
     pub scale: f32,
@@ -42,12 +45,14 @@ pub struct Attention {
     pub bias: bool,
     /// Whether there is a key-length operand.
     pub key_lengths: bool,
+    /// Entry of k, v and the key lengths that each batch entry of q reads; its own, if `None`.
+    pub kv_rows: Option<Arc<[usize]>>,
 }
 
 /// Gradients of [`Attention`]. Operands: those of the forward op, then its results out and
 /// log-sum-exp, then d_out like out, and, if `d_lse`, the gradient of the log-sum-exp. Results: dq,
 /// dk, dv like q, k, v and, if `d_bias`, the gradient of the bias.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct AttentionGrad {
     /// The forward op.
     pub forward: Attention,
@@ -58,7 +63,7 @@ pub struct AttentionGrad {
 }
 
 /// What [`GraphBuilder::attention`] may be given besides q, k and v.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct AttentionOptions {
     /// Factor of the dot products; D^−½ if none is given.
     pub scale: Option<f32>,
@@ -66,14 +71,20 @@ pub struct AttentionOptions {
     pub causal: bool,
     /// Added to the scaled scores: f32 `[B or 1, H or 1, Nq, Nk]`.
     pub bias: Option<ValueId>,
-    /// How many keys each batch entry has: i64 `[B]`.
+    /// How many keys each batch entry of k and v has: i64 `[B]`.
     pub key_lengths: Option<ValueId>,
+    /// Batch entry b of q reads entry `kv_rows[b]` of k and v, so that several tiles of a picture
+    /// share the keys of one caption without a copy. Not differentiable.
+    pub kv_rows: Option<Arc<[usize]>>,
 }
 
 /// Extents of one call.
 #[derive(Clone, Copy, Debug)]
 struct Extents {
+    /// Entries of q.
     batch: usize,
+    /// Entries of k and v.
+    kv_batch: usize,
     queries: usize,
     keys: usize,
     heads: usize,
@@ -83,7 +94,7 @@ struct Extents {
 
 impl Extents {
     fn of(q: &[usize], k: &[usize]) -> Self {
-        Extents { batch: q[0], queries: q[1], keys: k[1], heads: q[2], depth: q[3] }
+        Extents { batch: q[0], kv_batch: k[0], queries: q[1], keys: k[1], heads: q[2], depth: q[3] }
     }
 }
 
@@ -91,6 +102,11 @@ impl Attention {
     /// Index of the key-length operand; without one, of what follows it.
     fn lengths_at(&self) -> usize {
         3 + self.bias as usize
+    }
+
+    /// The entry of k, v and the key lengths that entry `b` of q reads.
+    fn kv_row(&self, b: usize) -> usize {
+        self.kv_rows.as_ref().map_or(b, |rows| rows[b])
     }
 
     /// How many operands there are.
@@ -118,8 +134,16 @@ impl Attention {
             }
         }
         let e = self.extents(inputs);
-        if k.shape != [e.batch, e.keys, e.heads, e.depth] {
+        if k.shape[2..] != [e.heads, e.depth] || (self.kv_rows.is_none() && e.kv_batch != e.batch) {
             return Err(format!("k is {k}, but q is {q}: batch, heads and depth must be equal"));
+        }
+        if let Some(rows) = &self.kv_rows {
+            if rows.len() != e.batch {
+                return Err(format!("kv_rows has {} entries for the batch of {} of q", rows.len(), e.batch));
+            }
+            if let Some(row) = rows.iter().find(|&&row| row >= e.kv_batch) {
+                return Err(format!("kv_rows asks for entry {row} of k, which has {}", e.kv_batch));
+            }
         }
         if v != k {
             return Err(format!("v must be like k ({k}), found {v}"));
@@ -141,8 +165,8 @@ impl Attention {
         }
         if self.key_lengths {
             let t = inputs[self.lengths_at()];
-            if t.dtype != DType::I64 || t.shape != [e.batch] {
-                return Err(format!("key lengths must be i64 [{}], found {t}", e.batch));
+            if t.dtype != DType::I64 || t.shape != [e.kv_batch] {
+                return Err(format!("key lengths must be i64 [{}], found {t}", e.kv_batch));
             }
         }
         Ok(e)
@@ -168,6 +192,11 @@ impl Op for Attention {
     }
 
     fn gradient(&self, g: &mut GradientContext) -> Result<Gradient> {
+        if self.kv_rows.is_some() {
+            return Ok(Gradient::NotDifferentiable(
+                "keys shared by kv_rows are for inference; give each batch entry its own",
+            ));
+        }
         let d_out = match g.d_outputs[0] {
             Some(d) => d,
             None => {
@@ -178,7 +207,7 @@ impl Op for Attention {
         };
         let d_lse = g.d_outputs[1];
         let d_bias = self.bias && g.wanted[3];
-        let op = AttentionGrad { forward: *self, d_lse: d_lse.is_some(), d_bias };
+        let op = AttentionGrad { forward: self.clone(), d_lse: d_lse.is_some(), d_bias };
         let operands: Vec<_> =
             g.inputs.iter().chain(g.outputs).copied().chain([d_out]).chain(d_lse).collect();
         let d = g.b.node(op, &operands)?;
@@ -227,6 +256,9 @@ impl Op for AttentionGrad {
         let count = out + 3 + self.d_lse as usize;
         if inputs.len() != count {
             return Err(format!("takes {count} operands, found {}", inputs.len()));
+        }
+        if self.forward.kv_rows.is_some() {
+            return Err("there is no gradient of attention with kv_rows".into());
         }
         let e = self.forward.check(inputs)?;
         let lse = TensorType::f32([e.batch, e.heads, e.queries]);
@@ -287,6 +319,7 @@ impl GraphBuilder {
             causal: options.causal,
             bias: options.bias.is_some(),
             key_lengths: options.key_lengths.is_some(),
+            kv_rows: options.kv_rows,
         };
         let operands: Vec<_> = [q, k, v].into_iter().chain(options.bias).chain(options.key_lengths).collect();
         self.node1(op, &operands)

@@ -19,13 +19,13 @@ pub(super) struct Source<'a> {
     k: Heads<'a>,
     v: Heads<'a>,
     e: Extents,
-    /// `[batch, heads, 2, keys, pitch]`, or nothing if tiles are copied when they are asked for.
+    /// `[kv batch, heads, 2, keys, pitch]`, or nothing if tiles are copied when they are asked for.
     packed: Option<&'a [f32]>,
 }
 
 /// Floats that packing takes, if each head is read by `readers` tasks.
 pub(super) fn packed_size(e: Extents, readers: usize) -> usize {
-    if readers > 1 { 2 * e.batch * e.heads * e.keys * pitch(e.depth) } else { 0 }
+    if readers > 1 { 2 * e.kv_batch * e.heads * e.keys * pitch(e.depth) } else { 0 }
 }
 
 /// Floats that a worker needs to hold a tile of keys and one of values.
@@ -43,7 +43,7 @@ impl<'a> Source<'a> {
         let blocks = e.keys.div_ceil(KEYS);
         let all = Disjoint::new(memory);
         // A task goes through whole tokens, so that it reads memory in its order.
-        (0..e.batch * blocks).into_par_iter().for_each(|task| {
+        (0..e.kv_batch * blocks).into_par_iter().for_each(|task| {
             let (b, first) = (task / blocks, task % blocks * KEYS);
             for i in first..e.keys.min(first + KEYS) {
                 for h in 0..e.heads {

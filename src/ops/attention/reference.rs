@@ -19,7 +19,7 @@ impl<'a, T: Real> Problem<'a, T> {
     fn visible(&self, b: usize, i: usize) -> usize {
         let mut n = self.e.keys;
         if self.op.key_lengths {
-            let length = self.inputs[self.op.lengths_at()].at(&[b]).f64();
+            let length = self.inputs[self.op.lengths_at()].at(&[self.op.kv_row(b)]).f64();
             n = n.min(length.max(0.0) as usize);
         }
         if self.op.causal { n.min(i + 1) } else { n }
@@ -28,7 +28,8 @@ impl<'a, T: Real> Problem<'a, T> {
     /// scale·q·k + bias
     fn score(&self, b: usize, h: usize, i: usize, j: usize) -> T {
         let (q, k) = (&self.inputs[0], &self.inputs[1]);
-        let dot: T = (0..self.e.depth).map(|d| q.at(&[b, i, h, d]) * k.at(&[b, j, h, d])).sum();
+        let row = self.op.kv_row(b);
+        let dot: T = (0..self.e.depth).map(|d| q.at(&[b, i, h, d]) * k.at(&[row, j, h, d])).sum();
         let score = T::of(self.op.scale as f64) * dot;
         if self.op.bias { score + self.inputs[3].at(&self.bias_index(b, h, i, j)) } else { score }
     }
@@ -60,7 +61,8 @@ impl Reference for Attention {
             let weights: Vec<T> = scores.iter().map(|&s| (s - max).exp()).collect();
             let sum: T = weights.iter().copied().sum();
             for d in 0..p.e.depth {
-                let mixed: T = weights.iter().enumerate().map(|(j, &w)| w * v.at(&[b, j, h, d])).sum();
+                let value = |j: usize| v.at(&[self.kv_row(b), j, h, d]);
+                let mixed: T = weights.iter().enumerate().map(|(j, &w)| w * value(j)).sum();
                 *out.at_mut(&[b, i, h, d]) = mixed / sum;
             }
             *lse.at_mut(&[b, h, i]) = max + sum.ln();

@@ -4,6 +4,7 @@ use super::{Conv2d, Conv2dGradInput, Conv2dGradWeight, ConvSpec};
 use crate::device::cpu::conv::{self, ConvShape, ConvWeights, Geometry, Input, Sampling};
 use crate::device::cpu::simd::Level;
 use crate::graph::op::CpuCall;
+use crate::ops::weight;
 
 fn geometry(spec: &ConvSpec, kernel: [usize; 2]) -> Geometry {
     let ConvSpec { stride, pad, dilation, groups } = *spec;
@@ -26,7 +27,7 @@ pub(super) fn forward(op: &Conv2d, mut call: CpuCall) -> Result<(), String> {
             sampling,
         })
         .collect();
-    let weights = call.inputs[op.sources].f32().into();
+    let weights = weight::values(&call.inputs[op.sources]);
     let weights = ConvWeights::new(Level::best(), geometry(&op.spec, d.kernel), d.cin, d.cout, weights);
     conv::conv2d(d.batch, &inputs, &weights, call.outputs[0].f32(), d.cout, &epilogue);
     Ok(())
@@ -41,8 +42,8 @@ pub(super) fn grad_input(op: &Conv2dGradInput, mut call: CpuCall) {
         in_channels: w[1] * op.spec.groups,
         out_channels: w[0],
     };
-    let (dy, w) = (call.inputs[0].f32(), call.inputs[1].f32());
-    conv::conv2d_grad_input(Level::best(), &shape, w.into(), dy, call.outputs[0].f32());
+    let (dy, w) = (call.inputs[0].f32(), weight::values(&call.inputs[1]));
+    conv::conv2d_grad_input(Level::best(), &shape, w, dy, call.outputs[0].f32());
 }
 
 pub(super) fn grad_weight(op: &Conv2dGradWeight, mut call: CpuCall) {

@@ -4,11 +4,12 @@ use super::{Case, ConvSpec, cpu, expect_f32, geometries};
 use crate::error::Result;
 use crate::graph::{Cost, Gradient, GradientContext, Op, TensorType, op::CpuCall};
 use crate::ops::CaseInput;
+use crate::ops::weight::expect_weight;
 
 /// Why gradients of gradients stop here.
 const FIRST_ORDER: &str = "second derivatives of convolutions are not provided";
 
-/// Operands: dy `[B, H′, W′, N]`, weight `[N, C/groups, kh, kw]`. Result: dx `[B, H, W, C]`.
+/// Operands: dy `[B, H′, W′, N]`, weight `[N, C/groups, kh, kw]` (f32, bf16 or f16). Result: dx `[B, H, W, C]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conv2dGradInput {
     /// Of the forward convolution.
@@ -44,8 +45,7 @@ fn products(spec: &ConvSpec, x: &[usize], y: &[usize], kernel: [usize; 2]) -> f6
 
 fn two<'a>(inputs: &[&'a TensorType]) -> Result<[&'a TensorType; 2], String> {
     let [a, b] = inputs else { return Err(format!("takes 2 operands, found {}", inputs.len())) };
-    expect_f32("every operand", a)?;
-    expect_f32("every operand", b)?;
+    expect_f32("the first operand", a)?;
     if a.rank() != 4 || b.rank() != 4 {
         return Err(format!("operands must have 4 axes, found {a} and {b}"));
     }
@@ -59,6 +59,7 @@ impl Op for Conv2dGradInput {
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
         let [dy, w] = two(inputs)?;
+        expect_weight("the weight", w)?;
         check(&self.spec, self.size, [w.shape[2], w.shape[3]], dy)?;
         if dy.shape[3] != w.shape[0] {
             return Err(format!("dy {dy} does not fit the weight {w}"));
@@ -89,6 +90,7 @@ impl Op for Conv2dGradWeight {
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
         let [x, dy] = two(inputs)?;
+        expect_f32("dy", dy)?;
         check(&self.spec, [x.shape[1], x.shape[2]], self.kernel, dy)?;
         let g = self.spec.groups;
         if x.shape[0] != dy.shape[0] || x.shape[3] % g != 0 || dy.shape[3] % g != 0 {

@@ -11,11 +11,13 @@ pub use grad::{Conv2dGradInput, Conv2dGradWeight};
 
 use super::activation::{Kind, expect_f32};
 use super::epilogue::{Epilogue, FUSED};
+use super::weight::expect_weight;
 use super::{Case, CaseInput, OpEntry};
 use crate::error::Result;
 use crate::graph::{
     Cost, Gradient, GradientContext, GraphBuilder, Layout, Op, TensorType, ValueId, op::CpuCall,
 };
+use crate::tensor::DType;
 
 /// Stride, padding, dilation and groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +58,7 @@ impl ConvSpec {
     }
 }
 
-/// Operands: inputs `[B, H, W, Cᵢ]`, weight `[N, ΣCᵢ/groups, kh, kw]`, then bias `[N]` if `bias`,
+/// Operands: inputs `[B, H, W, Cᵢ]`, weight `[N, ΣCᵢ/groups, kh, kw]` (f32, bf16 or f16), then bias `[N]` if `bias`,
 /// then a residual like the result if the epilogue has one. Result: `[B, H′, W′, N]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Conv2d {
@@ -100,8 +102,12 @@ impl Conv2d {
         if inputs.len() != self.arity() || self.sources == 0 {
             return Err(format!("takes {} operands, found {}", self.arity(), inputs.len()));
         }
-        for t in inputs {
-            expect_f32("every operand", t)?;
+        for (k, t) in inputs.iter().enumerate() {
+            if k == self.sources {
+                expect_weight("the weight", t)?;
+            } else {
+                expect_f32("every operand but the weight", t)?;
+            }
         }
         let four = |t: &TensorType, what: &str| -> Result<[usize; 4], String> {
             t.shape[..].try_into().map_err(|_| format!("{what}, found {t}"))
@@ -285,6 +291,13 @@ fn cases() -> Vec<Case> {
     let epilogue = fused(0.2, true, None);
     let dense_block = Conv2d { sources: 2, epilogue, ..same() };
     all.push(case("scaled_residual", [2, 6, 5], &[5, 3], 8, dense_block, [3, 3]));
+    let half = |name, dtype, epilogue| {
+        let mut case = case(name, [1, 5, 14], &[8], 32, Conv2d { epilogue, ..same() }, [3, 3]);
+        case.inputs[1] = case.inputs[1].clone().stored_as(dtype);
+        case
+    };
+    all.push(half("bf16_weight", DType::BF16, Epilogue::default()));
+    all.push(half("f16_weight", DType::F16, fused(1.0, true, None)));
     let model = |name, size, cin: &[usize], cout, k: usize, upsample| {
         let op = Conv2d { sources: cin.len(), upsample, ..plain(ConvSpec::same(k)) };
         Case { bench: true, ..case(name, size, cin, cout, op, [k, k]) }

@@ -5,6 +5,7 @@ use rayon::prelude::*;
 
 use crate::graph::op::CpuCall;
 use crate::ops::rows::{rows_per_block, rows_per_task};
+use crate::ops::weight;
 
 fn check(indices: &[i64], rows: usize) -> Result<(), String> {
     match indices.iter().position(|&i| i < 0 || i as usize >= rows) {
@@ -14,7 +15,7 @@ fn check(indices: &[i64], rows: usize) -> Result<(), String> {
 }
 
 pub(super) fn forward(mut call: CpuCall) -> Result<(), String> {
-    let (table, indices) = (call.inputs[0].f32(), call.inputs[1].i64());
+    let (table, indices) = (weight::values(&call.inputs[0]), call.inputs[1].i64());
     let [rows, d] = call.inputs[0].ty.shape[..] else { unreachable!("infer takes two axes") };
     check(indices, rows)?;
     let y = call.outputs[0].f32();
@@ -24,7 +25,7 @@ pub(super) fn forward(mut call: CpuCall) -> Result<(), String> {
     let per_task = rows_per_task(d);
     y.par_chunks_mut(per_task * d).zip(indices.par_chunks(per_task)).for_each(|(y, indices)| {
         for (y, &i) in y.chunks_exact_mut(d).zip(indices) {
-            y.copy_from_slice(&table[i as usize * d..][..d]);
+            table.read(i as usize * d, y);
         }
     });
     Ok(())

@@ -4,12 +4,13 @@ mod cpu;
 mod reference;
 
 use super::activation::expect_f32;
+use super::weight::expect_weight;
 use super::{Case, CaseInput, OpEntry};
 use crate::error::Result;
 use crate::graph::{Cost, Gradient, GradientContext, GraphBuilder, Op, TensorType, ValueId, op::CpuCall};
 use crate::tensor::DType;
 
-/// Operands: table, f32 `[V, D]`; indices, i64 of any shape, each in `0..V`. Result: f32 of the
+/// Operands: table, f32, bf16 or f16 `[V, D]`; indices, i64 of any shape, each in `0..V`. Result: f32 of the
 /// indices' shape followed by D.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Embedding;
@@ -35,7 +36,7 @@ impl Op for Embedding {
         let [table, indices] = inputs else {
             return Err(format!("takes 2 operands, found {}", inputs.len()));
         };
-        expect_f32("the table", table)?;
+        expect_weight("the table", table)?;
         expect_indices(indices)?;
         let [_, d] = table.shape[..] else {
             return Err(format!("the table must be [rows, columns], found {table}"));
@@ -53,7 +54,8 @@ impl Op for Embedding {
 
     fn cost(&self, inputs: &[&TensorType], outputs: &[&TensorType]) -> Cost {
         // Only the rows that are looked up are read.
-        Cost { flops: 0.0, bytes: (inputs[1].bytes() + 2 * outputs[0].bytes()) as f64 }
+        let row = inputs[0].dtype.size() + outputs[0].dtype.size();
+        Cost { flops: 0.0, bytes: (inputs[1].bytes() + outputs[0].len() * row) as f64 }
     }
 
     fn cpu(&self, call: CpuCall) -> Result<(), String> {
@@ -118,6 +120,11 @@ fn forward_cases() -> Vec<Case> {
     vec![
         Case::test("tokens", Embedding, vec![CaseInput::normal([11, 7]), CaseInput::integers([2, 9], 0, 11)]),
         Case::test("one", Embedding, vec![CaseInput::normal([3, 5]), CaseInput::i64([], &[2])]),
+        Case::test(
+            "bf16_table",
+            Embedding,
+            vec![CaseInput::normal([9, 40]).stored_as(DType::BF16), CaseInput::integers([5], 0, 9)],
+        ),
         Case::bench(
             "clip_tokens",
             Embedding,

@@ -10,7 +10,7 @@ use crate::ops::rows::{Rows, rows_per_block, rows_per_task, sum_by, sum_by2};
 
 /// Mean and reciprocal standard deviation.
 #[inline(always)]
-fn statistics(x: &[f32], eps: f32) -> (f32, f32) {
+pub(in crate::ops) fn statistics(x: &[f32], eps: f32) -> (f32, f32) {
     let n = x.len() as f32;
     let mean = sum_by(x, |x| x) / n;
     let variance = sum_by(x, |x| (x - mean) * (x - mean)) / n;

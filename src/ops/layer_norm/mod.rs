@@ -4,6 +4,7 @@
 mod cpu;
 mod reference;
 
+pub(super) use cpu::statistics;
 pub(super) use reference::moments;
 
 use super::activation::expect_f32;

@@ -4,6 +4,7 @@ use super::Linear;
 use crate::device::cpu::gemm::{MatrixA, MatrixB, gemm};
 use crate::device::cpu::simd::Level;
 use crate::graph::op::CpuCall;
+use crate::ops::weight;
 
 pub(super) fn forward(op: &Linear, mut call: CpuCall) {
     let (m, k, stride) = call.inputs[0].layout.as_rows().expect("accepts checked");
@@ -11,6 +12,6 @@ pub(super) fn forward(op: &Linear, mut call: CpuCall) {
     let bias = op.bias.then(|| call.inputs[2].f32());
     let epilogue = op.epilogue.on_cpu(bias, call.inputs.last(), n);
     let a = MatrixA { values: call.inputs[0].f32(), stride, transposed: false };
-    let b = MatrixB { values: call.inputs[1].f32().into(), stride: k, transposed: true };
+    let b = MatrixB { values: weight::values(&call.inputs[1]), stride: k, transposed: true };
     gemm(Level::best(), (m, k, n), a, b, call.outputs[0].f32(), n, &epilogue);
 }

@@ -5,13 +5,15 @@ mod reference;
 
 use super::activation::{Kind, expect_f32};
 use super::epilogue::{Epilogue, FUSED};
+use super::weight::expect_weight;
 use super::{Case, CaseInput, OpEntry};
 use crate::error::Result;
 use crate::graph::{
     Cost, Gradient, GradientContext, GraphBuilder, Layout, Op, TensorType, ValueId, op::CpuCall,
 };
+use crate::tensor::DType;
 
-/// Operands: x `[…, K]`, W `[N, K]`, then b `[N]` if `bias`, then a residual `[…, N]` if the
+/// Operands: x `[…, K]`, W `[N, K]` (f32, bf16 or f16; everything else f32), then b `[N]` if `bias`, then a residual `[…, N]` if the
 /// epilogue has one. Result: `[…, N]`.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Linear {
@@ -37,8 +39,10 @@ impl Op for Linear {
         if inputs.len() != self.arity() {
             return Err(format!("takes {} operands, found {}", self.arity(), inputs.len()));
         }
-        for (k, t) in inputs.iter().enumerate() {
-            expect_f32(["x", "the weight", "the bias", "the residual"][k], t)?;
+        expect_f32("x", inputs[0])?;
+        expect_weight("the weight", inputs[1])?;
+        for t in &inputs[2..] {
+            expect_f32("the bias or the residual", t)?;
         }
         let (x, w) = (inputs[0], inputs[1]);
         let [n, k] = w.shape[..] else { return Err(format!("the weight must be [out, in], found {w}")) };
@@ -100,7 +104,7 @@ impl Op for Linear {
 }
 
 impl GraphBuilder {
-    /// x·Wᵀ + bias over the last axis; `weight` is `[out, in]`.
+    /// x·Wᵀ + bias over the last axis; `weight` is `[out, in]`, in f32, bf16 or f16.
     pub fn linear(&mut self, x: ValueId, weight: ValueId, bias: Option<ValueId>) -> Result<ValueId> {
         let op = Linear { bias: bias.is_some(), ..Linear::default() };
         let inputs: Vec<_> = [x, weight].into_iter().chain(bias).collect();
@@ -136,8 +140,15 @@ fn cases() -> Vec<Case> {
         Linear::default(),
         vec![CaseInput::normal([3, 5, 17]), CaseInput::normal([9, 17])],
     );
+    let half = |name, dtype| {
+        let mut case = case(name, &[13], 72, 45, act(Kind::Silu), false);
+        case.inputs[1] = case.inputs[1].clone().stored_as(dtype);
+        case
+    };
     vec![
         no_bias,
+        half("bf16_weight", DType::BF16),
+        half("f16_weight", DType::F16),
         case("odd", &[13], 31, 45, plain, false),
         case("one_row", &[1], 70, 33, plain, false),
         case("wide", &[2, 7], 180, 540, plain, false),

@@ -4,12 +4,15 @@ mod cpu;
 mod reference;
 
 use super::activation::expect_f32;
+use super::weight::expect_weight;
 use super::{Case, CaseInput, OpEntry};
 use crate::error::Result;
 use crate::graph::{Cost, Gradient, GradientContext, GraphBuilder, Op, TensorType, ValueId, op::CpuCall};
+use crate::tensor::DType;
 
-/// Operands: A `[…, M, K]` (`[…, K, M]` if transposed) and B `[…, K, N]` (`[…, N, K]`). The leading
-/// axes are equal, or one operand has none and serves the whole batch. Result: `[…, M, N]`.
+/// Operands: A `[…, M, K]` (`[…, K, M]` if transposed) and B `[…, K, N]` (`[…, N, K]`). B may be bf16
+/// or f16. The leading axes are equal, or one operand has none and serves the whole batch. Result:
+/// f32 `[…, M, N]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MatMul {
     /// A is stored transposed.
@@ -61,7 +64,7 @@ impl Op for MatMul {
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
         let [a, b] = inputs else { return Err(format!("takes 2 operands, found {}", inputs.len())) };
         expect_f32("A", a)?;
-        expect_f32("B", b)?;
+        expect_weight("B", b)?;
         Ok(vec![TensorType::f32(self.dims(&a.shape, &b.shape)?.1)])
     }
 
@@ -71,11 +74,14 @@ impl Op for MatMul {
         let (mut da, mut db) = (None, None);
         // With C = op(A)·op(B): d op(A) = dC·op(B)ᵀ and d op(B) = op(A)ᵀ·dC, transposed back.
         if g.wanted[0] {
-            let d = if self.trans_a {
-                bld.matmul(b, dc, self.trans_b, true)?
-            } else {
-                bld.matmul(dc, b, false, !self.trans_b)?
-            };
+            // B stays on the right, where it may be stored in half precision.
+            let mut d = bld.matmul(dc, b, false, !self.trans_b)?;
+            if self.trans_a {
+                let mut axes: Vec<usize> = (0..bld.shape(d).len()).collect();
+                let last = axes.len() - 1;
+                axes.swap(last - 1, last);
+                d = bld.permute(d, axes)?;
+            }
             let shape = bld.shape(a).to_vec();
             da = Some(bld.sum_to(d, &shape)?);
         }
@@ -121,6 +127,10 @@ fn cases() -> Vec<Case> {
         let op = MatMul { trans_a: ta, trans_b: tb };
         Case::test(name, op, vec![CaseInput::normal(a), CaseInput::normal(b)])
     };
+    let half = |name, dtype, mut case: Case| {
+        case.inputs[1] = case.inputs[1].clone().stored_as(dtype);
+        Case { name, ..case }
+    };
     vec![
         case("plain", false, false, &[7, 13], &[13, 33]),
         case("trans_a", true, false, &[13, 7], &[13, 5]),
@@ -128,6 +138,8 @@ fn cases() -> Vec<Case> {
         case("trans_both", true, true, &[4, 13, 7], &[4, 9, 13]),
         case("shared_b", false, false, &[3, 5, 6], &[6, 4]),
         case("shared_a", true, false, &[6, 5], &[3, 6, 4]),
+        half("bf16_b", DType::BF16, case("", false, true, &[2, 7, 13], &[2, 9, 13])),
+        half("f16_b_trans_a", DType::F16, case("", true, false, &[13, 7], &[13, 33])),
         Case::bench(
             "pixart_fc1_grad_weight",
             MatMul { trans_a: true, trans_b: false },

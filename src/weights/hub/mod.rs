@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 #[cfg(feature = "fetch")]
 pub use http::{Fetched, Fetcher};
-pub use table::{Download, downloads};
+pub use table::{DREAMCLEAR_SET, Download, downloads};
 
 use crate::{Error, Result};
 
@@ -29,28 +29,28 @@ fn choose_cache(env: impl Fn(&str) -> Option<PathBuf>) -> Result<PathBuf> {
         .ok_or_else(|| Error::Usage("no cache folder: set DREAMCLEAR_CACHE to one".into()))
 }
 
-/// The download of that model.
+/// The files of that model; `dreamclear` is the official set of its four networks.
 ///
 /// # Errors
 /// If it is not known; the sentence names what is.
-pub fn find(model: &str) -> Result<Download> {
-    downloads().find(|d| d.model == model).ok_or_else(|| {
-        let head = model.split('-').next().unwrap_or(model).to_lowercase();
-        let like: Vec<_> = downloads().map(|d| d.model).filter(|m| m.starts_with(&head)).take(8).collect();
-        let hint = if like.is_empty() {
-            String::new()
-        } else {
-            format!("; did you mean one of {}?", like.join(", "))
-        };
-        Error::Usage(format!("no model `{model}` to fetch: `dreamclear fetch --list` names them all{hint}"))
-    })
+pub fn find(model: &str) -> Result<Vec<Download>> {
+    let names: &[&str] = if model == "dreamclear" { &DREAMCLEAR_SET } else { &[model] };
+    let files: Vec<_> = downloads().filter(|d| names.contains(&d.model.as_ref())).collect();
+    if !files.is_empty() {
+        return Ok(files);
+    }
+    let head = model.split('-').next().unwrap_or(model).to_lowercase();
+    let like: Vec<_> = downloads().map(|d| d.model).filter(|m| m.starts_with(&head)).take(8).collect();
+    let hint =
+        if like.is_empty() { String::new() } else { format!("; did you mean one of {}?", like.join(", ")) };
+    Err(Error::Usage(format!("no model `{model}` to fetch: `dreamclear fetch --list` names them all{hint}")))
 }
 
 /// Weights of `model` in `cache`, if they are there: as downloaded, or converted to
 /// `MODEL.safetensors` (which `tools/fetch-weights` leaves).
 pub fn cached(cache: &Path, model: &str) -> Option<PathBuf> {
     let converted = cache.join(format!("{model}.safetensors"));
-    let official = downloads().find(|d| d.model == model).map(|d| cache.join(d.file_name()));
+    let official = downloads().find(|d| d.model == model).map(|d| cache.join(d.path()));
     [official, Some(converted)].into_iter().flatten().find(|p| p.is_file())
 }
 
@@ -75,8 +75,10 @@ mod tests {
     fn an_unknown_model_gets_neighbours() {
         let error = find("realesrgan-x8").unwrap_err().to_string();
         assert!(error.contains("realesrgan-x4plus"), "{error}");
-        assert_eq!(find("bsrgan").unwrap().file_name(), "BSRGAN.pth");
-        assert_eq!(find("bsrgan").unwrap().host(), "github.com");
+        assert_eq!(find("bsrgan").unwrap()[0].file_name(), "BSRGAN.pth");
+        assert_eq!(find("bsrgan").unwrap()[0].host(), "github.com");
+        let set = find("dreamclear").unwrap();
+        assert!(set.iter().any(|d| d.path() == Path::new("t5-v1_1-xxl/spiece.model")), "{set:?}");
     }
 
     #[test]

@@ -5,10 +5,13 @@
 //! opening it.
 
 use std::borrow::Cow;
+use std::path::{Path, PathBuf};
 
 const REAL_ESRGAN: &str = "https://github.com/xinntao/Real-ESRGAN/releases/download";
 const KAIR: &str = "https://github.com/cszn/KAIR/releases/download/v1.0";
 const SWINIR: &str = "https://github.com/JingyunLiang/SwinIR/releases/download/v0.0";
+const DREAMCLEAR: &str = "https://huggingface.co/shallowdream204/DreamClear/resolve/main";
+const PIXART: &str = "https://huggingface.co/PixArt-alpha/PixArt-alpha/resolve/main";
 const DIFFBIR: &str = "https://huggingface.co/lxq007/DiffBIR/resolve/main";
 
 /// A file to download.
@@ -24,12 +27,19 @@ pub struct Download {
     pub sha256: Option<&'static str>,
     /// Licence of the weights.
     pub licence: &'static str,
+    /// Folder below the cache that it goes to; empty for the cache itself.
+    pub folder: &'static str,
 }
 
 impl Download {
     /// The name that the file has in the cache.
     pub fn file_name(&self) -> &str {
         self.url.rsplit('/').next().unwrap_or(&self.url)
+    }
+
+    /// Where it goes, relative to the cache.
+    pub fn path(&self) -> PathBuf {
+        Path::new(self.folder).join(self.file_name())
     }
 
     /// The machine that serves it.
@@ -40,6 +50,34 @@ impl Download {
 
 /// Model, path below the release, size, digest.
 type Row = (&'static str, &'static str, Option<u64>, Option<&'static str>);
+
+/// What `fetch dreamclear` brings: the official set, as its authors' `test.py` wants it.
+pub const DREAMCLEAR_SET: [&str; 4] = ["dreamclear-1024", "swinir", "sd-vae-ft-ema", "t5-v1_1-xxl"];
+
+const DREAMCLEAR_FILES: &[Row] = &[(
+    "dreamclear-1024",
+    "DreamClear-1024.pth",
+    None,
+    Some("8a6c0b58c3ec7da27bd722a95fde3dd4b6f6f87a5c65ab58384a208fd620aa33"),
+)];
+
+const VAE_FILES: &[Row] = &[
+    ("sd-vae-ft-ema", "config.json", None, None),
+    (
+        "sd-vae-ft-ema",
+        "diffusion_pytorch_model.bin",
+        Some(334_707_217),
+        Some("7c98ebcd7ca5cb69d47b2ae287feba0695689fbf2c8fead2fab05fd3e0c28303"),
+    ),
+];
+
+const T5_FILES: &[Row] = &[
+    ("t5-v1_1-xxl", "config.json", None, None),
+    ("t5-v1_1-xxl", "spiece.model", None, None),
+    ("t5-v1_1-xxl", "pytorch_model.bin.index.json", None, None),
+    ("t5-v1_1-xxl", "pytorch_model-00001-of-00002.bin", None, None),
+    ("t5-v1_1-xxl", "pytorch_model-00002-of-00002.bin", None, None),
+];
 
 const REAL_ESRGAN_FILES: &[Row] = &[
     (
@@ -154,21 +192,26 @@ const SWINIR_FILES: &[Row] = &[
     ("swinir-jpeg40", "006_colorCAR_DFWB_s126w7_SwinIR-M_jpeg40.pth", None, None),
 ];
 
-/// Every file known, grouped by project.
+/// Every file known, grouped by project; a model may have several.
 pub fn downloads() -> impl Iterator<Item = Download> {
     let projects = [
-        (DIFFBIR, "Apache-2.0", DIFFBIR_FILES),
-        (REAL_ESRGAN, "BSD-3-Clause", REAL_ESRGAN_FILES),
-        (KAIR, "MIT", KAIR_FILES),
-        (SWINIR, "Apache-2.0", SWINIR_FILES),
+        (DREAMCLEAR, "", "Apache-2.0", DREAMCLEAR_FILES),
+        (DIFFBIR, "", "Apache-2.0", DIFFBIR_FILES),
+        (PIXART, "sd-vae-ft-ema", "MIT", VAE_FILES),
+        (PIXART, "t5-v1_1-xxl", "Apache-2.0", T5_FILES),
+        (REAL_ESRGAN, "", "BSD-3-Clause", REAL_ESRGAN_FILES),
+        (KAIR, "", "MIT", KAIR_FILES),
+        (SWINIR, "", "Apache-2.0", SWINIR_FILES),
     ];
-    projects.into_iter().flat_map(|(base, licence, rows)| {
+    projects.into_iter().flat_map(|(base, folder, licence, rows)| {
+        let slash = if folder.is_empty() { "" } else { "/" };
         rows.iter().map(move |&(model, path, size, sha256)| Download {
             model: model.into(),
-            url: format!("{base}/{path}").into(),
+            url: format!("{base}/{folder}{slash}{path}").into(),
             size,
             sha256,
             licence,
+            folder,
         })
     })
 }
@@ -180,11 +223,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_unique_and_digests_well_formed() {
+    fn files_are_unique_and_digests_well_formed() {
         let (mut models, mut files) = (HashSet::new(), HashSet::new());
+        assert!(DREAMCLEAR_SET.iter().all(|name| downloads().any(|d| d.model == *name)));
         for d in downloads() {
-            assert!(models.insert(d.model.clone()), "{}", d.model);
-            assert!(files.insert(d.file_name().to_owned()), "{}", d.url);
+            models.insert(d.model.clone());
+            assert!(files.insert(d.path()), "{}", d.url);
             assert!(d.url.starts_with("https://"));
             if let Some(sha) = d.sha256 {
                 assert!(

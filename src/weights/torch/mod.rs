@@ -8,7 +8,6 @@ mod legacy;
 mod pickle;
 mod state;
 mod tensor;
-mod zip;
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -37,7 +36,7 @@ pub fn is_legacy(bytes: &[u8]) -> bool {
 /// One sentence on what is wrong; a refused import is named.
 pub fn parse_zip(blob: &Blob) -> Result<Checkpoint, String> {
     let bytes = blob.bytes();
-    let archive = zip::Archive::parse(bytes)?;
+    let archive = super::zip::Archive::parse(bytes)?;
     // Everything lies under one folder whose name is arbitrary.
     let mut roots: Vec<&str> = archive.names().filter_map(|n| n.strip_suffix("data.pkl")).collect();
     roots.retain(|root| root.is_empty() || root.ends_with('/'));

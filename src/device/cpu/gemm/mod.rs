@@ -9,6 +9,7 @@
 //! An element is always summed in the order of k: the same bytes for any number of threads.
 
 mod epilogue;
+mod few;
 mod kernel;
 mod pack;
 mod vector;
@@ -18,6 +19,7 @@ use rayon::prelude::*;
 pub use epilogue::{Activation, Epilogue, Residual};
 pub(crate) use epilogue::{Finish, Place, extent, finish_tile};
 pub(crate) use kernel::{Kernels, MAX_ROWS, MAX_WIDTH, TileArgs};
+use pack::Panel;
 pub use pack::{MatrixB, PackedB, Values};
 
 use super::scratch::{Scratch, Shared};
@@ -69,7 +71,9 @@ pub(crate) fn for_each_task(count: usize, parallel: bool, task: impl Fn(usize) +
 
 /// `out[m, n] = epilogue(a[m, k] · b[k, n])`, rows of `out` being `ldo` values apart.
 ///
-/// Few rows (m ≤ 4) of an f32 product are computed without packing B.
+/// Few rows are a path of their own, chosen by m alone: up to 144 rows pack B block by block into
+/// the cache, with the same sums as many rows; up to 4 rows of A stored row by row take each element
+/// as a dot product, whose sum has another order.
 ///
 /// # Panics
 /// If a slice is too short for its shape.
@@ -86,20 +90,7 @@ pub fn gemm(
         return;
     }
     if m <= TASK_ROWS && n > 0 {
-        check(a, m, k, n, out.len(), ldo);
-        let finish = epilogue.resolve(m, n, out.as_ptr(), ldo);
-        let out = Shared::new(out);
-        let width = Kernels::of(level).width();
-        // Few rows: each task packs a panel into its cache and uses it at once, so that B passes
-        // through memory only once.
-        for_each_task(n.div_ceil(width), m * n * k > PARALLEL, |p| {
-            let column = p * width;
-            let panel = PackedB::new(level, b.columns_from(column), k, width.min(n - column));
-            let block = Block { m0: 0, m, p0: 0, p1: 1, column };
-            // SAFETY: the slices were checked above, and each task writes columns of its own.
-            unsafe { product(a, block, &panel, out, ldo, finish) }
-        });
-        return;
+        return few::product(level, (m, k, n), a, b, out, ldo, epilogue);
     }
     gemm_packed(m, a, &PackedB::new(level, b, k, n), out, ldo, epilogue);
 }
@@ -123,7 +114,7 @@ pub fn gemm_packed(m: usize, a: MatrixA, b: &PackedB, out: &mut [f32], ldo: usiz
     for_each_task(row_tasks * b.panels().div_ceil(panels), parallel, |task| {
         let m0 = task % row_tasks * rows;
         let p0 = task / row_tasks * panels;
-        let block = Block { m0, m: rows.min(m - m0), p0, p1: (p0 + panels).min(b.panels()), column: 0 };
+        let block = Block { m0, m: rows.min(m - m0), p0, p1: (p0 + panels).min(b.panels()) };
         // SAFETY: the slices were checked above, and each task writes rows and columns of its own.
         unsafe { product(a.rows_from(m0), block, b, out, ldo, finish) }
     });
@@ -171,8 +162,6 @@ struct Block {
     m: usize,
     p0: usize,
     p1: usize,
-    /// Column of the result that the packed matrix begins at.
-    column: usize,
 }
 
 /// Computes a block; `a` begins at the block's first row.
@@ -200,42 +189,84 @@ unsafe fn product(a: MatrixA, block: Block, b: &PackedB, out: Shared<f32>, ldo: 
             (a.values[k0.min(a.values.len())..].as_ptr(), a.stride)
         };
         let last = k0 + kb == k;
+        let step = if waiting > 1 { tile_len } else { 0 };
+        let target = Target { level: b.level(), out, ldo, finish };
         for p in block.p0..block.p1 {
-            let panel = b.panel(p, k0);
-            for (i, (m, rows)) in kernels.row_tiles(block.m).enumerate() {
-                let index = if waiting > 1 { (p - block.p0) * row_tiles + i } else { 0 };
-                let tile = &mut tiles[index * tile_len..][..tile_len];
-                // SAFETY: A and B cover these rows and columns (checked by the caller), the tile
-                // holds MAX_ROWS × MAX_WIDTH values, the level's instructions exist.
-                unsafe {
-                    kernels.tile(rows, panel.width)(TileArgs {
-                        a: a_block.add(m * lda),
-                        lda,
-                        offsets: &[0],
-                        k: kb,
-                        b: panel.b,
-                        ldb: panel.width,
-                        tile: tile.as_mut_ptr(),
-                        accumulate: k0 > 0,
-                    });
-                    if last {
-                        let (m, column) = (block.m0 + m, block.column + panel.column);
-                        let place = Place {
-                            out: out.get().add(m * ldo + column),
-                            ldo,
-                            residual_offset: finish.residual.map_or(0, |(_, s)| m * s + column),
-                            rows,
-                            column,
-                            columns: panel.columns,
-                        };
-                        finish_tile(b.level(), tile, panel.width, place, finish);
-                    }
-                }
-            }
+            let tiles = &mut tiles[(p - block.p0) * row_tiles * step..];
+            let rows = Rows { a: a_block, lda, m0: block.m0, m: block.m };
+            // SAFETY: A and B cover these rows and columns (checked by the caller).
+            unsafe { panel_block(rows, b.panel(p, k0), kb, (k0 > 0, last), tiles, step, target) };
         }
         k0 += kb;
         if last {
             return;
+        }
+    }
+}
+
+/// Rows of A at one block of k.
+#[derive(Clone, Copy)]
+struct Rows {
+    /// First value.
+    a: *const f32,
+    /// Distance between rows.
+    lda: usize,
+    /// First row of the result.
+    m0: usize,
+    m: usize,
+}
+
+/// Where and how results are written.
+#[derive(Clone, Copy)]
+struct Target<'a> {
+    level: Level,
+    out: Shared<f32>,
+    ldo: usize,
+    finish: Finish<'a>,
+}
+
+/// All rows of a panel for one block of `kb` values of k; tiles wait `step` apart (0 if there is
+/// only one block). The results are written if this is the last block.
+///
+/// # Safety
+/// As [`product`]; A and the panel hold `kb` values of k.
+unsafe fn panel_block(
+    rows: Rows,
+    panel: Panel,
+    kb: usize,
+    (accumulate, last): (bool, bool),
+    tiles: &mut [f32],
+    step: usize,
+    target: Target,
+) {
+    let kernels = Kernels::of(target.level);
+    for (i, (m, count)) in kernels.row_tiles(rows.m).enumerate() {
+        let tile = &mut tiles[i * step..][..MAX_ROWS * MAX_WIDTH];
+        // SAFETY: the caller vouches for A, the panel and the output; the tile holds MAX_ROWS ×
+        // MAX_WIDTH values; the level's instructions exist.
+        unsafe {
+            kernels.tile(count, panel.width)(TileArgs {
+                a: rows.a.add(m * rows.lda),
+                lda: rows.lda,
+                offsets: &[0],
+                k: kb,
+                b: panel.b,
+                ldb: panel.width,
+                tile: tile.as_mut_ptr(),
+                accumulate,
+            });
+            if last {
+                let m = rows.m0 + m;
+                let place = Place {
+                    out: target.out.get().add(m * target.ldo + panel.column),
+                    ldo: target.ldo,
+                    residual_offset: target.finish.residual.map_or(0, |(_, s)| m * s + panel.column),
+                    rows: count,
+                    column: panel.column,
+                    columns: panel.columns,
+                };
+                finish_tile(target.level, tile, panel.width, place, target.finish);
+            }
         }
     }
 }

@@ -41,7 +41,7 @@ impl Values<'_> {
     }
 
     /// All but the first `start` values (none, if there are fewer).
-    fn skip(self, start: usize) -> Self {
+    pub(crate) fn skip(self, start: usize) -> Self {
         let start = start.min(self.len());
         match self {
             Values::F32(x) => Values::F32(&x[start..]),
@@ -55,7 +55,7 @@ impl Values<'_> {
         let range = start..start + out.len();
         match self {
             Values::F32(x) => out.copy_from_slice(&x[range]),
-            Values::Bf16(x) => out.iter_mut().zip(&x[range]).for_each(|(y, x)| *y = x.to_f32()),
+            Values::Bf16(x) => widen(Level::best(), &x[range], out),
             Values::F16(x) => x[range].convert_to_f32_slice(out),
         }
     }
@@ -73,10 +73,37 @@ pub struct MatrixB<'a> {
 }
 
 impl<'a> MatrixB<'a> {
-    /// The columns from `n` on.
-    pub(super) fn columns_from(self, n: usize) -> MatrixB<'a> {
-        let start = if self.transposed { n * self.stride } else { n };
-        MatrixB { values: self.values.skip(start), ..self }
+    /// Writes rows `k..` of `count` columns from `column` on as a panel's rows of `width`; as many
+    /// rows as `panel` holds.
+    pub(super) fn pack_block(
+        self,
+        level: Level,
+        k: usize,
+        column: usize,
+        count: usize,
+        width: usize,
+        panel: &mut [f32],
+    ) {
+        let kb = panel.len() / width;
+        if !self.transposed {
+            for (i, row) in panel.chunks_exact_mut(width).enumerate() {
+                self.values.read((k + i) * self.stride + column, &mut row[..count]);
+                row[count..].fill(0.0);
+            }
+            return;
+        }
+        let start = column * self.stride + k;
+        if let Values::F32(values) = self.values {
+            interleave(level, &values[start..], self.stride, kb, count, width, panel);
+            return;
+        }
+        // An odd number of cache lines between columns: they spread over the sets of the cache.
+        let stride = kb.next_multiple_of(32) + 16;
+        let mut columns = Scratch::new(count * stride);
+        for (i, column) in columns.chunks_exact_mut(stride).enumerate() {
+            self.values.read(start + i * self.stride, &mut column[..kb]);
+        }
+        interleave(level, &columns, stride, kb, count, width, panel);
     }
 }
 
@@ -120,7 +147,7 @@ impl PackedB {
             for (i, column) in columns.chunks_exact_mut(k.max(1)).enumerate() {
                 fill(j + i, column);
             }
-            interleave(level, &columns, k, count, width, panel);
+            interleave(level, &columns, k, k, count, width, panel);
         })
     }
 
@@ -185,8 +212,15 @@ pub(crate) struct Panel {
 }
 
 simd_fn! {
-    /// `panel[kk][i] = columns[i][kk]`, zero for i ≥ count.
-    fn interleave(columns: &[f32], k: usize, count: usize, width: usize, panel: &mut [f32]) {
+    /// bf16 is the upper half of an f32.
+    fn widen(x: &[bf16], out: &mut [f32]) {
+        for (y, x) in out.iter_mut().zip(x) {
+            *y = f32::from_bits((x.to_bits() as u32) << 16);
+        }
+    }
+
+    /// `panel[kk][i] = columns[i · stride + kk]` for kk < k, zero for i ≥ count.
+    fn interleave(columns: &[f32], stride: usize, k: usize, count: usize, width: usize, panel: &mut [f32]) {
         if count < width {
             panel.fill(0.0);
         }
@@ -194,13 +228,13 @@ simd_fn! {
         // Blocks of eight by eight have constant extents, so that they become register shuffles.
         for i in (0..count).step_by(8) {
             let some = 8.min(count - i);
-            let source = &columns[i * k..(i + some) * k];
+            let source = &columns[i * stride..(i + some - 1) * stride + k];
             let mut done = 0;
             if some == 8 {
                 done = k / 8 * 8;
                 for (block, rows) in panel.chunks_exact_mut(8 * width).enumerate() {
                     let from: [[f32; 8]; 8] =
-                        std::array::from_fn(|j| source[j * k + block * 8..][..8].try_into().expect("eight values"));
+                        std::array::from_fn(|j| source[j * stride + block * 8..][..8].try_into().expect("eight values"));
                     for (kk, row) in rows.chunks_exact_mut(width).enumerate() {
                         let to: &mut [f32; 8] = (&mut row[i..i + 8]).try_into().expect("eight values");
                         *to = std::array::from_fn(|j| from[j][kk]);
@@ -209,7 +243,7 @@ simd_fn! {
             }
             for (kk, row) in panel.chunks_exact_mut(width).enumerate().skip(done) {
                 for (j, x) in row[i..i + some].iter_mut().enumerate() {
-                    *x = source[j * k + kk];
+                    *x = source[j * stride + kk];
                 }
             }
         }

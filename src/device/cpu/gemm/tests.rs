@@ -227,3 +227,27 @@ fn batches_are_independent_products() {
         }
     }
 }
+
+/// An element's sum does not depend on how many rows there are, nor on the path that they take.
+#[test]
+fn rows_do_not_see_each_other() {
+    let (k, n) = (1100, 70);
+    let (a, w) = (noise(1, 200 * k), noise(2, n * k));
+    let half: Vec<bf16> = w.iter().map(|&x| bf16::from_f32(x)).collect();
+    for level in Level::available() {
+        for values in [Values::F32(&w), Values::Bf16(&half)] {
+            let b = MatrixB { values, stride: k, transposed: true };
+            let run = |m: usize| {
+                let mut out = vec![f32::NAN; m * n];
+                gemm(level, (m, k, n), MatrixA::dense(&a, k), b, &mut out, n, &Epilogue::default());
+                out
+            };
+            let many = run(200);
+            for m in [5, 13, 144, 145] {
+                assert_eq!(run(m), many[..m * n], "{} rows at {}", m, level.name());
+            }
+            let few = run(4);
+            assert_eq!(run(1), few[..n], "one row at {}", level.name());
+        }
+    }
+}

@@ -10,7 +10,10 @@ pub const MAX_M: usize = 4;
 /// Columns a task computes.
 const COLUMNS: usize = 64;
 
-/// Computes the product if B is f32 and A row-major; says whether it did.
+/// Columns whose half-precision weights are widened at a time.
+const WIDENED: usize = 8;
+
+/// Computes the product if A is row-major and B is f32, or stored by columns; says whether it did.
 pub fn gemv(
     level: Level,
     (m, k, n): (usize, usize, usize),
@@ -20,8 +23,7 @@ pub fn gemv(
     ldo: usize,
     epilogue: &Epilogue,
 ) -> bool {
-    let Values::F32(values) = b.values else { return false };
-    if a.transposed || k == 0 {
+    if a.transposed || k == 0 || !(b.transposed || matches!(b.values, Values::F32(_))) {
         return false;
     }
     if m == 0 || n == 0 {
@@ -29,20 +31,33 @@ pub fn gemv(
     }
     check(a, m, k, n, out.len(), ldo);
     let (rows, columns) = if b.transposed { (n, k) } else { (k, n) };
-    assert!(values.len() >= extent(rows, columns, b.stride), "B too short");
+    assert!(b.values.len() >= extent(rows, columns, b.stride), "B too short");
     let finish = epilogue.resolve(m, n, out.as_ptr(), ldo);
     let out = Shared::new(out);
     for_each_task(n.div_ceil(COLUMNS), k * n > 1 << 14, |task| {
         let j = task * COLUMNS;
         let columns = COLUMNS.min(n - j);
         let mut tile = Scratch::new(m * COLUMNS);
-        for (i, row) in tile.chunks_exact_mut(COLUMNS).enumerate() {
-            let x = &a.values[i * a.stride..][..k];
-            let row = &mut row[..columns];
-            if b.transposed {
-                dot_rows(level, x, &values[j * b.stride..], b.stride, row);
-            } else {
-                add_rows(level, x, &values[j..], b.stride, row);
+        let x = |i| &a.values[i * a.stride..][..k];
+        if let Values::F32(values) = b.values {
+            for (i, row) in tile.chunks_exact_mut(COLUMNS).enumerate() {
+                let row = &mut row[..columns];
+                if b.transposed {
+                    dot_rows(level, x(i), &values[j * b.stride..], b.stride, row);
+                } else {
+                    add_rows(level, x(i), &values[j..], b.stride, row);
+                }
+            }
+        } else {
+            let mut wide = Scratch::new(WIDENED * k);
+            for first in (0..columns).step_by(WIDENED) {
+                let some = WIDENED.min(columns - first);
+                for (c, column) in wide.chunks_exact_mut(k).take(some).enumerate() {
+                    b.values.read((j + first + c) * b.stride, column);
+                }
+                for (i, row) in tile.chunks_exact_mut(COLUMNS).enumerate() {
+                    dot_rows(level, x(i), &wide, k, &mut row[first..first + some]);
+                }
             }
         }
         // SAFETY: `check` and `resolve` have seen to the bounds; these columns are this task's.

@@ -1,7 +1,7 @@
-//! The part of the ZIP format that PyTorch writes: stored (uncompressed) entries, ZIP64.
+//! The part of the ZIP format that PyTorch and NumPy write: stored or deflated entries, ZIP64.
 //!
-//! Entries are located through the central directory and stay where they are, so storages can
-//! be used straight from the mapped file.
+//! Entries are located through the central directory. Stored ones stay where they are, so that
+//! they can be used straight from the mapped file.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -21,9 +21,26 @@ pub struct Archive {
 }
 
 struct Entry {
+    /// Place in the directory.
+    index: u64,
     method: u16,
     encrypted: bool,
+    crc: u32,
+    /// Bytes after unpacking, as the directory says.
+    unpacked: u64,
     data: Range<usize>,
+}
+
+/// How an entry is packed, and where.
+pub struct Packed {
+    /// Deflated; otherwise stored.
+    pub deflated: bool,
+    /// CRC-32 of the unpacked bytes.
+    pub crc: u32,
+    /// How many they should be. A claim: deflated entries may hold fewer or more.
+    pub unpacked: u64,
+    /// The packed bytes within the file.
+    pub data: Range<usize>,
 }
 
 /// Little-endian fields of a record; `None` past its end.
@@ -62,7 +79,7 @@ impl Archive {
         let mut at = usize::try_from(start).map_err(|_| "the zip directory lies outside the file")?;
         let mut entries = HashMap::new();
         for i in 0..count {
-            let (name, entry, next) = central_record(bytes, at)
+            let (name, entry, next) = central_record(bytes, at, i)
                 .map_err(|what| format!("zip entry {i} of {count} is damaged: {what}"))?;
             if entries.contains_key(&name) {
                 return Err(format!("the zip holds two entries named `{name}`"));
@@ -73,17 +90,35 @@ impl Archive {
         Ok(Archive { entries })
     }
 
-    /// All names, in no order.
+    /// All names, in the order of the directory.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.entries.keys().map(String::as_str)
+        let mut names: Vec<_> = self.entries.iter().map(|(name, entry)| (entry.index, name)).collect();
+        names.sort_unstable();
+        names.into_iter().map(|(_, name)| name.as_str())
     }
 
-    /// Where the bytes of `name` lie; an error says why they cannot be used in place.
-    pub fn range(&self, name: &str) -> Result<Range<usize>, String> {
+    /// How `name` is packed; an error if it is not there or packed in another way than we unpack.
+    pub fn packed(&self, name: &str) -> Result<Packed, String> {
+        let entry = self.entry(name)?;
+        let deflated = match entry.method {
+            0 => false,
+            8 => true,
+            other => return Err(format!("zip entry `{name}` is compressed by the unknown method {other}")),
+        };
+        Ok(Packed { deflated, crc: entry.crc, unpacked: entry.unpacked, data: entry.data.clone() })
+    }
+
+    fn entry(&self, name: &str) -> Result<&Entry, String> {
         let entry = self.entries.get(name).ok_or_else(|| format!("the zip holds no entry `{name}`"))?;
         if entry.encrypted {
             return Err(format!("zip entry `{name}` is encrypted"));
         }
+        Ok(entry)
+    }
+
+    /// Where the bytes of `name` lie; an error says why they cannot be used in place.
+    pub fn range(&self, name: &str) -> Result<Range<usize>, String> {
+        let entry = self.entry(name)?;
         if entry.method != 0 {
             return Err(format!(
                 "zip entry `{name}` is compressed, which torch.save never does: repack it stored"
@@ -108,7 +143,7 @@ fn directory(file: &Fields, end: usize) -> Option<(u64, u64)> {
     Some((count.into(), start.into()))
 }
 
-fn central_record(bytes: &[u8], at: usize) -> Result<(String, Entry, usize), String> {
+fn central_record(bytes: &[u8], at: usize, index: u64) -> Result<(String, Entry, usize), String> {
     let file = Fields(bytes);
     if !file.starts(at, CENTRAL) {
         return Err("expected a directory record".into());
@@ -116,6 +151,7 @@ fn central_record(bytes: &[u8], at: usize) -> Result<(String, Entry, usize), Str
     let short = || "it is cut off".to_owned();
     let flags = file.u16(at + 8).ok_or_else(short)?;
     let method = file.u16(at + 10).ok_or_else(short)?;
+    let crc = file.u32(at + 16).ok_or_else(short)?;
     let packed = file.u32(at + 20).ok_or_else(short)?;
     let unpacked = file.u32(at + 24).ok_or_else(short)?;
     let name_len = file.u16(at + 28).ok_or_else(short)? as usize;
@@ -145,7 +181,7 @@ fn central_record(bytes: &[u8], at: usize) -> Result<(String, Entry, usize), Str
         bytes.get(range.clone()).map(|_| range)
     })();
     let data = range.ok_or_else(|| format!("the bytes of `{name}` lie outside the file"))?;
-    let entry = Entry { method, encrypted: flags & 1 != 0, data };
+    let entry = Entry { index, method, encrypted: flags & 1 != 0, crc, unpacked, data };
     Ok((name, entry, at + 46 + name_len + extra_len + comment_len))
 }
 

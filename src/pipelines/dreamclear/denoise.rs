@@ -1,0 +1,509 @@
+//! The denoising loop: latents, tiles and guidance halves of several pictures in few launches.
+//!
+//! One graph is recorded for a launch and split ([`hoist`]) into what a picture needs once (text
+//! keys and values, condition embeddings) and what every step computes. A result depends neither
+//! on how many tiles share a launch nor on the pictures beside it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::noise::NoiseSource;
+use crate::device::cpu::CpuDevice;
+use crate::diffusion::guidance::{self, Guided};
+use crate::diffusion::sampler::{self, Sampler};
+use crate::error::{Error, Result};
+use crate::graph::passes::{self, Split, hoist};
+use crate::graph::{Executable, Graph, GraphBuilder, Outputs, Plan, Workspace};
+use crate::models::controlformer::{DreamClear, Inputs};
+use crate::models::latent_tiles::{Blend, Grid};
+use crate::ops::fuse;
+use crate::pipelines::tiled::Watch;
+use crate::tensor::{DType, HostTensor};
+use crate::weights::WeightSet;
+
+/// Channels of the latent.
+pub const LATENT: usize = 4;
+/// The size and shape that DreamClear tells its network about every picture and tile (quirk 8).
+const MICRO_SIZE: f32 = 1024.0;
+
+/// What the loop runs with.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `iddpm`, `ddim`, `dpm++` …
+    pub sampler: String,
+    /// Network calls.
+    pub steps: usize,
+    /// Guidance scale.
+    pub cfg: f32,
+    /// Which latent channels are guided, if not those of the official sampler.
+    pub guided: Option<Guided>,
+    /// Side of a latent tile and overlap of neighbours.
+    pub tile: (usize, usize),
+    /// The one latent size that runs whole; every other size is tiled (official behaviour).
+    pub untiled: (usize, usize),
+}
+
+/// The text of a picture: features of the wanted and the unwanted caption.
+#[derive(Clone, Debug)]
+pub struct Text {
+    /// `[2, L, caption channels]`: caption, then null or negative caption.
+    pub features: HostTensor,
+    /// Valid rows of each half.
+    pub lengths: [usize; 2],
+}
+
+/// A picture to denoise.
+pub struct Subject<'a> {
+    /// Latent `[4, h, w]` of the low-quality picture, scaled.
+    pub lq: &'a HostTensor,
+    /// Latent of the degradation-removed picture.
+    pub pre: &'a HostTensor,
+    /// Where the loop starts.
+    pub start: Vec<f32>,
+    /// Its text.
+    pub text: &'a Text,
+    /// Its noise.
+    pub noise: &'a NoiseSource,
+    /// Whether the other half's latent is wanted too: it changes nothing, the network only ever
+    /// sees the conditional one, but the official code keeps it.
+    pub keep_other: bool,
+}
+
+/// A denoised picture.
+#[derive(Clone, Debug)]
+pub struct Denoised {
+    /// The latent `[4, h, w]`, scaled.
+    pub latent: Vec<f32>,
+    /// The other half's, if it was wanted.
+    pub other: Option<Vec<f32>>,
+}
+
+/// What shapes a launch: equal ones share plans.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct LaunchShape {
+    /// Height and width of the latent part.
+    pub size: (usize, usize),
+    /// For each item, which of the launch's pictures it belongs to.
+    pub pictures: Vec<usize>,
+}
+
+struct Ready {
+    once: Executable,
+    each: Executable,
+}
+
+/// One part of one picture's latent.
+#[derive(Clone, Copy, Debug)]
+struct Item {
+    subject: usize,
+    corner: (usize, usize),
+}
+
+/// Items that run together, and what they carry from step to step.
+struct Launch {
+    shape: LaunchShape,
+    items: Vec<Item>,
+    carried: Outputs,
+}
+
+/// The denoiser with its weights.
+pub struct Denoiser {
+    /// The network.
+    pub model: DreamClear,
+    weights: WeightSet,
+    matrices: DType,
+    device: Arc<CpuDevice>,
+    workspace: Workspace,
+    stream: bool,
+    ready: HashMap<LaunchShape, Ready>,
+}
+
+impl Denoiser {
+    /// `weights` must hold every parameter in the dtype of [`Denoiser::graph`]'s.
+    pub fn new(
+        model: DreamClear,
+        weights: WeightSet,
+        matrices: DType,
+        device: Arc<CpuDevice>,
+        workspace: Workspace,
+    ) -> Self {
+        Denoiser { model, weights, matrices, device, workspace, stream: false, ready: HashMap::new() }
+    }
+
+    /// Bytes of the weights as they are kept.
+    pub fn weight_bytes(&self) -> usize {
+        self.weights.bytes()
+    }
+
+    /// From here on weights are read from their file at every step instead of staying in memory.
+    pub fn stream_weights(&mut self, stream: bool) {
+        self.stream = stream;
+        self.ready.clear();
+    }
+
+    /// The graph of a launch: inputs `x [items, 4, h, w]`, `timestep [1]`, `y [2·pictures, L, C]`,
+    /// `lengths [2·pictures]`, `c_lq` and `c_pre [items, 4, h, w]`; output `out [2·items, 8, h, w]`.
+    pub fn graph(&self, shape: &LaunchShape) -> Result<Graph> {
+        graph(&self.model, self.matrices, shape)
+    }
+
+    /// The two plans of a launch: once per picture, and per step.
+    pub fn plans(&self, shape: &LaunchShape) -> Result<(Plan, Plan)> {
+        let Split { mut once, mut each } = hoist(&self.graph(shape)?, &["x", "timestep"])?;
+        passes::run(&mut once, fuse::RULES, None)?;
+        passes::run(&mut each, fuse::RULES, None)?;
+        let threads = self.device.threads();
+        Ok((Plan::new(once, threads)?, Plan::new(each, threads)?))
+    }
+
+    fn ready(&mut self, shape: &LaunchShape) -> Result<&mut Ready> {
+        if !self.ready.contains_key(shape) {
+            let (once, each) = self.plans(shape)?;
+            let bind = |plan| {
+                let weights = &self.weights;
+                let mut exe = Executable::in_workspace(
+                    plan,
+                    self.device.clone(),
+                    |key| weights.get(key).cloned(),
+                    &self.workspace,
+                )?;
+                if self.stream {
+                    exe.stream_params();
+                }
+                Ok::<_, Error>(exe)
+            };
+            let ready = Ready { once: bind(once)?, each: bind(each)? };
+            self.ready.insert(shape.clone(), ready);
+        }
+        Ok(self.ready.get_mut(shape).expect("just inserted"))
+    }
+
+    /// Denoises all `subjects` together, at most `limit` latent parts in a launch.
+    ///
+    /// # Errors
+    /// `Error::Interrupted`; or the step at which a latent stopped being finite.
+    pub fn run(
+        &mut self,
+        subjects: &[Subject],
+        settings: &Settings,
+        limit: usize,
+        watch: Watch,
+    ) -> Result<Vec<Denoised>> {
+        let mut states: Vec<Vec<f32>> = subjects.iter().map(|s| s.start.clone()).collect();
+        let parts: Vec<Parts> =
+            subjects.iter().map(|s| Parts::new(extent(s.lq), settings)).collect::<Result<_>>()?;
+        let new_sampler = || sampler::from_name(&settings.sampler, settings.steps);
+        let mut samplers: Vec<Box<dyn Sampler>> =
+            subjects.iter().map(|_| new_sampler()).collect::<Result<_>>()?;
+        let mut others: Vec<Option<(Box<dyn Sampler>, Vec<f32>)>> = subjects
+            .iter()
+            .map(|s| s.keep_other.then(|| Ok((new_sampler()?, s.start.clone()))).transpose())
+            .collect::<Result<_>>()?;
+        // A shape that comes again is kept; others of an earlier job would only hold memory.
+        let mut launches = launches(&parts, limit);
+        self.ready.retain(|shape, _| launches.iter().any(|l| l.shape == *shape));
+        for launch in &mut launches {
+            launch.carried = self.prepare(launch, subjects, &parts, watch)?;
+        }
+        let calls = samplers.first().map_or(0, |s| s.len());
+        for k in 0..calls {
+            let time = samplers[0].timestep(k) as f32;
+            let mut results: Vec<Collected> = parts.iter().map(Collected::new).collect();
+            for (n, launch) in launches.iter().enumerate() {
+                let share = |f: f32| ((n as f32 + f) / launches.len() as f32 + k as f32) / calls as f32;
+                let progress = |f: f32| (watch.progress)(share(f));
+                let here = Watch { progress: &progress, ..watch };
+                let out = self.step(launch, &parts, &states, time, here)?;
+                let per_item = out.len() / launch.items.len();
+                for (item, values) in launch.items.iter().zip(out.chunks_exact(per_item)) {
+                    results[item.subject].add(item.corner, values);
+                }
+            }
+            for (i, result) in results.into_iter().enumerate() {
+                let planes = result.finish();
+                let state = &mut states[i];
+                let answers = Answers { planes: &planes, noise: subjects[i].noise, settings };
+                if let Some((sampler, other)) = &mut others[i] {
+                    answers.advance(&mut **sampler, k, other, Half::Other)?;
+                }
+                answers.advance(&mut *samplers[i], k, state, Half::Conditional)?;
+                if let Some(bad) = state.iter().position(|x| !x.is_finite()) {
+                    return Err(Error::Run(format!(
+                        "after denoising step {} of {calls} the latent holds {} (element {bad}): the weights or \
+                         the settings do not fit this picture",
+                        k + 1,
+                        state[bad]
+                    )));
+                }
+            }
+        }
+        let others = others.into_iter().map(|o| o.map(|(_, state)| state));
+        Ok(states.into_iter().zip(others).map(|(latent, other)| Denoised { latent, other }).collect())
+    }
+
+    /// Runs the part of a launch that does not change from step to step.
+    fn prepare(
+        &mut self,
+        launch: &Launch,
+        subjects: &[Subject],
+        parts: &[Parts],
+        watch: Watch,
+    ) -> Result<Outputs> {
+        let (h, w) = launch.shape.size;
+        let cut = |of: fn(&Subject) -> HostTensor| {
+            let mut data = Vec::with_capacity(launch.items.len() * LATENT * h * w);
+            for item in &launch.items {
+                let latent = of(&subjects[item.subject]);
+                parts[item.subject].crop(&latent.to_f32(), item.corner, &mut data);
+            }
+            HostTensor::from_f32([launch.items.len(), LATENT, h, w], data)
+        };
+        let (c_lq, c_pre) = (cut(|s| s.lq.clone()), cut(|s| s.pre.clone()));
+        let mut texts: Vec<&Text> = Vec::new();
+        for (item, &picture) in launch.items.iter().zip(&launch.shape.pictures) {
+            if picture == texts.len() {
+                texts.push(subjects[item.subject].text);
+            }
+        }
+        let [_, rows, channels] = texts[0].features.shape()[..] else {
+            return Err(Error::Run(format!("text features {:?}", texts[0].features)));
+        };
+        let y = texts.iter().flat_map(|t| t.features.to_f32().into_owned()).collect();
+        let y = HostTensor::from_f32([2 * texts.len(), rows, channels], y);
+        let lengths: Vec<i64> = texts.iter().flat_map(|t| t.lengths.map(|l| l as i64)).collect();
+        let lengths = HostTensor::from_i64([lengths.len()], lengths);
+        let cancel = watch.cancel;
+        let exe = &mut self.ready(&launch.shape)?.once;
+        // What no node reads is no input.
+        let given = [("c_lq", c_lq), ("c_pre", c_pre), ("y", y), ("lengths", lengths)];
+        let wanted: Vec<_> = exe.graph().inputs().map(|(n, _)| n.to_owned()).collect();
+        let inputs: Vec<_> = given.into_iter().filter(|(n, _)| wanted.iter().any(|w| w == n)).collect();
+        let mut carried = exe.run_observed(&inputs, |_, _| cancel.check())?;
+        let each: Vec<_> =
+            self.ready(&launch.shape)?.each.graph().inputs().map(|(n, _)| n.to_owned()).collect();
+        for (name, tensor) in inputs {
+            if each.iter().any(|n| n == name) {
+                carried.push((name.to_owned(), tensor));
+            }
+        }
+        Ok(carried)
+    }
+
+    fn step(
+        &mut self,
+        launch: &Launch,
+        parts: &[Parts],
+        states: &[Vec<f32>],
+        time: f32,
+        watch: Watch,
+    ) -> Result<Vec<f32>> {
+        let (h, w) = launch.shape.size;
+        let mut x = Vec::with_capacity(launch.items.len() * LATENT * h * w);
+        for item in &launch.items {
+            parts[item.subject].crop(&states[item.subject], item.corner, &mut x);
+        }
+        let x = HostTensor::from_f32([launch.items.len(), LATENT, h, w], x);
+        let time = HostTensor::from_f32([1], vec![time]);
+        let mut inputs = vec![("x", x), ("timestep", time)];
+        inputs.extend(launch.carried.iter().map(|(n, t)| (n.as_str(), t.clone())));
+        let exe = &mut self.ready(&launch.shape)?.each;
+        let whole: f64 = exe.plan().steps.iter().map(|s| s.cost.bytes + s.cost.flops).sum();
+        let mut done = 0.0;
+        let out = exe.run_observed(&inputs, |step, _| {
+            done += step.cost.bytes + step.cost.flops;
+            (watch.progress)((done / whole) as f32);
+            watch.cancel.check()
+        })?;
+        Ok(out[0].1.to_f32().into_owned())
+    }
+}
+
+/// Halves of the guidance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Half {
+    /// With the caption: the result.
+    Conditional,
+    /// With the null caption.
+    Other,
+}
+
+/// What the network said of one picture at one step, blended.
+struct Answers<'a> {
+    /// Noise and variance channels of the conditional half, then of the other.
+    planes: &'a [f32],
+    noise: &'a NoiseSource,
+    settings: &'a Settings,
+}
+
+impl Answers<'_> {
+    /// One step of one half's sampler. Both halves are guided alike; channels that are not guided,
+    /// the variance and the noise are each half's own.
+    fn advance(&self, sampler: &mut dyn Sampler, k: usize, state: &mut [f32], half: Half) -> Result<()> {
+        let area = state.len() / LATENT;
+        let (conditional, other) = self.planes.split_at(self.planes.len() / 2);
+        let guided = self.settings.guided.unwrap_or(sampler.guided());
+        let mut answer = conditional.to_vec();
+        guidance::combine(&mut answer, other, area, LATENT, self.settings.cfg, guided);
+        if half == Half::Other {
+            let shared = guided.count(LATENT) * area;
+            answer[shared..].copy_from_slice(&other[shared..]);
+        }
+        let (eps, variance) = answer.split_at(LATENT * area);
+        let drawn = match sampler.wants_noise(k) {
+            true => Some(self.noise.step(k, state.len(), usize::from(half == Half::Other))?),
+            false => None,
+        };
+        sampler.step(k, state, eps, variance, drawn.as_deref());
+        Ok(())
+    }
+}
+
+/// Rows and columns of a latent `[…, h, w]`.
+fn extent(latent: &HostTensor) -> (usize, usize) {
+    let shape = latent.shape();
+    (shape[shape.len() - 2], shape[shape.len() - 1])
+}
+
+/// How one latent is cut: whole, or by the official grid.
+enum Parts {
+    Whole(usize, usize),
+    Tiles(Grid),
+}
+
+impl Parts {
+    fn new((h, w): (usize, usize), settings: &Settings) -> Result<Self> {
+        if (h, w) == settings.untiled {
+            return Ok(Parts::Whole(h, w));
+        }
+        Ok(Parts::Tiles(Grid::new(h, w, settings.tile.0, settings.tile.1)?))
+    }
+
+    fn size(&self) -> (usize, usize) {
+        match self {
+            Parts::Whole(h, w) => (*h, *w),
+            Parts::Tiles(grid) => (grid.tile, grid.tile),
+        }
+    }
+
+    fn corners(&self) -> Vec<(usize, usize)> {
+        match self {
+            Parts::Whole(..) => vec![(0, 0)],
+            Parts::Tiles(grid) => grid.corners().collect(),
+        }
+    }
+
+    /// Appends the part of `latent` at `corner`.
+    fn crop(&self, latent: &[f32], (top, left): (usize, usize), out: &mut Vec<f32>) {
+        match self {
+            Parts::Whole(..) => out.extend_from_slice(latent),
+            Parts::Tiles(grid) => {
+                for plane in latent.chunks_exact(grid.height * grid.width) {
+                    for y in top..top + grid.tile {
+                        out.extend_from_slice(&plane[y * grid.width + left..][..grid.tile]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Results of one picture's parts: both halves, noise and variance channels.
+enum Collected {
+    Whole(Vec<f32>),
+    Tiles(Blend),
+}
+
+impl Collected {
+    fn new(parts: &Parts) -> Self {
+        match parts {
+            Parts::Whole(..) => Collected::Whole(Vec::new()),
+            Parts::Tiles(grid) => Collected::Tiles(Blend::new(grid, 4 * LATENT)),
+        }
+    }
+
+    fn add(&mut self, corner: (usize, usize), values: &[f32]) {
+        match self {
+            Collected::Whole(all) => all.extend_from_slice(values),
+            Collected::Tiles(blend) => blend.add(corner, values),
+        }
+    }
+
+    fn finish(self) -> Vec<f32> {
+        match self {
+            Collected::Whole(all) => all,
+            Collected::Tiles(blend) => blend.finish(),
+        }
+    }
+}
+
+/// Distributes all parts over launches of at most `limit`, equal sizes together, pictures in order.
+fn launches(parts: &[Parts], limit: usize) -> Vec<Launch> {
+    let mut sizes: Vec<(usize, usize)> = Vec::new();
+    for p in parts {
+        if !sizes.contains(&p.size()) {
+            sizes.push(p.size());
+        }
+    }
+    let mut launches = Vec::new();
+    for size in sizes {
+        let items: Vec<Item> = parts
+            .iter()
+            .enumerate()
+            .filter(|(_, p)| p.size() == size)
+            .flat_map(|(subject, p)| p.corners().into_iter().map(move |corner| Item { subject, corner }))
+            .collect();
+        // Evened out, so that few shapes of launches need plans.
+        let count = items.len().div_ceil(limit.max(1));
+        for items in items.chunks(items.len().div_ceil(count)) {
+            let mut seen: Vec<usize> = Vec::new();
+            let pictures = items
+                .iter()
+                .map(|item| {
+                    seen.iter().position(|&s| s == item.subject).unwrap_or_else(|| {
+                        seen.push(item.subject);
+                        seen.len() - 1
+                    })
+                })
+                .collect();
+            let shape = LaunchShape { size, pictures };
+            launches.push(Launch { shape, items: items.to_vec(), carried: Vec::new() });
+        }
+    }
+    launches
+}
+
+/// How many latent parts a latent of this size is cut into, and their size.
+pub fn count_parts(latent: (usize, usize), settings: &Settings) -> Result<(usize, (usize, usize))> {
+    let parts = Parts::new(latent, settings)?;
+    Ok((parts.corners().len(), parts.size()))
+}
+
+/// See [`Denoiser::graph`].
+pub fn graph(model: &DreamClear, matrices: DType, shape: &LaunchShape) -> Result<Graph> {
+    let (h, w) = shape.size;
+    let items = shape.pictures.len();
+    let pictures = shape.pictures.iter().max().map_or(0, |&p| p + 1);
+    let mut b = GraphBuilder::new();
+    b.keep_matrices_in(matrices);
+    let latent = [items, LATENT, h, w];
+    let x = b.input("x", DType::F32, latent)?;
+    let timestep = b.input("timestep", DType::F32, [1])?;
+    let (tokens, channels) = (model.base.model_max_length, model.base.caption_channels);
+    let y = b.input("y", DType::F32, [2 * pictures, tokens, channels])?;
+    let lengths = b.input("lengths", DType::I64, [2 * pictures])?;
+    let c_lq = b.input("c_lq", DType::F32, latent)?;
+    let c_pre = b.input("c_pre", DType::F32, latent)?;
+    // Both halves of the guidance see the same latent.
+    let x = b.reshape(x, [items, 1, LATENT, h, w])?;
+    let x = b.broadcast_to(x, &[items, 2, LATENT, h, w])?;
+    let x = b.reshape(x, [2 * items, LATENT, h, w])?;
+    let img_hw = b.constant(HostTensor::from_f32([1, 2], vec![MICRO_SIZE; 2]));
+    let aspect_ratio = b.constant(HostTensor::from_f32([1, 1], vec![1.0]));
+    let kv_rows = shape.pictures.iter().flat_map(|&p| [2 * p, 2 * p + 1]).collect();
+    let out = model.build(
+        &mut b,
+        &Inputs { x, timestep, y, lengths, c_lq, c_pre, img_hw, aspect_ratio, kv_rows, scope: 2 },
+    )?;
+    b.output("out", out);
+    Ok(b.finish())
+}

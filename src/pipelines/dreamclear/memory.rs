@@ -1,0 +1,283 @@
+//! What a restoration takes, known before it starts: weights, arenas, operations of every stage.
+//!
+//! With a limit the plan is made to hold: tiles for SwinIR, bands for the autoencoder, fewer
+//! latent parts in a launch, and last the denoiser's weights read from their file at every step.
+
+use serde::Serialize;
+
+use super::denoise::{LaunchShape, count_parts};
+use super::{DreamClearRestorer, FACTOR};
+use crate::error::{Error, Result};
+use crate::graph::Plan;
+use crate::graph::plan::Source;
+
+/// Working memory of a stage where the user sets no limit.
+const ROOMY: usize = 4 << 30;
+/// Most latent parts in a launch where the user sets no number.
+const MOST_PARTS: usize = 16;
+/// Packed operands and thread buffers of kernels, which plans do not hold.
+const KERNELS: usize = 96 << 20;
+
+/// One stage of the pipeline.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Stage {
+    /// `swinir`, `text`, `encode`, `denoise`, `decode`.
+    pub name: &'static str,
+    /// Bytes of the weights that it reads.
+    pub weight_bytes: usize,
+    /// Bytes of working memory at its peak.
+    pub arena_bytes: usize,
+    /// Operations.
+    pub flops: f64,
+    /// How it is cut.
+    pub note: String,
+}
+
+/// The plan of pictures that are restored together.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PictureMemory {
+    /// Stages in order.
+    pub stages: Vec<Stage>,
+    /// Bytes of weights that stay in memory from the first picture to the last.
+    pub resident_weight_bytes: usize,
+    /// Bytes of pictures and latents.
+    pub picture_bytes: usize,
+    /// Bytes that the denoiser computes once and keeps for every step.
+    pub carried_bytes: usize,
+    /// Most bytes at any time.
+    pub peak_bytes: usize,
+    /// Latent parts in one launch.
+    pub tile_batch: usize,
+    /// Whether the denoiser's weights are read from the file at every step.
+    pub streamed: bool,
+    /// Operations of everything.
+    pub flops: f64,
+}
+
+/// The limits that the last plan set.
+#[derive(Clone, Debug, Default)]
+pub struct Budget {
+    last: Option<(Vec<(usize, usize)>, PictureMemory)>,
+}
+
+impl Budget {
+    /// Working memory that SwinIR may take: with tiles, it changes the result.
+    pub(super) fn swinir(&self, memory: Option<usize>) -> usize {
+        memory.unwrap_or(ROOMY)
+    }
+}
+
+/// Sets tiles, bands and launches for pictures of these sizes; how many latent parts a launch has.
+pub(super) fn choose(r: &mut DreamClearRestorer, inputs: &[(usize, usize)]) -> Result<usize> {
+    if let Some((sizes, memory)) = &r.budget.last
+        && sizes == inputs
+    {
+        return Ok(memory.tile_batch);
+    }
+    let memory = plan(r, inputs)?;
+    r.denoiser.stream_weights(memory.streamed);
+    let limit = memory.tile_batch;
+    r.budget.last = Some((inputs.to_vec(), memory));
+    Ok(limit)
+}
+
+/// See [`DreamClearRestorer::memory`]; sets the limits of SwinIR and the autoencoder on its way.
+pub(super) fn plan(r: &mut DreamClearRestorer, inputs: &[(usize, usize)]) -> Result<PictureMemory> {
+    let sizes = inputs.iter().map(|&s| r.sizes(s)).collect::<Result<Vec<_>>>()?;
+    let area = |(h, w): (usize, usize)| h * w;
+    // f32 RGB: input, reference, decoded, colour-fixed and its low frequencies; then integers.
+    let pictures: usize = sizes
+        .iter()
+        .zip(inputs)
+        .map(|(s, &input)| 12 * (2 * area(s.working)) + 4 * area(input))
+        .sum::<usize>()
+        + sizes
+            .iter()
+            .map(|s| 12 * (3 * area(s.working) + area(s.output)) + 4 * area(s.output))
+            .max()
+            .unwrap_or(0);
+    let swinir_weights = r.swinir.model.weights.bytes();
+    let vae_weights = r.vae.weight_bytes();
+    let kept = swinir_weights + vae_weights + KERNELS + pictures;
+
+    let mut resident = true;
+    let denoise = match r.settings.memory {
+        None => {
+            r.swinir.memory = ROOMY;
+            r.vae.set_memory(ROOMY);
+            denoise(r, inputs, ROOMY)?
+        }
+        Some(limit) => {
+            let room = |taken: usize| limit.saturating_sub(taken);
+            let whole = r.denoiser.weight_bytes();
+            // First with all weights in memory, then with the large ones streamed.
+            let held = denoise(r, inputs, room(kept + whole))?;
+            let denoise = if held.arena + held.carried <= room(kept + whole) {
+                held
+            } else {
+                resident = false;
+                denoise(r, inputs, room(kept))?
+            };
+            let needed =
+                kept + denoise.arena + denoise.carried + if resident { whole } else { denoise.window };
+            if needed > limit {
+                return Err(refused(limit, needed));
+            }
+            let rest = room(kept + if resident { whole } else { 0 });
+            r.swinir.memory = rest;
+            r.vae.set_memory(rest);
+            denoise
+        }
+    };
+
+    let mut stages = Vec::new();
+    let (mut flops, mut arena, mut note) = (0.0, 0, String::new());
+    for s in &sizes {
+        let tiling = r.swinir.tiling(s.working)?;
+        flops += tiling.flops;
+        arena = arena.max(tiling.arena);
+        note = format!("{} tile(s) of {}×{}", tiling.tiles, tiling.tile.1, tiling.tile.0);
+    }
+    stages.push(Stage { name: "swinir", weight_bytes: swinir_weights, arena_bytes: arena, flops, note });
+    if r.needs_t5() {
+        let tokens = r.null.shape()[0];
+        let plan = r.text.plan(&r.sources, tokens)?;
+        stages.push(Stage {
+            name: "text",
+            weight_bytes: plan.param_bytes(),
+            arena_bytes: plan.arena_bytes + window(&plan),
+            flops: plan.cost().flops * inputs.len() as f64,
+            note: format!("{tokens} tokens; weights read from the file"),
+        });
+    }
+    let vae = |plans: Vec<crate::pipelines::vae::VaePlan>, name, times: f64| {
+        let arena = plans.iter().map(|p| p.arena + p.maps).max().unwrap_or(0);
+        let bands = plans.iter().map(|p| p.bands).max().unwrap_or(1);
+        Stage {
+            name,
+            weight_bytes: plans.first().map_or(0, |p| p.weights),
+            arena_bytes: arena,
+            flops: times * plans.iter().map(|p| p.flops).sum::<f64>(),
+            note: if bands > 1 { format!("{bands} exact bands") } else { "whole".into() },
+        }
+    };
+    let encode =
+        sizes.iter().map(|s| r.vae.plan_encode(s.working.0, s.working.1)).collect::<Result<Vec<_>>>()?;
+    stages.push(vae(encode, "encode", 2.0));
+    stages.push(Stage {
+        name: "denoise",
+        weight_bytes: r.denoiser.weight_bytes(),
+        arena_bytes: denoise.arena + if resident { 0 } else { denoise.window },
+        flops: denoise.flops,
+        note: denoise.note.clone(),
+    });
+    let latent = |s: &crate::data::resize::Sizes| (s.working.0 / FACTOR, s.working.1 / FACTOR);
+    let decode =
+        sizes.iter().map(latent).map(|(h, w)| r.vae.plan_decode(h, w)).collect::<Result<Vec<_>>>()?;
+    stages.push(vae(decode, "decode", 1.0));
+
+    let weights = swinir_weights + vae_weights + if resident { r.denoiser.weight_bytes() } else { 0 };
+    // All stages work in one block that grows to the largest of them.
+    let working = stages.iter().map(|s| s.arena_bytes).max().unwrap_or(0) + denoise.carried;
+    let peak = weights + KERNELS + pictures + working;
+    if let Some(limit) = r.settings.memory
+        && peak > limit
+    {
+        return Err(refused(limit, peak));
+    }
+    Ok(PictureMemory {
+        flops: stages.iter().map(|s| s.flops).sum(),
+        stages,
+        resident_weight_bytes: weights,
+        picture_bytes: pictures,
+        carried_bytes: denoise.carried,
+        peak_bytes: peak,
+        tile_batch: denoise.limit,
+        streamed: !resident,
+    })
+}
+
+fn refused(limit: usize, needed: usize) -> Error {
+    let mib = |b: usize| b.div_ceil(1 << 20);
+    Error::Usage(format!(
+        "--memory {} MiB does not hold this picture; {} MiB would (or a smaller --upscale, --batch or --tile)",
+        mib(limit),
+        mib(needed)
+    ))
+}
+
+/// The loop of all pictures.
+struct Denoise {
+    limit: usize,
+    arena: usize,
+    carried: usize,
+    /// Weights of the largest step.
+    window: usize,
+    flops: f64,
+    note: String,
+}
+
+/// As many latent parts in a launch as `room` holds (at least one).
+fn denoise(r: &DreamClearRestorer, inputs: &[(usize, usize)], room: usize) -> Result<Denoise> {
+    let settings = &r.settings.denoise;
+    let mut parts = Vec::new();
+    for &input in inputs {
+        let (h, w) = r.sizes(input)?.working;
+        parts.push(count_parts((h / FACTOR, w / FACTOR), settings)?);
+    }
+    let all: usize = parts.iter().map(|(n, _)| n).sum();
+    // The largest kind of part decides.
+    let size = parts.iter().map(|(_, s)| *s).max_by_key(|s| s.0 * s.1).expect("at least one picture");
+    let shape = |items: usize| LaunchShape { size, pictures: vec![0; items] };
+    let (once, each) = r.denoiser.plans(&shape(1))?;
+    let per_part: usize = each
+        .graph
+        .inputs()
+        .filter(|(n, _)| n.starts_with("hoisted") || n.starts_with("c_"))
+        .map(|(_, v)| each.graph.ty(v).bytes())
+        .sum();
+    let carried = per_part * all;
+    let window = window(&each).max(window(&once));
+    let arena = |items: usize| -> Result<usize> {
+        let (once, each) = r.denoiser.plans(&shape(items))?;
+        Ok(each.arena_bytes.max(once.arena_bytes))
+    };
+    let one = each.arena_bytes.max(once.arena_bytes);
+    let limit = match r.settings.tile_batch {
+        Some(n) => n.clamp(1, all),
+        None => {
+            let held = room.saturating_sub(carried);
+            (held / one.max(1)).clamp(1, all.min(MOST_PARTS))
+        }
+    };
+    // Launches are evened out.
+    let limit = all.div_ceil(all.div_ceil(limit));
+    let steps = settings.steps as f64;
+    Ok(Denoise {
+        limit,
+        arena: if limit == 1 { one } else { arena(limit)? },
+        carried,
+        window,
+        flops: all as f64 * (each.cost().flops * steps + once.cost().flops),
+        note: format!(
+            "{} step(s), {all} latent part(s) of {}×{}, {limit} in a launch",
+            settings.steps, size.1, size.0
+        ),
+    })
+}
+
+/// Bytes of parameters that the hungriest step reads.
+fn window(plan: &Plan) -> usize {
+    let leaf = |p: &crate::graph::plan::Place| match p.source {
+        Source::Leaf(_) => p.ty.bytes(),
+        Source::Arena(_) => 0,
+    };
+    plan.steps.iter().map(|s| s.inputs.iter().map(leaf).sum()).max().unwrap_or(0)
+}
+
+/// Peak resident memory of this process so far in bytes, where the system tells (Linux).
+pub fn process_peak() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
