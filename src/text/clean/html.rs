@@ -279,7 +279,7 @@ impl Parser<'_> {
                 self.tree.start_tag(&name, true);
                 self.raw = ["script", "style"].into_iter().find(|raw| *raw == name);
             }
-            tail if tail == "/>" => {
+            "/>" => {
                 self.tree.start_tag(&name, false);
                 self.tree.end_tag(&name, false);
             }
