@@ -437,7 +437,7 @@ fn a_small_budget_spills_to_a_file_and_changes_nothing() {
 fn plans_are_consistent_and_fall_with_the_budget() {
     let golden = Golden::open("full");
     let at = |memory| runner(&golden, memory).plan_decode(128, 128).unwrap();
-    let (whole, bands, file) = (at(64 << 30), at(2200 << 20), at(600 << 20));
+    let (whole, bands, file) = (at(64 << 30), at(1900 << 20), at(600 << 20));
     println!("whole {whole:?}\nbands {bands:?}\nfile {file:?}");
     assert_eq!((whole.bands, whole.spilled, bands.spilled), (1, 0, 0));
     // 10.47 TFLOP and 49,490,199 parameters are those of the official module.
