@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use dreamclear::data::image::{Channels, Photo, Samples};
-use dreamclear::tensor::{DType, HostTensor};
+use dreamclear::tensor::HostTensor;
 use dreamclear::weights::{WeightSet, npz, safetensors};
 use serde_json::Value;
 
@@ -190,4 +190,271 @@ fn a_tiled_picture_is_the_official_one() {
 #[test]
 fn a_picture_with_adain_that_is_resized_last_is_the_official_one() {
     replay("adain");
+}
+
+/// Pixels of a result.
+fn pixels(case: &Case, name: &str) -> Vec<u8> {
+    Photo::load(case.path(name)).unwrap().samples_u8().into_owned()
+}
+
+/// A job of four pictures of three sizes, two of them in tiles.
+fn four_pictures(case: &Case) {
+    std::fs::create_dir(case.path("in")).unwrap();
+    for (name, height, width) in [("a", 32, 32), ("b", 45, 62), ("c", 33, 31), ("d", 62, 45)] {
+        let bytes = (0..height * width * 3).map(|i| (i * 7919 % 251) as u8).collect();
+        let photo = Photo::new(height, width, Channels::Rgb, Samples::U8(bytes));
+        photo.save(case.path(&format!("in/{name}.png")), dreamclear::data::image::Format::Png, 100).unwrap();
+    }
+}
+
+#[test]
+fn a_seed_means_the_same_bytes_whatever_runs_beside() {
+    let case = Case::new("adain");
+    four_pictures(&case);
+    let run = |output: &str, more: &[&str]| succeeds(&case.restore("in", output, more));
+    run("one", &["--batch", "1", "--tile-batch", "1"]);
+    run("four", &["--batch", "4"]);
+    run("tiles", &["--tile-batch", "8"]);
+    run("thread", &["--batch", "3", "--tile-batch", "5", "--threads", "1"]);
+    run("shards", &["--shard", "0/2"]);
+    run("shards", &["--shard", "1/2"]);
+    run("streamed", &["--memory", "160MiB"]);
+    run("other", &["--seed", "1"]);
+    for name in ["a.png", "b.png", "c.png", "d.png"] {
+        let expected = pixels(&case, &format!("one/{name}"));
+        for folder in ["four", "tiles", "thread", "shards", "streamed"] {
+            assert!(pixels(&case, &format!("{folder}/{name}")) == expected, "{folder}/{name}");
+        }
+        assert!(pixels(&case, &format!("other/{name}")) != expected, "another seed, another picture");
+    }
+}
+
+#[test]
+fn the_plan_names_every_stage_and_a_limit_too_small_says_what_would_do() {
+    let case = Case::new("tiled");
+    let out = case.restore("picture.png", "out", &["--plan", "--json"]);
+    succeeds(&out);
+    let plan: Value = serde_json::from_slice(&out.stdout).unwrap();
+    let plan = &plan["images"][0];
+    let stages: Vec<_> =
+        plan["stages"].as_array().unwrap().iter().map(|s| s["name"].as_str().unwrap()).collect();
+    assert_eq!(stages, ["swinir", "encode", "denoise", "decode"], "no caption, no text encoder");
+    assert!(plan["peak_bytes"].as_u64().unwrap() > plan["resident_weight_bytes"].as_u64().unwrap());
+    assert!(plan["flops"].as_f64().unwrap() > 1e9);
+    assert!(!case.path("out").exists(), "a plan writes nothing");
+
+    let out = case.restore("picture.png", "out", &["--memory", "1MiB"]);
+    assert_eq!(out.status.code(), Some(3));
+    assert!(
+        stderr(&out).contains("--memory 1 MiB does not hold this picture") && stderr(&out).contains("would"),
+        "{}",
+        stderr(&out)
+    );
+}
+
+#[test]
+fn a_report_tells_the_story_of_each_picture() {
+    let case = Case::new("adain");
+    let features = case.features();
+    let report = case.path("report.json");
+    let more = ["--report", report.to_str().unwrap(), "--seed", "7", &features[0], &features[1], "--compare"];
+    succeeds(&case.restore("picture.png", "out", &more));
+    let report: Value = serde_json::from_slice(&std::fs::read(report).unwrap()).unwrap();
+    let image = &report["images"][0];
+    assert_eq!(image["seed"], 7);
+    assert_eq!(image["caption_source"], "features");
+    assert_eq!(image["caption_tokens"], 6);
+    assert_eq!(image["working_size"], serde_json::json!([128, 128]));
+    assert_eq!(image["latent_size"], serde_json::json!([16, 16]));
+    for stage in ["resize", "swinir", "encode", "denoise", "decode", "color_fix", "output"] {
+        assert!(image["stage_seconds"][stage].as_f64().unwrap() >= 0.0, "{stage}");
+    }
+    assert!(image["fidelity"]["psnr_db"].as_f64().unwrap().is_finite());
+    assert!(image["peak_bytes"].as_u64().unwrap() > 1 << 20);
+    assert!(case.path("out/picture.compare.png").is_file());
+}
+
+#[test]
+fn weights_that_do_not_fit_are_named_before_anything_runs() {
+    let case = Case::new("adain");
+    let fails = |words: &[&str]| {
+        let out = case.restore("picture.png", "out", &[]);
+        assert_eq!(out.status.code(), Some(1), "{}", stderr(&out));
+        for word in words {
+            assert!(stderr(&out).contains(word), "{word}: {}", stderr(&out));
+        }
+        assert!(!case.path("out/picture.png").exists());
+    };
+    let key = "cross_de.1.proj.weight";
+    case.write_weights("dreamclear", |w| _ = w.remove(key));
+    fails(&["1 missing: cross_de.1.proj.weight", "dreamclear"]);
+    case.write_weights("dreamclear", |w| _ = w.insert("surplus".into(), w[key].clone()));
+    fails(&["1 unexpected: surplus"]);
+    case.write_weights("dreamclear", |w| {
+        let t = w["controlnet_lq.0.copied_block.mlp.fc1.weight"].clone();
+        let turned = t.reshaped([t.shape()[1], t.shape()[0]]);
+        w.insert("controlnet_lq.0.copied_block.mlp.fc1.weight".into(), turned);
+    });
+    fails(&["looks transposed", "controlnet_lq.0.copied_block.mlp.fc1.weight"]);
+    case.write_weights("dreamclear", |w| {
+        let mut values = w[key].to_f32().into_owned();
+        values[5] = f32::NAN;
+        w.insert(key.into(), HostTensor::from_f32(w[key].shape(), values));
+    });
+    fails(&["`cross_de.1.proj.weight` holds a value that is not finite (element 5)"]);
+    case.write_weights("dreamclear", |_| {});
+    case.write_weights("vae", |w| _ = w.remove("decoder.conv_in.weight"));
+    fails(&["1 missing: decoder.conv_in.weight"]);
+}
+
+#[test]
+fn caption_features_of_another_shape_are_refused() {
+    let case = Case::new("adain");
+    let features = case.features();
+    let bad: [(&str, Vec<usize>); 3] =
+        [("tokens", vec![1, 11, 32]), ("channels", vec![1, 10, 31]), ("axes", vec![2, 10, 32])];
+    for (what, shape) in bad {
+        case.write_features("features/picture.npz", |a| {
+            let n: usize = shape.iter().product();
+            a.insert("caption_feature".into(), HostTensor::from_f32(shape, vec![0.5; n]));
+            if what == "tokens" {
+                a.insert("attention_mask".into(), HostTensor::from_i64([1, 11], vec![1; 11]));
+            }
+        });
+        let out = case.restore("picture.png", "out", &[&features[0], &features[1]]);
+        assert_eq!(out.status.code(), Some(3), "{what}: {}", stderr(&out));
+        assert!(stderr(&out).contains("caption"), "{what}: {}", stderr(&out));
+        // The user may prefer a picture without its caption.
+        let fallback = ["--caption-fallback", &features[0], &features[1]];
+        if what == "axes" {
+            let out = case.restore("picture.png", "fallback", &fallback);
+            succeeds(&out);
+            assert!(stderr(&out).contains("null caption"), "{}", stderr(&out));
+        }
+    }
+    std::fs::remove_file(case.path("features/picture.npz")).unwrap();
+    let out = case.restore("picture.png", "out", &[&features[0], &features[1]]);
+    assert_eq!(out.status.code(), Some(3));
+    assert!(stderr(&out).contains("picture.npz"), "{}", stderr(&out));
+}
+
+#[test]
+fn an_endpoint_that_is_down_fails_or_is_done_without() {
+    let case = Case::new("adain");
+    let t5 = case.path("t5");
+    std::fs::create_dir(&t5).unwrap();
+    // Nobody listens on port 9 of this machine.
+    let vlm = [
+        "--vlm",
+        "http://127.0.0.1:9/v1",
+        "--vlm-retries",
+        "0",
+        "--vlm-timeout",
+        "2",
+        "--t5",
+        t5.to_str().unwrap(),
+    ];
+    let mut command = case.command("picture.png", "out", &vlm);
+    let out = command.env("DREAMCLEAR_CACHE", case.path("cache")).output().unwrap();
+    assert_eq!(out.status.code(), Some(3), "{}", stderr(&out));
+    assert!(
+        stderr(&out).contains("127.0.0.1:9") && stderr(&out).contains("--caption-fallback"),
+        "{}",
+        stderr(&out)
+    );
+    let report = case.path("report.json");
+    let mut command = case.command("picture.png", "out", &vlm);
+    command.args(["--caption-fallback", "--report", report.to_str().unwrap()]);
+    succeeds(&command.env("DREAMCLEAR_CACHE", case.path("cache")).output().unwrap());
+    let report: Value = serde_json::from_slice(&std::fs::read(report).unwrap()).unwrap();
+    assert_eq!(report["images"][0]["caption_source"], "null");
+    assert!(report["images"][0]["notes"].to_string().contains("null caption"));
+}
+
+#[test]
+fn a_killed_job_goes_on_where_it_stopped() {
+    let case = Case::new("adain");
+    four_pictures(&case);
+    succeeds(&case.restore("in", "whole", &["--steps", "60"]));
+    let mut child = case.command("in", "out", &["--steps", "60"]).spawn().unwrap();
+    let start = std::time::Instant::now();
+    while !case.path("out/a.png").exists() {
+        assert!(start.elapsed().as_secs() < 60, "the first picture takes too long");
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    child.kill().unwrap(); // SIGKILL
+    child.wait().unwrap();
+    let left: Vec<_> =
+        ["a", "b", "c", "d"].iter().filter(|n| !case.path(&format!("out/{n}.png")).exists()).collect();
+    assert!(!left.is_empty(), "killed too late to show anything");
+    let out = case.restore("in", "out", &["--steps", "60", "--resume"]);
+    succeeds(&out);
+    assert!(stderr(&out).contains("already done"), "{}", stderr(&out));
+    for name in ["a.png", "b.png", "c.png", "d.png"] {
+        assert!(pixels(&case, &format!("out/{name}")) == pixels(&case, &format!("whole/{name}")), "{name}");
+    }
+    let files: Vec<_> =
+        std::fs::read_dir(case.path("out")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(!files.iter().any(|f| f.to_string_lossy().contains(".tmp")), "{files:?}");
+}
+
+#[test]
+fn ctrl_c_stops_between_two_kernels() {
+    let case = Case::new("untiled");
+    let mut child =
+        case.command("picture.png", "out", &["--steps", "1000"]).stderr(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(700));
+    let start = std::time::Instant::now();
+    let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(kill.success());
+    let status = child.wait().unwrap();
+    assert_eq!(status.code(), Some(130));
+    assert!(start.elapsed().as_secs() < 5);
+    assert!(!case.path("out/picture.png").exists());
+}
+
+#[test]
+fn a_bundle_restores_the_same_bytes_as_the_files_it_was_made_of() {
+    let case = Case::new("adain");
+    let bundle = case.path("bundle.safetensors");
+    let convert = |dtype: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dreamclear"));
+        command.arg("convert").arg(case.folder.path()).arg(&bundle).args(["--dtype", dtype, "--force"]);
+        succeeds(&command.output().unwrap());
+    };
+    let restore = |output: &str, weights: &Path| {
+        let args = case.args();
+        // Without the components by name: everything comes from --weights.
+        let keep: Vec<&String> = args
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| {
+                let named = |a: &str| ["--swinir", "--vae", "--dreamclear", "--weights"].contains(&a);
+                !named(&args[*i]) && (*i == 0 || !named(&args[*i - 1]))
+            })
+            .map(|(_, a)| a)
+            .collect();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dreamclear"));
+        command
+            .args(keep)
+            .arg("--weights")
+            .arg(weights)
+            .arg(case.path("picture.png"))
+            .arg("-o")
+            .arg(case.path(output));
+        succeeds(&command.output().unwrap());
+    };
+    restore("files", case.folder.path());
+    convert("keep");
+    restore("kept", &bundle);
+    assert!(pixels(&case, "files/picture.png") == pixels(&case, "kept/picture.png"));
+    // Half the bytes for the large network; f32 arithmetic on rounded weights stays close.
+    let before = std::fs::metadata(&bundle).unwrap().len();
+    convert("bf16");
+    assert!(std::fs::metadata(&bundle).unwrap().len() < before * 3 / 4);
+    restore("half", &bundle);
+    let (a, b) = (pixels(&case, "files/picture.png"), pixels(&case, "half/picture.png"));
+    let mean = a.iter().zip(&b).map(|(a, b)| f64::from(a.abs_diff(*b))).sum::<f64>() / a.len() as f64;
+    println!("bf16 weights: mean difference {mean:.2} levels");
+    assert!(mean > 0.0 && mean < 8.0, "{mean}");
 }

@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use crate::pipelines::dreamclear::components::{Chosen, Sources};
 use crate::tensor::DType;
-use crate::weights::{WeightSet, guess, safetensors};
+use crate::weights::{WeightSet, bundle, guess, safetensors};
 use crate::{Error, Result};
 
 /// Convert weights to safetensors. Names are kept; nothing in the file is executed.
 ///
-/// ncnn files of Real-ESRGAN networks get the official PyTorch names.
+/// A directory with the networks of DreamClear becomes one bundle that `restore --weights` opens in
+/// an instant; there, --dtype is that of the large matrices of the diffusion transformer and the
+/// text encoder, while SwinIR and the autoencoder keep theirs. ncnn files of Real-ESRGAN networks get the official PyTorch names.
 /// Example: dreamclear convert RealESRGAN_x4plus.pth realesrgan-x4plus.safetensors --dtype f16
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -54,6 +57,12 @@ impl Precision {
 /// # Errors
 /// If SRC cannot be read, DST exists without `--force`, or a value does not fit the dtype.
 pub fn run(args: &Args) -> Result<()> {
+    if args.src.is_dir() {
+        let sources = Sources::new(&Chosen::default(), &args.src)?;
+        if sources.is_pipeline() {
+            return bundle_up(&sources, args);
+        }
+    }
     let weights = WeightSet::open(&args.src)?;
     convert(&weights, &args.dst, args.dtype, args.force)?;
     tracing::info!(
@@ -66,7 +75,21 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn convert(weights: &WeightSet, dst: &Path, precision: Precision, force: bool) -> Result<()> {
+/// One file of all networks that are there.
+fn bundle_up(sources: &Sources, args: &Args) -> Result<()> {
+    check_destination(&args.dst, args.force)?;
+    let parts = sources.parts(args.dtype.dtype())?;
+    if args.dtype == Precision::F16 {
+        parts.iter().filter(|p| p.matrices.is_some()).try_for_each(|p| refuse_overflow(&p.weights))?;
+    }
+    bundle::write(&args.dst, &parts)?;
+    let names: Vec<_> = parts.iter().map(|p| p.name.as_str()).collect();
+    let parameters: usize = parts.iter().map(|p| p.weights.parameters()).sum();
+    tracing::info!("wrote {}: {} ({parameters} parameters)", args.dst.display(), names.join(", "));
+    Ok(())
+}
+
+fn check_destination(dst: &Path, force: bool) -> Result<()> {
     if dst.extension().is_none_or(|e| e != "safetensors") {
         return Err(Error::Usage(format!(
             "expected {} to end in .safetensors, the format written",
@@ -76,6 +99,11 @@ fn convert(weights: &WeightSet, dst: &Path, precision: Precision, force: bool) -
     if dst.exists() && !force {
         return Err(Error::Usage(format!("{} exists; pass --force to replace it", dst.display())));
     }
+    Ok(())
+}
+
+fn convert(weights: &WeightSet, dst: &Path, precision: Precision, force: bool) -> Result<()> {
+    check_destination(dst, force)?;
     if precision == Precision::F16 {
         refuse_overflow(weights)?;
     }

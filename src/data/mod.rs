@@ -6,5 +6,6 @@ pub mod image;
 pub mod inputs;
 pub mod pixels;
 pub mod resize;
+mod resize_torch;
 pub mod shard;
 pub mod tiles;

@@ -12,6 +12,7 @@ use rayon::prelude::*;
 
 use super::image::{Channels, MAX_PIXELS, Photo, Samples};
 use super::pixels::FloatImage;
+pub use super::resize_torch::bicubic_torch;
 use crate::{Error, Result};
 
 /// Fractional bits of Pillow's 8-bit weights.
@@ -68,27 +69,6 @@ impl Taps {
                 weights.iter_mut().for_each(|w| *w /= sum);
             }
             taps.first.push(first);
-        }
-        taps
-    }
-
-    /// `upsample_bicubic2d` of PyTorch without `align_corners` and without antialiasing: four
-    /// taps, a = −0.75, indices clamped to the border (their weights add up there).
-    fn torch(input: usize, output: usize) -> Self {
-        let scale = input as f32 / output as f32;
-        let count = 4.min(input);
-        let mut taps = Taps { first: Vec::with_capacity(output), weights: vec![0.0; output * count], count };
-        for i in 0..output {
-            // f32 as in PyTorch, where the position decides the weights.
-            let position = scale * (i as f32 + 0.5) - 0.5;
-            let floor = position.floor();
-            let t = f64::from((position - floor).clamp(0.0, 1.0));
-            let first = (floor as i64 - 1).clamp(0, (input - count) as i64);
-            for k in 0..4 {
-                let at = (floor as i64 - 1 + k).clamp(0, input as i64 - 1);
-                taps.weights[i * count + (at - first) as usize] += cubic(t + 1.0 - k as f64, -0.75);
-            }
-            taps.first.push(first as usize);
         }
         taps
     }
@@ -166,15 +146,6 @@ pub fn bicubic_u8(
 /// If a size is 0.
 pub fn bicubic_antialias(image: &FloatImage, height: usize, width: usize) -> FloatImage {
     separable(image, height, width, Taps::pillow)
-}
-
-/// `torch.nn.functional.interpolate(mode="bicubic", size=(height, width))`: a = −0.75, no
-/// antialiasing; the identity where sizes agree.
-///
-/// # Panics
-/// If a size is 0.
-pub fn bicubic_torch(image: &FloatImage, height: usize, width: usize) -> FloatImage {
-    separable(image, height, width, Taps::torch)
 }
 
 /// A photo's colours at another size as f32 RGB in 0..1: for 8-bit photos exactly what DreamClear

@@ -69,11 +69,33 @@ impl T5Tokenizer {
     /// # Errors
     /// If there is none, or it is damaged or of another kind than T5's.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        let path = find(path.as_ref())?;
+        let path = Self::find(path.as_ref())?;
         let bytes = std::fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
         let json = bytes.trim_ascii_start().starts_with(b"{");
         let read = if json { Self::from_json(&bytes) } else { Self::from_sentencepiece(&bytes) };
         read.map_err(|message| Error::file(&path, message))
+    }
+
+    /// The tokenizer's file: `path` itself, or `spiece.model` or `tokenizer.json` in that folder, in
+    /// its `tokenizer/`, or in the `tokenizer/` beside it (as diffusers lays a pipeline out).
+    ///
+    /// # Errors
+    /// If a folder holds neither.
+    pub fn find(path: &Path) -> Result<PathBuf> {
+        if !path.is_dir() {
+            return Ok(path.to_owned());
+        }
+        let beside = path.parent().unwrap_or(path).join("tokenizer");
+        let folders = [path.to_owned(), path.join("tokenizer"), beside];
+        let names = ["spiece.model", "tokenizer.json"];
+        let files = folders.iter().flat_map(|folder| names.map(|name| folder.join(name)));
+        files.into_iter().find(|file| file.is_file()).ok_or_else(|| {
+            Error::file(
+                path,
+                "expected spiece.model or tokenizer.json in this folder or in a tokenizer/ in or beside it, found \
+                 neither",
+            )
+        })
     }
 
     /// From the bytes of `spiece.model`.
@@ -192,22 +214,6 @@ impl T5Tokenizer {
             self.unigram.encode(&word[start..], ids);
         }
     }
-}
-
-/// The tokenizer file that a path means.
-fn find(path: &Path) -> Result<PathBuf> {
-    if !path.is_dir() {
-        return Ok(path.to_owned());
-    }
-    let folders = [path.to_owned(), path.join("tokenizer")];
-    let names = ["spiece.model", "tokenizer.json"];
-    let files = folders.iter().flat_map(|folder| names.map(|name| folder.join(name)));
-    files.into_iter().find(|file| file.is_file()).ok_or_else(|| {
-        Error::file(
-            path,
-            "expected spiece.model or tokenizer.json in this folder or in its tokenizer/, found neither",
-        )
-    })
 }
 
 /// The parts of `tokenizer.json` that T5 has.

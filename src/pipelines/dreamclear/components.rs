@@ -11,8 +11,10 @@ use crate::models::swinir::SwinIr;
 use crate::models::t5::T5Encoder;
 use crate::models::vae::AutoencoderKl;
 use crate::models::{NETWORKS, network::Network};
+use crate::tensor::DType;
 use crate::text::tokenizer::T5Tokenizer;
-use crate::weights::{WeightSet, bundle::Bundle};
+use crate::weights::WeightSet;
+use crate::weights::bundle::{Bundle, Part};
 
 /// A component's name, and what its files are called in a weights directory, most official first.
 type Row = (&'static str, &'static [&'static str]);
@@ -178,16 +180,37 @@ impl Sources {
         }
     }
 
-    /// Everything that is there under its component name, for a bundle.
-    pub fn all(&self) -> Result<Vec<(&'static str, Raw)>> {
-        let mut found = Vec::new();
-        for (i, (name, _)) in COMPONENTS.iter().enumerate() {
-            if let Some(raw) = self.raw(i)? {
-                found.push((*name, raw));
-            }
-        }
-        Ok(found)
+    /// Whether several of the networks are there, one of them the diffusion transformer.
+    pub fn is_pipeline(&self) -> bool {
+        self.path(2).is_some() && (0..COMPONENTS.len()).filter(|&i| self.path(i).is_some()).count() > 1
     }
+
+    /// Everything that is there, checked, as parts of a bundle; the matrices of the two large
+    /// networks in `matrices`, or as they are.
+    pub fn parts(&self, matrices: Option<DType>) -> Result<Vec<Part>> {
+        let mut parts = Vec::new();
+        for (i, (name, _)) in COMPONENTS.iter().enumerate() {
+            let Some(Raw { config, path, .. }) = self.raw(i)? else { continue };
+            let weights = match i {
+                0 => self.swinir()?.weights,
+                1 => self.vae()?.1,
+                2 => self.dreamclear()?.1,
+                _ => self.t5()?.1,
+            };
+            let files = if i == 3 { tokenizer_files(&path)? } else { Vec::new() };
+            let matrices = matrices.filter(|_| i >= 2);
+            parts.push(Part { name: (*name).to_owned(), weights, matrices, config, files });
+        }
+        Ok(parts)
+    }
+}
+
+/// The tokenizer beside a text encoder, whichever form it has.
+fn tokenizer_files(path: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+    let file = T5Tokenizer::find(path)?;
+    let bytes = std::fs::read(&file).map_err(|e| Error::io("read", &file, e))?;
+    let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(vec![(name, bytes)])
 }
 
 /// Weights under current keys, checked: exactly the network's parameters, all finite.

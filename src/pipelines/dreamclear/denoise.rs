@@ -189,31 +189,27 @@ impl Denoiser {
         limit: usize,
         watch: Watch,
     ) -> Result<Vec<Denoised>> {
-        let mut states: Vec<Vec<f32>> = subjects.iter().map(|s| s.start.clone()).collect();
         let parts: Vec<Parts> =
             subjects.iter().map(|s| Parts::new(extent(s.lq), settings)).collect::<Result<_>>()?;
-        let new_sampler = || sampler::from_name(&settings.sampler, settings.steps);
-        let mut samplers: Vec<Box<dyn Sampler>> =
-            subjects.iter().map(|_| new_sampler()).collect::<Result<_>>()?;
-        let mut others: Vec<Option<(Box<dyn Sampler>, Vec<f32>)>> = subjects
-            .iter()
-            .map(|s| s.keep_other.then(|| Ok((new_sampler()?, s.start.clone()))).transpose())
-            .collect::<Result<_>>()?;
+        let walk = |s: &Subject| Walk::new(settings, &s.start);
+        let mut walks: Vec<Walk> = subjects.iter().map(walk).collect::<Result<_>>()?;
+        let mut others: Vec<Option<Walk>> =
+            subjects.iter().map(|s| s.keep_other.then(|| walk(s)).transpose()).collect::<Result<_>>()?;
         // A shape that comes again is kept; others of an earlier job would only hold memory.
         let mut launches = launches(&parts, limit);
         self.ready.retain(|shape, _| launches.iter().any(|l| l.shape == *shape));
         for launch in &mut launches {
             launch.carried = self.prepare(launch, subjects, &parts, watch)?;
         }
-        let calls = samplers.first().map_or(0, |s| s.len());
+        let calls = walks.first().map_or(0, |w| w.sampler.len());
         for k in 0..calls {
-            let time = samplers[0].timestep(k) as f32;
+            let time = walks[0].sampler.timestep(k) as f32;
             let mut results: Vec<Collected> = parts.iter().map(Collected::new).collect();
             for (n, launch) in launches.iter().enumerate() {
                 let share = |f: f32| ((n as f32 + f) / launches.len() as f32 + k as f32) / calls as f32;
                 let progress = |f: f32| (watch.progress)(share(f));
                 let here = Watch { progress: &progress, ..watch };
-                let out = self.step(launch, &parts, &states, time, here)?;
+                let out = self.step(launch, &parts, &walks, time, here)?;
                 let per_item = out.len() / launch.items.len();
                 for (item, values) in launch.items.iter().zip(out.chunks_exact(per_item)) {
                     results[item.subject].add(item.corner, values);
@@ -221,12 +217,12 @@ impl Denoiser {
             }
             for (i, result) in results.into_iter().enumerate() {
                 let planes = result.finish();
-                let state = &mut states[i];
                 let answers = Answers { planes: &planes, noise: subjects[i].noise, settings };
-                if let Some((sampler, other)) = &mut others[i] {
-                    answers.advance(&mut **sampler, k, other, Half::Other)?;
+                if let Some(other) = &mut others[i] {
+                    answers.advance(other, k, Half::Other)?;
                 }
-                answers.advance(&mut *samplers[i], k, state, Half::Conditional)?;
+                answers.advance(&mut walks[i], k, Half::Conditional)?;
+                let state = &walks[i].state;
                 if let Some(bad) = state.iter().position(|x| !x.is_finite()) {
                     return Err(Error::Run(format!(
                         "after denoising step {} of {calls} the latent holds {} (element {bad}): the weights or \
@@ -237,8 +233,12 @@ impl Denoiser {
                 }
             }
         }
-        let others = others.into_iter().map(|o| o.map(|(_, state)| state));
-        Ok(states.into_iter().zip(others).map(|(latent, other)| Denoised { latent, other }).collect())
+        let others = others.into_iter().map(|o| o.map(|walk| walk.state));
+        Ok(walks
+            .into_iter()
+            .zip(others)
+            .map(|(walk, other)| Denoised { latent: walk.state, other })
+            .collect())
     }
 
     /// Runs the part of a launch that does not change from step to step.
@@ -290,14 +290,14 @@ impl Denoiser {
         &mut self,
         launch: &Launch,
         parts: &[Parts],
-        states: &[Vec<f32>],
+        walks: &[Walk],
         time: f32,
         watch: Watch,
     ) -> Result<Vec<f32>> {
         let (h, w) = launch.shape.size;
         let mut x = Vec::with_capacity(launch.items.len() * LATENT * h * w);
         for item in &launch.items {
-            parts[item.subject].crop(&states[item.subject], item.corner, &mut x);
+            parts[item.subject].crop(&walks[item.subject].state, item.corner, &mut x);
         }
         let x = HostTensor::from_f32([launch.items.len(), LATENT, h, w], x);
         let time = HostTensor::from_f32([1], vec![time]);
@@ -312,6 +312,18 @@ impl Denoiser {
             watch.cancel.check()
         })?;
         Ok(out[0].1.to_f32().into_owned())
+    }
+}
+
+/// A latent on its way, and the sampler that moves it.
+struct Walk {
+    sampler: Box<dyn Sampler>,
+    state: Vec<f32>,
+}
+
+impl Walk {
+    fn new(settings: &Settings, start: &[f32]) -> Result<Self> {
+        Ok(Walk { sampler: sampler::from_name(&settings.sampler, settings.steps)?, state: start.to_vec() })
     }
 }
 
@@ -335,7 +347,8 @@ struct Answers<'a> {
 impl Answers<'_> {
     /// One step of one half's sampler. Both halves are guided alike; channels that are not guided,
     /// the variance and the noise are each half's own.
-    fn advance(&self, sampler: &mut dyn Sampler, k: usize, state: &mut [f32], half: Half) -> Result<()> {
+    fn advance(&self, walk: &mut Walk, k: usize, half: Half) -> Result<()> {
+        let Walk { sampler, state } = walk;
         let area = state.len() / LATENT;
         let (conditional, other) = self.planes.split_at(self.planes.len() / 2);
         let guided = self.settings.guided.unwrap_or(sampler.guided());
