@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use dreamclear::data::image::{Channels, Photo, Samples};
+use dreamclear::models::network::Network;
+use dreamclear::models::t5::T5Encoder;
 use dreamclear::tensor::HostTensor;
 use dreamclear::weights::{WeightSet, npz, safetensors};
 use serde_json::Value;
@@ -114,9 +116,16 @@ impl Case {
     }
 
     fn command(&self, input: &str, output: &str, more: &[&str]) -> Command {
+        let mut args = self.args();
+        // What is given again replaces the official value.
+        for option in more.iter().filter(|a| a.starts_with("--")) {
+            if let Some(i) = args.iter().position(|a| a == option) {
+                args.drain(i..i + 2);
+            }
+        }
         let mut command = Command::new(env!("CARGO_BIN_EXE_dreamclear"));
-        command.args(self.args()).arg(self.path(input)).arg("-o").arg(self.path(output)).args(more);
-        command.stdin(Stdio::null());
+        command.args(args).arg(self.path(input)).arg("-o").arg(self.path(output)).args(more);
+        command.env("DREAMCLEAR_CACHE", self.path("cache")).stdin(Stdio::null());
         command
     }
 }
@@ -338,24 +347,86 @@ fn caption_features_of_another_shape_are_refused() {
     assert!(stderr(&out).contains("picture.npz"), "{}", stderr(&out));
 }
 
+/// A text encoder as wide as the golden network's captions, with a tokenizer.
+fn tiny_t5(case: &Case) -> String {
+    let config = serde_json::json!({
+        "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "vocab_size": 8192,
+        "relative_attention_num_buckets": 32, "feed_forward_proj": "gated-gelu", "model_type": "t5",
+    });
+    let folder = case.path("t5");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/t5_tokenizer/spiece.model");
+    std::fs::copy(golden, folder.join("spiece.model")).unwrap();
+    let (model, _) = T5Encoder::from_config(Some(&config), &Default::default()).unwrap();
+    let tensor = |(name, shape): (String, Vec<usize>)| {
+        let centre = if shape.len() == 1 { 1.0 } else { 0.0 };
+        let tensor = support::recipe_tensor(&name, &shape, centre, 1, -22);
+        (name, tensor)
+    };
+    save(&folder.join("model.safetensors"), model.parameters().unwrap().into_iter().map(tensor));
+    folder.display().to_string()
+}
+
+#[test]
+fn captions_steer_whichever_way_they_come() {
+    let case = Case::new("adain");
+    let t5 = tiny_t5(&case);
+    let run = |output: &str, more: &[&str]| {
+        let out = case.restore("picture.png", output, &[&["--t5", &t5], more].concat());
+        succeeds(&out);
+        pixels(&case, &format!("{output}/picture.png"))
+    };
+    let null = run("null", &[]);
+    let text = "A photo of the sea at dusk, oil painting";
+    let said = run("said", &["--caption", text]);
+    assert!(said != null, "a caption changes the picture");
+    std::fs::create_dir(case.path("captions")).unwrap();
+    // The cleaning takes the difference out: address, case, spaces.
+    std::fs::write(case.path("captions/picture.txt"), format!("{}   http://x.org/y \n", text.to_uppercase()))
+        .unwrap();
+    let captions = case.path("captions").display().to_string();
+    assert!(run("file", &["--captions", &captions]) == said);
+    assert!(run("negative", &["--caption", text, "--negative", "blurry"]) != said);
+    let plan = case.restore("picture.png", "plan", &["--t5", &t5, "--caption", text, "--plan"]);
+    assert!(String::from_utf8_lossy(&plan.stdout).contains("text"), "{plan:?}");
+
+    // An endpoint that answers is asked once; then its answer is on disk.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let server = std::thread::spawn(move || {
+        use std::io::{Read, Write};
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut request = Vec::new();
+        let mut buffer = [0; 65536];
+        while !request.ends_with(b"}") {
+            let n = stream.read(&mut buffer).unwrap();
+            request.extend_from_slice(&buffer[..n]);
+        }
+        let body = format!(r#"{{"choices":[{{"message":{{"role":"assistant","content":"{text}"}}}}]}}"#);
+        write!(
+            stream,
+            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        )
+        .unwrap();
+        String::from_utf8_lossy(&request).into_owned()
+    });
+    assert!(run("asked", &["--vlm", &url]) == said);
+    let request = server.join().unwrap();
+    assert!(
+        request.contains("Describe this image and its style.") && request.contains("data:image/png;base64,")
+    );
+    assert!(run("again", &["--vlm", &url]) == said, "nobody listens any more: the answer was kept");
+}
+
 #[test]
 fn an_endpoint_that_is_down_fails_or_is_done_without() {
     let case = Case::new("adain");
-    let t5 = case.path("t5");
-    std::fs::create_dir(&t5).unwrap();
+    let t5 = tiny_t5(&case);
     // Nobody listens on port 9 of this machine.
-    let vlm = [
-        "--vlm",
-        "http://127.0.0.1:9/v1",
-        "--vlm-retries",
-        "0",
-        "--vlm-timeout",
-        "2",
-        "--t5",
-        t5.to_str().unwrap(),
-    ];
-    let mut command = case.command("picture.png", "out", &vlm);
-    let out = command.env("DREAMCLEAR_CACHE", case.path("cache")).output().unwrap();
+    let vlm = ["--vlm", "http://127.0.0.1:9/v1", "--vlm-retries", "0", "--vlm-timeout", "2", "--t5", &t5];
+    let out = case.restore("picture.png", "out", &vlm);
     assert_eq!(out.status.code(), Some(3), "{}", stderr(&out));
     assert!(
         stderr(&out).contains("127.0.0.1:9") && stderr(&out).contains("--caption-fallback"),
@@ -363,9 +434,8 @@ fn an_endpoint_that_is_down_fails_or_is_done_without() {
         stderr(&out)
     );
     let report = case.path("report.json");
-    let mut command = case.command("picture.png", "out", &vlm);
-    command.args(["--caption-fallback", "--report", report.to_str().unwrap()]);
-    succeeds(&command.env("DREAMCLEAR_CACHE", case.path("cache")).output().unwrap());
+    let fallback = ["--caption-fallback", "--report", report.to_str().unwrap()];
+    succeeds(&case.restore("picture.png", "out", &[&vlm[..], &fallback].concat()));
     let report: Value = serde_json::from_slice(&std::fs::read(report).unwrap()).unwrap();
     assert_eq!(report["images"][0]["caption_source"], "null");
     assert!(report["images"][0]["notes"].to_string().contains("null caption"));
@@ -378,7 +448,8 @@ fn a_killed_job_goes_on_where_it_stopped() {
     succeeds(&case.restore("in", "whole", &["--steps", "60"]));
     let mut child = case.command("in", "out", &["--steps", "60"]).spawn().unwrap();
     let start = std::time::Instant::now();
-    while !case.path("out/a.png").exists() {
+    // The second picture is written after the first one's entry in the journal.
+    while !case.path("out/b.png").exists() {
         assert!(start.elapsed().as_secs() < 60, "the first picture takes too long");
         std::thread::sleep(std::time::Duration::from_millis(2));
     }
@@ -448,10 +519,18 @@ fn a_bundle_restores_the_same_bytes_as_the_files_it_was_made_of() {
     convert("keep");
     restore("kept", &bundle);
     assert!(pixels(&case, "files/picture.png") == pixels(&case, "kept/picture.png"));
-    // Half the bytes for the large network; f32 arithmetic on rounded weights stays close.
+    // Half the bytes for the matrices of the large network; arithmetic stays f32.
     let before = std::fs::metadata(&bundle).unwrap().len();
     convert("bf16");
-    assert!(std::fs::metadata(&bundle).unwrap().len() < before * 3 / 4);
+    let after = std::fs::metadata(&bundle).unwrap().len();
+    let dreamclear: usize = case
+        .tensors
+        .iter()
+        .filter(|(k, t)| k.starts_with("dreamclear.") && t.shape().len() > 1)
+        .map(|(_, t)| t.len())
+        .sum();
+    let saved = (before - after) as f64 / (2 * dreamclear) as f64;
+    assert!((saved - 1.0).abs() < 0.02, "{before} {after}: {saved}");
     restore("half", &bundle);
     let (a, b) = (pixels(&case, "files/picture.png"), pixels(&case, "half/picture.png"));
     let mean = a.iter().zip(&b).map(|(a, b)| f64::from(a.abs_diff(*b))).sum::<f64>() / a.len() as f64;
