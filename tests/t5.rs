@@ -1,6 +1,5 @@
 //! The T5 encoder against transformers, on the golden files that `tools/golden/t5.py` wrote.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,6 +11,9 @@ use dreamclear::models::t5::T5Encoder;
 use dreamclear::ops::fuse;
 use dreamclear::tensor::{DType, HostTensor};
 use dreamclear::weights::{WeightSet, safetensors};
+use support::relative;
+
+mod support;
 
 /// The bar of issue 3, relative L2; each file says how far the official f32 run is from f64.
 const TOLERANCE: f64 = 1e-5;
@@ -31,15 +33,13 @@ struct Golden {
 
 impl Golden {
     fn open(case: &str) -> Golden {
-        let file = WeightSet::open(golden(&format!("t5_{case}.safetensors"))).unwrap();
+        let path = golden(&format!("t5_{case}.safetensors"));
+        let (tensors, _) = support::golden(&path);
+        let file = WeightSet::open(path).unwrap();
         let config = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(&config, &file.metadata()["config"]).unwrap();
-        let recipe: BTreeMap<String, (Vec<usize>, f32, i32, i32)> =
-            serde_json::from_str(&file.metadata()["recipe"]).unwrap();
-        let weights = recipe.into_iter().map(|(name, (shape, centre, m, e))| {
-            let tensor = recipe_tensor(&name, &shape, centre, m, e);
-            (name.strip_prefix("weight.").expect("weights only").to_owned(), tensor)
-        });
+        let weights =
+            tensors.into_iter().filter_map(|(k, t)| Some((k.strip_prefix("weight.")?.to_owned(), t)));
         let weights = WeightSet::from_tensors(weights);
         Golden { file, config, weights }
     }
@@ -47,21 +47,6 @@ impl Golden {
     fn fit(&self, weights: WeightSet) -> dreamclear::Result<Opened> {
         load::fit("t5-encoder", Some(self.config.path()), weights)
     }
-}
-
-/// The pure function of name and entry that `tools/golden/README.md` defines.
-fn recipe_tensor(name: &str, shape: &[usize], centre: f32, m: i32, e: i32) -> HostTensor {
-    let h =
-        name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
-    let value = |i: u64| {
-        let mut z = h.wrapping_add((i + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^= z >> 31;
-        centre + (m * ((z >> 42) as i32 - (1 << 21))) as f32 * 2f32.powi(e)
-    };
-    let n: usize = shape.iter().product();
-    HostTensor::from_f32(shape, (0..n as u64).map(value).collect())
 }
 
 /// What a golden file gives as `input.*`.
@@ -83,20 +68,13 @@ fn run(model: &Opened, given: &Given) -> dreamclear::Result<HostTensor> {
     Ok(out)
 }
 
-fn relative_l2(got: &HostTensor, want: &HostTensor) -> f64 {
-    assert_eq!(got.shape(), want.shape());
-    let (got, want) = (got.to_f64(), want.to_f64());
-    let error: f64 = got.iter().zip(&want).map(|(g, w)| (g - w) * (g - w)).sum();
-    (error / want.iter().map(|w| w * w).sum::<f64>()).sqrt()
-}
-
 #[test]
 fn encoder_equals_transformers() {
     for case in CASES {
         let golden = Golden::open(case);
         let model = golden.fit(golden.weights.clone()).unwrap();
         let got = run(&model, &inputs(&golden.file)).unwrap();
-        let error = relative_l2(&got, golden.file.get("last_hidden_state").unwrap());
+        let error = relative(&got, golden.file.get("last_hidden_state").unwrap());
         println!("{case:12} relative L2 {error:.2e} (official: {})", golden.file.metadata()["f32_noise"]);
         assert!(error <= TOLERANCE, "{case}: relative L2 {error:.3e}");
     }
@@ -108,7 +86,7 @@ fn published_folders_open_as_they_are() {
     let folder = golden("t5_sharded");
     let file = WeightSet::open(folder.join("expected.golden")).unwrap();
     let model = load::open("t5-encoder", None, &folder).unwrap();
-    let error = relative_l2(&run(&model, &inputs(&file)).unwrap(), file.get("last_hidden_state").unwrap());
+    let error = relative(&run(&model, &inputs(&file)).unwrap(), file.get("last_hidden_state").unwrap());
     assert!(error <= TOLERANCE, "relative L2 {error:.3e}");
     assert!(
         model.weights.names().all(|n| n == "shared.weight"
@@ -133,7 +111,7 @@ fn published_folders_open_as_they_are() {
     std::fs::write(other.path().join("model.safetensors.index.json"), index).unwrap();
     let inferred = load::open("t5-encoder", None, other.path()).unwrap();
     assert_eq!(format!("{:?}", inferred.network), format!("{:?}", model.network));
-    let error = relative_l2(&run(&inferred, &inputs(&file)).unwrap(), file.get("last_hidden_state").unwrap());
+    let error = relative(&run(&inferred, &inputs(&file)).unwrap(), file.get("last_hidden_state").unwrap());
     assert!(error <= TOLERANCE, "relative L2 {error:.3e}");
 }
 
@@ -143,7 +121,7 @@ fn either_name_of_the_embedding_will_do() {
     let alias = |n: &str| Some(n.replace("shared.weight", "encoder.embed_tokens.weight"));
     let model = golden.fit(golden.weights.renamed(alias).unwrap()).unwrap();
     let got = run(&model, &inputs(&golden.file)).unwrap();
-    let error = relative_l2(&got, golden.file.get("last_hidden_state").unwrap());
+    let error = relative(&got, golden.file.get("last_hidden_state").unwrap());
     assert!(error <= TOLERANCE, "relative L2 {error:.3e}");
     let neither = golden.weights.renamed(|n| (n != "shared.weight").then(|| n.to_owned())).unwrap();
     let error = golden.fit(neither).unwrap_err().to_string();
@@ -175,8 +153,8 @@ fn a_pipeline_builds_it_by_lengths_with_matrices_in_bf16() {
         exe.run(&[("input_ids", ids), ("lengths", lengths)]).unwrap().swap_remove(0).1
     };
     let (kept, widened) = (result(DType::BF16), result(DType::F32));
-    assert!(relative_l2(&kept, &widened) <= 1e-6);
-    let error = relative_l2(&kept, golden.file.get("last_hidden_state").unwrap());
+    assert!(relative(&kept, &widened) <= 1e-6);
+    let error = relative(&kept, golden.file.get("last_hidden_state").unwrap());
     assert!((1e-4..2e-2).contains(&error), "bf16 weights: relative L2 {error:.3e}");
 }
 
