@@ -16,6 +16,10 @@ use dreamclear::ops::fuse;
 use dreamclear::tensor::{DType, HostTensor};
 use dreamclear::weights::{WeightSet, safetensors};
 
+mod support;
+
+use support::recipe_tensor;
+
 /// The bar of issue 3, relative L2; each file says how far the official f32 run is from f64.
 const TOLERANCE: f64 = 1e-5;
 
@@ -93,22 +97,6 @@ fn execute(
     let device = Arc::new(CpuDevice::new(2)?);
     let mut exe = Executable::new(Plan::new(graph, 2)?, device, |key| weights.get(key).cloned())?;
     exe.run_checked(inputs)
-}
-
-/// The pure function of name and entry that `tools/golden/README.md` defines.
-fn recipe_tensor(name: &str, shape: &[usize], centre: f32, m: i32, e: i32) -> HostTensor {
-    let h =
-        name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
-    let value = |i: u64| {
-        let mut z = h.wrapping_add((i + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^= z >> 31;
-        let r = (z >> 42) as i32 - (1 << 21);
-        centre + (m * r) as f32 * 2f32.powi(e)
-    };
-    let n: usize = shape.iter().product();
-    HostTensor::from_f32(shape, (0..n as u64).map(value).collect())
 }
 
 fn relative_l2(got: &[f32], want: &[f32]) -> f64 {

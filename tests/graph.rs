@@ -269,3 +269,23 @@ fn an_output_that_never_changes_cannot_be_split() {
     let error = passes::hoist(&b.finish(), &["t"]).err().unwrap().to_string();
     assert!(error.contains("\"y\" does not depend on t"), "{error}");
 }
+
+#[test]
+fn half_precision_parameters_stay_so_where_every_reader_agrees() {
+    let mut b = GraphBuilder::new();
+    let x = b.input("x", DType::F32, [2, 4]).unwrap();
+    let w = b.param("w", [4, 4]).unwrap();
+    let shared = b.param("shared", [4, 4]).unwrap();
+    let bias = b.param("bias", [4]).unwrap();
+    let y = b.linear(x, w, Some(bias)).unwrap();
+    let y = b.linear(y, shared, None).unwrap();
+    let z = b.gelu(shared).unwrap(); // takes f32 only
+    b.output("y", y);
+    b.output("z", z);
+    let mut graph = b.finish();
+    passes::keep_stored(&mut graph, |_| Some(DType::BF16));
+    let kept: Vec<_> = graph.params().map(|(n, v)| (n.to_owned(), graph.ty(v).dtype)).collect();
+    assert_eq!(kept[0], ("w".to_owned(), DType::BF16));
+    assert_eq!(kept[1], ("shared".to_owned(), DType::F32));
+    assert_eq!(kept[2], ("bias".to_owned(), DType::F32));
+}

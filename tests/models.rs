@@ -11,6 +11,10 @@ use dreamclear::models::{self, Shapes};
 use dreamclear::tensor::{DType, HostTensor};
 use dreamclear::weights::WeightSet;
 
+mod support;
+
+use support::recipe_tensor;
+
 /// The bar of issue 2; each file also says how far the official f32 run is from f64.
 const TOLERANCE: f64 = 1e-5;
 
@@ -41,22 +45,6 @@ impl Golden {
     fn weights(&self) -> impl Iterator<Item = (&str, &HostTensor)> {
         self.tensors.iter().filter_map(|(k, t)| k.strip_prefix("weight.").map(|k| (k, t)))
     }
-}
-
-/// The pure function of name and entry that `tools/golden/README.md` defines.
-fn recipe_tensor(name: &str, shape: &[usize], centre: f32, m: i32, e: i32) -> HostTensor {
-    let h =
-        name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
-    let value = |i: u64| {
-        let mut z = h.wrapping_add((i + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^= z >> 31;
-        let r = (z >> 42) as i32 - (1 << 21);
-        centre + (m * r) as f32 * 2f32.powi(e)
-    };
-    let n: usize = shape.iter().product();
-    HostTensor::from_f32(shape, (0..n as u64).map(value).collect())
 }
 
 #[test]

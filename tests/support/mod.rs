@@ -1,4 +1,5 @@
 //! What several test files need: golden files and their recipes.
+#![allow(dead_code)] // each of them uses a part
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -7,10 +7,12 @@
 mod cse;
 mod dead_code;
 mod hoist;
+mod stored;
 
 pub use cse::merge_equal_nodes;
 pub use dead_code::drop_dead_code;
 pub use hoist::{Split, hoist};
+pub use stored::keep_stored;
 
 use std::sync::Arc;
 
