@@ -1,5 +1,5 @@
 //! The autoencoder on pictures of any size: whole where its working memory fits a budget, else in
-//! exact bands ([`bands`]).
+//! exact bands (`bands.rs`).
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -145,7 +145,7 @@ pub fn write<'a>(
     write_as(path, tensors, metadata, |_, t| dtype.filter(|_| t.dtype().is_float()).unwrap_or(t.dtype()))
 }
 
-/// As [`write`], with a dtype for each tensor; converted one at a time.
+/// As [`write()`], with a dtype for each tensor; converted one at a time.
 pub fn write_as<'a>(
     path: &Path,
     tensors: impl IntoIterator<Item = (&'a str, &'a HostTensor)>,
