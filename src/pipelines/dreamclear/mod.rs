@@ -94,7 +94,6 @@ pub struct DreamClearRestorer {
 /// What one picture carries through the stages.
 struct Picture {
     sizes: Sizes,
-    lq: FloatImage,
     pre: FloatImage,
     latent_lq: HostTensor,
     latent_pre: HostTensor,
@@ -251,7 +250,7 @@ impl DreamClearRestorer {
             HostTensor::from_f32([2, shape[1], shape[2], shape[3]], [&start[..], &start].concat())
         });
         let seconds = clock.into_map();
-        Ok(Picture { sizes, lq, pre, latent_lq, latent_pre, caption, text, noise, start, seconds, notes })
+        Ok(Picture { sizes, pre, latent_lq, latent_pre, caption, text, noise, start, seconds, notes })
     }
 
     /// Scaled latent `[1, 4, h, w]` of a picture in 0..1.
@@ -288,7 +287,7 @@ impl DreamClearRestorer {
         denoised: Denoised,
         denoising: f64,
     ) -> Result<Restored> {
-        let Picture { sizes, lq, pre, caption, text, mut seconds, mut notes, latent_pre, .. } = picture;
+        let Picture { sizes, pre, caption, text, mut seconds, mut notes, latent_pre, .. } = picture;
         let mut clock = Clock::new();
         let shape = latent_pre.shape().to_vec();
         let Denoised { latent, other } = denoised;
@@ -318,7 +317,6 @@ impl DreamClearRestorer {
         let alpha = photo_alpha(job.photo, h, w);
         let photo = job.photo.with_pixels(&image, alpha.as_ref(), self.settings.rounding)?;
         clock.lap("output");
-        drop(lq);
 
         seconds.insert("denoise".into(), json!(denoising));
         seconds.extend(clock.into_map());
