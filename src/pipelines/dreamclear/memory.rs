@@ -60,11 +60,9 @@ pub struct Budget {
     last: Option<(Vec<(usize, usize)>, PictureMemory)>,
 }
 
-impl Budget {
-    /// Working memory that SwinIR may take: with tiles, it changes the result.
-    pub(super) fn swinir(&self, memory: Option<usize>) -> usize {
-        memory.unwrap_or(ROOMY)
-    }
+/// What SwinIR's tiles follow, for the journal: with tiles, the limit changes the result.
+pub(super) fn swinir_limit(memory: Option<usize>) -> usize {
+    memory.unwrap_or(ROOMY)
 }
 
 /// Sets tiles, bands and launches for pictures of these sizes; how many latent parts a launch has.

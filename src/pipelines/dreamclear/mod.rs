@@ -363,7 +363,7 @@ impl Restorer for DreamClearRestorer {
             s.rounding,
             s.seed,
             s.matrices,
-            self.budget.swinir(s.memory)
+            memory::swinir_limit(s.memory)
         )
     }
 
