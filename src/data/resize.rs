@@ -365,8 +365,13 @@ mod tests {
             let out = bicubic_u8(&vec![v; h * w], (h, w), 1, (nh, nw));
             prop_assert!(out.iter().all(|&o| o == v));
             let x = FloatImage::new(h, w, 1, vec![0.75; h * w]);
-            for out in [bicubic_torch(&x, nh, nw), bicubic_antialias(&x, nh, nw)] {
-                prop_assert!(out.data.iter().all(|o| (o - 0.75).abs() <= 1e-6));
+            // Weights of `bicubic_antialias` are normalised in f64. PyTorch's are not: its f32 polynomial
+            // for the two outer taps passes through values of up to 12 (8a·x), each rounded by up to
+            // half an ulp of 8..16, which leaves the sum of the weights of an axis up to 2e-6 from one.
+            for (out, tolerance) in [(bicubic_antialias(&x, nh, nw), 1e-6), (bicubic_torch(&x, nh, nw), 3e-6)] {
+                for o in out.data {
+                    prop_assert!((o - 0.75).abs() <= tolerance, "{o} is {:e} from 0.75", (o - 0.75).abs());
+                }
             }
         }
     }
