@@ -13,6 +13,7 @@ pub mod data;
 pub mod device;
 pub mod diffusion;
 pub mod error;
+pub mod ffi;
 pub mod graph;
 pub mod models;
 pub mod nn;

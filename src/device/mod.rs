@@ -1,3 +1,5 @@
-//! Devices: memory and threads. They know no op and no graph.
+//! Devices: memory, threads, launches. They know no op and no graph.
 
 pub mod cpu;
+pub mod kernel;
+pub mod sim;

@@ -4,12 +4,14 @@
 //!   node's path in the model.
 //! * [`op`] is the contract that every operation keeps ([`Op`]); this module knows no operation
 //!   by name.
+//! * [`cuda`] is an op's face towards CUDA devices and their simulation.
 //! * [`mod@reference`] runs a graph slowly and plainly in f32 or f64, for tests and gradient checks.
 //! * [`autodiff`] appends the gradient nodes; [`passes`] rewrites by small named rules;
 //!   [`plan`] fixes order, layouts and memory, and runs.
 
 pub mod autodiff;
 pub mod builder;
+pub mod cuda;
 pub mod dump;
 pub mod ir;
 pub mod layout;

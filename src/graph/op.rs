@@ -6,9 +6,11 @@ use std::iter::Sum;
 use std::ops::Add;
 
 use super::builder::GraphBuilder;
+use super::cuda::{CudaCall, Storage};
 use super::ir::{TensorType, ValueId};
 use super::layout::Layout;
-use super::reference::DynReference;
+use super::reference::{Array, DynReference};
+use crate::device::kernel::Launch;
 use crate::error::Result;
 use crate::tensor::DType;
 
@@ -193,6 +195,47 @@ pub trait Op: DynReference + fmt::Debug + Send + Sync + Any {
     /// Whether operand `input` may share memory with output 0 (same type, each element read
     /// before or when it is written, and by the same thread).
     fn in_place(&self, _input: usize) -> bool {
+        false
+    }
+
+    /// Element types in memory on a CUDA device for this compute type (f32, bf16 or f16), given what the
+    /// operands are kept in. Unless an op says otherwise, everything is f32.
+    fn cuda_storage(
+        &self,
+        inputs: &[&TensorType],
+        outputs: &[&TensorType],
+        _kept: &[DType],
+        _compute: DType,
+    ) -> Storage {
+        Storage::of_graph(inputs, outputs)
+    }
+
+    /// The launches that compute the results, or what stands in the way in one sentence.
+    fn cuda(&self, _call: &mut CudaCall) -> Result<Vec<Launch>, String> {
+        Err(format!("{} has no CUDA kernel in this version", self.name()))
+    }
+
+    /// Working memory that [`Op::cuda`] needs, in bytes, for operands and results of these shapes and
+    /// element types in memory.
+    fn cuda_scratch(&self, _inputs: &[&TensorType], _outputs: &[&TensorType]) -> usize {
+        0
+    }
+
+    /// The naive run in a half-precision type, if it differs from the plain formula in f32 with rounded
+    /// results: intermediate tensors that an unfused program would store are rounded too (the
+    /// probabilities of an attention). Kernels may err twice as much. `inputs` are as stored.
+    fn naive_in(&self, _inputs: &[Array<f64>], _dtype: DType) -> Option<Vec<Array<f64>>> {
+        None
+    }
+
+    /// As [`Op::accepts`], for the kernels of [`Op::cuda`].
+    fn cuda_accepts(&self, input: usize, layout: &Layout) -> bool {
+        self.accepts(input, layout)
+    }
+
+    /// As [`Op::in_place`], for the kernels of [`Op::cuda`]: only where each element is read by the thread
+    /// that overwrites it, before it does.
+    fn cuda_in_place(&self, _input: usize) -> bool {
         false
     }
 

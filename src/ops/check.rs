@@ -103,7 +103,7 @@ pub fn run_fast(
 }
 
 /// Rows of the last axis moved apart.
-fn padded(shape: &[usize]) -> Option<Layout> {
+pub(super) fn padded(shape: &[usize]) -> Option<Layout> {
     let (&last, lead) = shape.split_last()?;
     let wide: Vec<_> = lead.iter().copied().chain([last + 5]).collect();
     (!lead.is_empty()).then(|| Layout { shape: shape.to_vec(), ..Layout::dense(&wide) })
@@ -176,7 +176,7 @@ fn close(got: &[f64], truth: &[f64], naive: &[f64], ty: &TensorType) -> Result<(
     Ok(())
 }
 
-fn unravel(mut i: usize, shape: &[usize]) -> Vec<usize> {
+pub(super) fn unravel(mut i: usize, shape: &[usize]) -> Vec<usize> {
     let mut at: Vec<_> = shape
         .iter()
         .rev()

@@ -1,8 +1,8 @@
 //! The engine's vocabulary: one folder an op, one registry for all.
 //!
 //! A folder `ops/<op>/` holds `mod.rs` (the op: shape rule, gradient rule, cost, cases, and the
-//! `GraphBuilder` method that adds it), `reference.rs` (reads like the maths) and `cpu.rs` (the
-//! fast path). Gradient kernels that deserve an op of their own stand beside their forward.
+//! `GraphBuilder` method that adds it), `reference.rs` (reads like the maths), `cpu.rs` (the
+//! fast path) and `cuda.rs` (which kernel of `cuda/<op>.cu` runs, and with what). Gradient kernels that deserve an op of their own stand beside their forward.
 
 use crate::error::Result;
 use crate::graph::{GraphBuilder, ValueId};
@@ -13,6 +13,7 @@ pub mod attention;
 pub mod binary;
 pub mod case;
 pub mod check;
+pub mod check_cuda;
 pub mod concat;
 pub mod conv2d;
 pub mod embedding;

@@ -2,6 +2,7 @@
 //! 2023, arXiv 2212.09748): what conditions a diffusion transformer on its time step.
 
 mod cpu;
+mod cuda;
 mod reference;
 
 use super::activation::expect_f32;
@@ -9,9 +10,12 @@ use super::layer_norm::LayerNormGrad;
 use super::rows::{PerSample, expect_per_sample, is_rows};
 use super::{Case, CaseInput, OpEntry};
 use crate::error::Result;
+use crate::device::kernel::Launch;
+use crate::graph::cuda::{CudaCall, Storage};
 use crate::graph::{
     Cost, Gradient, GradientContext, GraphBuilder, Layout, Op, TensorType, ValueId, op::CpuCall,
 };
+use crate::tensor::DType;
 
 /// y = (x − mean) / √(variance + eps) · (1 + scale) + shift, mean and (biased) variance of each
 /// token. Operands: x, f32 `[B, N, C]`; shift and scale, f32 `[B or 1, 1, C]`, in any layout whose
@@ -66,6 +70,22 @@ impl Op for Adaln {
     fn cpu(&self, call: CpuCall) -> Result<(), String> {
         cpu::forward(self.eps, call);
         Ok(())
+    }
+
+    /// The result feeds a matrix product: it is kept in the compute type. x is the residual stream.
+    fn cuda_storage(
+        &self,
+        _inputs: &[&TensorType],
+        _outputs: &[&TensorType],
+        kept: &[DType],
+        compute: DType,
+    ) -> Storage {
+        let x = if kept[0] == compute { compute } else { DType::F32 };
+        Storage { inputs: vec![x, DType::F32, DType::F32], outputs: vec![compute] }
+    }
+
+    fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
+        cuda::forward(self, call)
     }
 
     fn accepts(&self, input: usize, layout: &Layout) -> bool {

@@ -1,0 +1,530 @@
+// The simulator: fibers, schedules, faults. See sim.h.
+#include "sim.h"
+
+#include <algorithm>
+#include <atomic>
+#include <csetjmp>
+#include <csignal>
+#include <cstdarg>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <string>
+#include <sys/mman.h>
+#include <thread>
+#include <unistd.h>
+#include <vector>
+
+#if defined(__SANITIZE_ADDRESS__)
+#define DCSIM_ASAN 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define DCSIM_ASAN 1
+#endif
+#endif
+#ifdef DCSIM_ASAN
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+#if !defined(__x86_64__)
+#include <ucontext.h>
+#endif
+
+namespace dcsim {
+namespace {
+
+constexpr size_t STACK = 256 << 10;
+constexpr unsigned MAX_THREADS = 1024;
+constexpr unsigned BARRIERS = 16;
+
+// ---- Switching stacks -------------------------------------------------------------------------
+
+#if defined(__x86_64__)
+extern "C" void dcsim_switch(void** save, void* load);
+asm(R"(
+    .text
+    .globl dcsim_switch
+    .hidden dcsim_switch
+    .type dcsim_switch, @function
+dcsim_switch:
+    pushq %rbp
+    pushq %rbx
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    movq %rsp, (%rdi)
+    movq %rsi, %rsp
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbx
+    popq %rbp
+    ret
+    .size dcsim_switch, .-dcsim_switch
+)");
+struct Context {
+    void* sp = nullptr;
+    void start(unsigned char* stack, size_t size, void (*entry)()) {
+        // `entry` is entered by `ret`: the stack must then be 8 past a multiple of 16.
+        void** top = reinterpret_cast<void**>(stack + size) - 2;
+        top[0] = reinterpret_cast<void*>(entry);
+        top[1] = nullptr;
+        sp = top - 6;
+        std::fill(top - 6, top, nullptr);
+    }
+    static void swap(Context& from, Context& to) { dcsim_switch(&from.sp, to.sp); }
+};
+#else
+struct Context {
+    ucontext_t u;
+    void start(unsigned char* stack, size_t size, void (*entry)()) {
+        getcontext(&u);
+        u.uc_stack.ss_sp = stack;
+        u.uc_stack.ss_size = size;
+        u.uc_link = nullptr;
+        makecontext(&u, entry, 0);
+    }
+    static void swap(Context& from, Context& to) { swapcontext(&from.u, &to.u); }
+};
+#endif
+
+enum class State { ready, barrier, warp, done };
+
+struct Fiber : Thread {
+    Context context;
+    State state = State::done;
+    unsigned barrier_id = 0, barrier_count = 0;
+    unsigned generation = 0;
+    unsigned group = 0;  ///< index of the copy group that is open
+    std::vector<PendingCopy> copies;
+    unsigned char* stack = nullptr;
+    void* fake_stack = nullptr;
+};
+
+/// Everything that one OS thread needs to run blocks.
+struct Worker {
+    std::vector<Fiber> fibers{MAX_THREADS};
+    std::vector<WarpOp> warps{MAX_THREADS / 32};
+    unsigned char* stacks = nullptr;
+    size_t stack_pitch = 0;
+    unsigned char* shared = nullptr;  ///< ends at a guard page
+    size_t shared_room = 0;
+    unsigned arrived[BARRIERS] = {};
+    const char* barrier_file[BARRIERS] = {};
+    int barrier_line[BARRIERS] = {};
+    Context scheduler;
+    void* scheduler_fake_stack = nullptr;
+    const void* scheduler_bottom = nullptr;
+    size_t scheduler_size = 0;
+    sigjmp_buf escape;
+    bool running = false;
+    unsigned threads = 0;
+    void (*entry)(const void*) = nullptr;
+    const void* params = nullptr;
+    const char* kernel = "";
+    std::string error;
+    std::vector<unsigned char> alternate = std::vector<unsigned char>(64 << 10);
+
+    Worker() {
+        const size_t page = sysconf(_SC_PAGESIZE);
+        stack_pitch = STACK + page;
+        const size_t total = stack_pitch * MAX_THREADS;
+        void* p = mmap(nullptr, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (p == MAP_FAILED) std::abort();
+        stacks = static_cast<unsigned char*>(p);
+        for (unsigned i = 0; i < MAX_THREADS; ++i) {
+            mprotect(stacks + i * stack_pitch, page, PROT_NONE);
+            fibers[i].stack = stacks + i * stack_pitch + page;
+        }
+        shared_room = 256 << 10;
+        p = mmap(nullptr, shared_room + 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (p == MAP_FAILED) std::abort();
+        shared = static_cast<unsigned char*>(p) + page;
+        mprotect(p, page, PROT_NONE);
+        mprotect(shared + shared_room, page, PROT_NONE);
+        stack_t alt{};
+        alt.ss_sp = alternate.data();
+        alt.ss_size = alternate.size();
+        sigaltstack(&alt, nullptr);
+    }
+    ~Worker() {
+        stack_t off{};
+        off.ss_flags = SS_DISABLE;
+        sigaltstack(&off, nullptr);
+        const size_t page = sysconf(_SC_PAGESIZE);
+        munmap(stacks, stack_pitch * MAX_THREADS);
+        munmap(shared - page, shared_room + 2 * page);
+    }
+    Worker(const Worker&) = delete;
+
+    std::string where(const Thread* t) const {
+        char text[200];
+        snprintf(text, sizeof text, "kernel %s, block (%u, %u, %u), thread %u", kernel, t->block_index.x,
+                 t->block_index.y, t->block_index.z, t->thread_index.x);
+        return text;
+    }
+};
+
+thread_local std::unique_ptr<Worker> worker;
+
+Fiber* self() { return static_cast<Fiber*>(current); }
+
+void to_scheduler() {
+    Worker& w = *worker;
+    Fiber* f = self();
+#ifdef DCSIM_ASAN
+    __sanitizer_start_switch_fiber(f->state == State::done ? nullptr : &f->fake_stack, w.scheduler_bottom,
+                                   w.scheduler_size);
+#endif
+    Context::swap(f->context, w.scheduler);
+#ifdef DCSIM_ASAN
+    __sanitizer_finish_switch_fiber(f->fake_stack, nullptr, nullptr);
+#endif
+}
+
+void to_fiber(Fiber& f) {
+    Worker& w = *worker;
+    current = &f;
+#ifdef DCSIM_ASAN
+    __sanitizer_start_switch_fiber(&w.scheduler_fake_stack, f.stack, STACK);
+#endif
+    Context::swap(w.scheduler, f.context);
+#ifdef DCSIM_ASAN
+    __sanitizer_finish_switch_fiber(w.scheduler_fake_stack, nullptr, nullptr);
+#endif
+    current = nullptr;
+}
+
+void fiber_main() {
+    Worker& w = *worker;
+    Fiber* f = self();
+#ifdef DCSIM_ASAN
+    __sanitizer_finish_switch_fiber(nullptr, &w.scheduler_bottom, &w.scheduler_size);
+#endif
+    w.entry(w.params);
+    if (!f->copies.empty()) fail("the thread ended with %zu asynchronous copies not waited for", f->copies.size());
+    f->state = State::done;
+    to_scheduler();
+    std::abort();  // a finished fiber is never resumed
+}
+
+// ---- Faults -----------------------------------------------------------------------------------
+
+struct sigaction previous_segv, previous_bus;
+
+void on_fault(int signal, siginfo_t* info, void* context) {
+    Worker* w = worker.get();
+    if (w && w->running && current) {
+        char text[160];
+        snprintf(text, sizeof text, ": access to address %p, which is outside every buffer", info->si_addr);
+        w->error = w->where(current) + text;
+        siglongjmp(w->escape, 1);
+    }
+    // Not ours: the previous handler, or the default.
+    struct sigaction& old = signal == SIGSEGV ? previous_segv : previous_bus;
+    if (old.sa_flags & SA_SIGINFO) {
+        old.sa_sigaction(signal, info, context);
+    } else if (old.sa_handler != SIG_DFL && old.sa_handler != SIG_IGN) {
+        old.sa_handler(signal);
+    } else {
+        sigaction(signal, &old, nullptr);
+        raise(signal);
+    }
+}
+
+void install_handlers() {
+#ifndef DCSIM_ASAN
+    static std::once_flag once;
+    std::call_once(once, [] {
+        struct sigaction a{};
+        a.sa_sigaction = on_fault;
+        a.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
+        sigemptyset(&a.sa_mask);
+        sigaction(SIGSEGV, &a, &previous_segv);
+        sigaction(SIGBUS, &a, &previous_bus);
+    });
+#endif
+}
+
+// ---- Running a block --------------------------------------------------------------------------
+
+void stuck(Worker& w) {
+    unsigned at_barrier = 0, in_warp = 0, done = 0;
+    const Fiber* waiting = nullptr;
+    for (unsigned i = 0; i < w.threads; ++i) {
+        const Fiber& f = w.fibers[i];
+        at_barrier += f.state == State::barrier;
+        in_warp += f.state == State::warp;
+        done += f.state == State::done;
+        if (f.state != State::done && !waiting) waiting = &f;
+    }
+    char text[400];
+    if (at_barrier) {
+        const Fiber* b = std::find_if(&w.fibers[0], &w.fibers[0] + w.threads,
+                                      [](const Fiber& f) { return f.state == State::barrier; });
+        snprintf(text, sizeof text,
+                 ": %u of %u threads wait at the barrier of %s:%d, %u in a warp operation, %u have ended", at_barrier,
+                 w.threads, w.barrier_file[b->barrier_id], w.barrier_line[b->barrier_id], in_warp, done);
+    } else {
+        snprintf(text, sizeof text, ": %u of %u threads wait in %s for lanes that do not come (%u threads have ended)",
+                 in_warp, w.threads, waiting->warp->name, done);
+    }
+    w.error = w.where(waiting) + text;
+}
+
+/// Whether the block ended without error.
+bool run_block(Worker& w, dim3 block, dim3 grid, unsigned shared_bytes, unsigned schedule) {
+    // Shared memory ends at the guard page, as aligned as kernels may ask for, and holds poison.
+    unsigned char* shared = w.shared + w.shared_room - (shared_bytes + 127) / 128 * 128;
+    std::memset(w.shared, 0xFF, w.shared_room);
+    std::fill(std::begin(w.arrived), std::end(w.arrived), 0u);
+    for (WarpOp& op : w.warps) op = WarpOp{};
+    std::vector<unsigned> order(w.threads);
+    for (unsigned i = 0; i < w.threads; ++i) {
+        Fiber& f = w.fibers[i];
+        f.thread_index = {i, 0, 0};
+        f.block_index = block;
+        f.block_dim = {w.threads, 1, 1};
+        f.grid_dim = grid;
+        f.lane = i % 32;
+        f.warp = &w.warps[i / 32];
+        f.shared = shared;
+        f.state = State::ready;
+        f.generation = 0;
+        f.group = 0;
+        f.copies.clear();
+        f.context.start(f.stack, STACK, fiber_main);
+#ifdef DCSIM_ASAN
+        __asan_unpoison_memory_region(f.stack, STACK);
+#endif
+        order[i] = schedule == 1 ? w.threads - 1 - i : i;
+    }
+    std::minstd_rand random(schedule * 2654435761u + block.x * 40503u + block.y * 977u + block.z + 1);
+    w.running = true;
+    if (sigsetjmp(w.escape, 1)) {
+        w.running = false;
+        current = nullptr;
+        return false;
+    }
+    for (;;) {
+        if (schedule > 1) std::shuffle(order.begin(), order.end(), random);
+        bool ran = false, alive = false;
+        for (unsigned i : order) {
+            Fiber& f = w.fibers[i];
+            if (f.state == State::warp && f.warp->generation != f.generation) f.state = State::ready;
+            if (f.state == State::ready) {
+                to_fiber(f);
+                ran = true;
+                if (!w.error.empty()) break;
+            }
+            alive |= f.state != State::done;
+        }
+        if (!alive || !w.error.empty()) break;
+        if (!ran) {
+            stuck(w);
+            break;
+        }
+    }
+    w.running = false;
+    return w.error.empty();
+}
+
+// ---- The table of kernels ---------------------------------------------------------------------
+
+struct Entry {
+    const char* name;
+    unsigned param_bytes, threads, shared;
+    void (*entry)(const void*);
+};
+
+std::vector<Entry>& table() {
+    static std::vector<Entry> entries;
+    return entries;
+}
+
+std::atomic<unsigned long long> mma_flops{0};
+
+}  // namespace
+
+thread_local Thread* current = nullptr;
+
+void fail(const char* format, ...) {
+    Worker& w = *worker;
+    char text[400];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    w.error = w.where(current) + ": " + text;
+    self()->state = State::done;
+    to_scheduler();  // which sees the error and resumes nobody
+    std::abort();
+}
+
+void barrier(unsigned id, unsigned count, const char* file, int line) {
+    Worker& w = *worker;
+    Fiber* f = self();
+    if (id >= BARRIERS) fail("barrier %u: there are %u", id, BARRIERS);
+    if (!count) count = w.threads;
+    if (w.arrived[id] && (w.barrier_line[id] != line || std::strcmp(w.barrier_file[id], file)))
+        fail("waits at the barrier of %s:%d while others wait at that of %s:%d", file, line, w.barrier_file[id],
+             w.barrier_line[id]);
+    w.barrier_file[id] = file;
+    w.barrier_line[id] = line;
+    f->barrier_id = id;
+    if (++w.arrived[id] == count) {
+        w.arrived[id] = 0;
+        for (unsigned i = 0; i < w.threads; ++i) {
+            Fiber& o = w.fibers[i];
+            if (o.state == State::barrier && o.barrier_id == id) o.state = State::ready;
+        }
+        // The last to arrive does not run on first by right: its turn ends here too.
+        f->state = State::ready;
+    } else {
+        f->state = State::barrier;
+    }
+    to_scheduler();
+}
+
+void meet(const char* name, unsigned mask, const void* in, void* out, void (*run)(WarpOp&)) {
+    Fiber* f = self();
+    WarpOp& op = *f->warp;
+    const unsigned bit = 1u << f->lane;
+    if (!(mask & bit)) fail("%s with mask %08x, which leaves out the calling lane %u", name, mask, f->lane);
+    if (!op.arrived) {
+        op.name = name;
+        op.mask = mask;
+    } else if (std::strcmp(op.name, name) || op.mask != mask) {
+        fail("%s with mask %08x while lanes of the warp wait in %s with mask %08x", name, mask, op.name, op.mask);
+    }
+    op.in[f->lane] = in;
+    op.out[f->lane] = out;
+    op.arrived |= bit;
+    if (op.arrived == op.mask) {
+        run(op);
+        op.arrived = 0;
+        ++op.generation;
+        return;
+    }
+    f->generation = op.generation;
+    f->state = State::warp;
+    to_scheduler();
+}
+
+void copy_async(void* to, const void* from, unsigned size, unsigned valid) {
+    check_aligned(to, size, "asynchronous copy to shared memory");
+    if (valid) check_aligned(from, size, "asynchronous copy from global memory");
+    Fiber* f = self();
+    const unsigned char* shared_end = worker->shared + worker->shared_room;
+    const unsigned char* t = static_cast<unsigned char*>(to);
+    if (t < f->shared || t + size > shared_end) fail("asynchronous copy to %p, which is not shared memory", to);
+    PendingCopy copy{to, {}, size, f->group};
+    std::memcpy(copy.bytes, from, valid);
+    std::memset(to, 0xFF, size);  // whoever reads before the wait reads poison
+    f->copies.push_back(copy);
+}
+
+void copy_async_commit() { ++self()->group; }
+
+void copy_async_wait(unsigned keep) {
+    Fiber* f = self();
+    // Groups 0..group-1 are committed; all but the newest `keep` of them must have landed.
+    const unsigned landed = f->group > keep ? f->group - keep : 0;
+    auto waiting = std::stable_partition(f->copies.begin(), f->copies.end(),
+                                         [&](const PendingCopy& c) { return c.group < landed; });
+    for (auto c = f->copies.begin(); c != waiting; ++c) std::memcpy(c->to, c->bytes, c->size);
+    f->copies.erase(f->copies.begin(), waiting);
+}
+
+void count_mma(unsigned long long flops) { mma_flops.fetch_add(flops, std::memory_order_relaxed); }
+
+Registration::Registration(const char* name, unsigned param_bytes, unsigned threads, unsigned shared,
+                           void (*entry)(const void*)) {
+    table().push_back({name, param_bytes, threads, shared, entry});
+}
+
+}  // namespace dcsim
+
+using namespace dcsim;
+
+// ---- What the host calls ----------------------------------------------------------------------
+
+extern "C" {
+
+struct dcsim_kernel {
+    const char* name;
+    uint32_t param_bytes, threads, shared_bytes;
+};
+
+/// Number of kernels; `out`, if not null, has room for that many.
+size_t dcsim_kernels(dcsim_kernel* out) {
+    const auto& all = table();
+    if (out)
+        for (size_t i = 0; i < all.size(); ++i) out[i] = {all[i].name, all[i].param_bytes, all[i].threads, all[i].shared};
+    return all.size();
+}
+
+/// Multiply-adds of tensor-core instructions since the last call, times two.
+unsigned long long dcsim_take_mma_flops() { return mma_flops.exchange(0); }
+
+/// Runs a kernel to its end. `schedule` 0: threads take turns in order, 1: in reverse, more: shuffled by
+/// this seed. `workers` OS threads share the blocks. 0, or 1 with a sentence in `error`.
+int dcsim_launch(const char* name, const uint32_t grid[3], const void* params, uint32_t param_bytes,
+                 uint32_t schedule, uint32_t workers, char* error, size_t error_room) {
+    const auto& all = table();
+    auto k = std::find_if(all.begin(), all.end(), [&](const Entry& e) { return !std::strcmp(e.name, name); });
+    auto refuse = [&](const std::string& text) {
+        snprintf(error, error_room, "%s", text.c_str());
+        return 1;
+    };
+    if (k == all.end()) return refuse(std::string("there is no kernel ") + name);
+    if (k->param_bytes != param_bytes)
+        return refuse(std::string(name) + ": takes " + std::to_string(k->param_bytes) + " bytes of parameters, got " +
+                      std::to_string(param_bytes));
+    if (k->threads == 0 || k->threads > MAX_THREADS || k->threads % 32 || k->shared > (227u << 10))
+        return refuse(std::string(name) + ": no GPU runs a block of " + std::to_string(k->threads) + " threads with " +
+                      std::to_string(k->shared) + " bytes of shared memory");
+    if (!grid[0] || !grid[1] || !grid[2] || grid[1] > 65535 || grid[2] > 65535)
+        return refuse(std::string(name) + ": a grid has 1 to 2^31-1 × 65535 × 65535 blocks");
+    install_handlers();
+    const uint64_t blocks = uint64_t(grid[0]) * grid[1] * grid[2];
+    std::atomic<uint64_t> next{0};
+    std::mutex lock;
+    std::string first_error;
+    auto work = [&] {
+        if (!worker) worker = std::make_unique<Worker>();
+        Worker& w = *worker;
+        w.error.clear();
+        w.threads = k->threads;
+        w.entry = k->entry;
+        w.params = params;
+        w.kernel = name;
+        for (uint64_t i; (i = next.fetch_add(1)) < blocks;) {
+            const uint64_t at = schedule == 1 ? blocks - 1 - i : i;
+            const dim3 block{unsigned(at % grid[0]), unsigned(at / grid[0] % grid[1]),
+                             unsigned(at / grid[0] / grid[1])};
+            if (!run_block(w, block, {grid[0], grid[1], grid[2]}, k->shared, schedule)) {
+                std::lock_guard<std::mutex> held(lock);
+                if (first_error.empty()) first_error = w.error;
+                next = blocks;
+                break;
+            }
+        }
+    };
+    const uint64_t n = std::min<uint64_t>(std::max(workers, 1u), blocks);
+    if (n == 1) {
+        work();
+    } else {
+        std::vector<std::thread> threads;
+        for (uint64_t i = 0; i < n; ++i) threads.emplace_back(work);
+        for (std::thread& t : threads) t.join();
+    }
+    return first_error.empty() ? 0 : refuse(first_error);
+}
+
+}  // extern "C"
