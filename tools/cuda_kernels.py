@@ -1,0 +1,238 @@
+"""Compiles cuda/*.cu with nvcc and reads what came out. Shared by tools/nvcc-check and tools/kernel-report.
+
+Results lie in target/cuda-cache/<arch>/<family>.*, the cache of build.rs (same rules, same flags): a
+cubin is current while nvcc, flags and every file that it was made of are byte for byte what
+<family>.inputs says.
+"""
+
+import collections
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import re
+import shutil
+import struct
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+CACHE = ROOT / "target/cuda-cache"
+FLAGS = ["-std=c++17", "-O3", "-Xptxas", "-v"]  # as in build.rs
+COUNTED = ["HMMA", "IMMA", "HGMMA", "LDGSTS", "UTMALDG", "LDSM", "MUFU"]
+
+# Per multiprocessor, from the CUDA programming guide's table of compute capabilities.
+Limits = collections.namedtuple("Limits", "warps blocks shared shared_per_block")
+LIMITS = {
+    "80": Limits(64, 32, 164 << 10, 163 << 10),
+    "86": Limits(48, 16, 100 << 10, 99 << 10),
+    "89": Limits(48, 24, 100 << 10, 99 << 10),
+    "90a": Limits(64, 32, 228 << 10, 227 << 10),
+}
+
+
+class Failure(Exception):
+    """One clear sentence."""
+
+
+def families():
+    return sorted(p.stem for p in (ROOT / "cuda").glob("*.cu"))
+
+
+def find_nvcc():
+    """DREAMCLEAR_NVCC, CUDA_HOME, PATH, target/cuda (as build.rs), then /opt/cuda-pip."""
+    said = os.environ.get("DREAMCLEAR_NVCC")
+    if said and said != "off":
+        if not os.access(said, os.X_OK):
+            raise Failure(f"DREAMCLEAR_NVCC is {said}, which is not a program; set it to the path of nvcc")
+        return pathlib.Path(said)
+    home = os.environ.get("CUDA_HOME")
+    on_path = shutil.which("nvcc")
+    for nvcc in [home and f"{home}/bin/nvcc", on_path, ROOT / "target/cuda/bin/nvcc", "/opt/cuda-pip/bin/nvcc"]:
+        if nvcc and os.access(nvcc, os.X_OK):
+            return pathlib.Path(nvcc)
+    raise Failure("no nvcc in CUDA_HOME, PATH, target/cuda or /opt/cuda-pip; run "
+                  "`tools/cuda-toolchain --prefix /opt/cuda-pip`")
+
+
+class Toolchain:
+    def __init__(self):
+        self.nvcc = find_nvcc()
+        done = subprocess.run([self.nvcc, "--version"], capture_output=True, text=True)
+        found = re.search(r"^Cuda compilation tools, (.*)$", done.stdout, re.M)
+        if not found:
+            raise Failure(f"{self.nvcc} --version does not say that it is nvcc")
+        self.version = found[1]
+
+    def tool(self, name):
+        beside = self.nvcc.parent / name
+        found = beside if os.access(beside, os.X_OK) else shutil.which(name)
+        if not found:
+            raise Failure(f"{name} is neither beside {self.nvcc} nor on PATH; run tools/cuda-toolchain")
+        return found
+
+
+@contextlib.contextmanager
+def one_at_a_time():
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with open(CACHE / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("waiting for another compilation of kernels", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def sources():
+    """Every file of the project that a kernel may be made of, by path, as it is now."""
+    files = [*ROOT.glob("cuda/*.cu"), *ROOT.glob("cuda/include/*"), *ROOT.glob("ffi/*.h")]
+    return {str(p.relative_to(ROOT)): p.read_text() for p in files}
+
+
+def inputs_text(version, flags, paths, texts):
+    """Format of <family>.inputs, shared with build.rs."""
+    head = f"nvcc {version}\nflags {' '.join(flags)}\nfiles {' '.join(paths)}\n"
+    return head + "".join(f"--- {p}\n{texts[p]}" for p in paths)
+
+
+def is_current(path, version, flags, texts):
+    if not path.exists():
+        return False
+    stored = path.read_text()
+    files = re.search(r"^files (.*)$", stored, re.M)
+    paths = files[1].split() if files else []
+    return all(p in texts for p in paths) and stored == inputs_text(version, flags, paths, texts)
+
+
+def dependencies(makefile, texts):
+    words = makefile.replace("\\\n", " ").split(":", 1)[1].split()
+    found = set()
+    for word in words:
+        path = os.path.relpath(os.path.normpath(ROOT / word), ROOT)
+        if path in texts:
+            found.add(path)
+    return sorted(found)
+
+
+def write(path, text):
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def compile(toolchain, family, arch):
+    """The cubin of a family; and what nvcc said, which is empty if all is well. Hold the lock."""
+    folder = CACHE / arch
+    folder.mkdir(parents=True, exist_ok=True)
+    cubin, log, inputs = (folder / f"{family}.{e}" for e in ("cubin", "log", "inputs"))
+    flags = [*FLAGS, "-cubin", f"-arch=sm_{arch}"]
+    texts = sources()
+    if f"cuda/{family}.cu" not in texts:
+        raise Failure(f"there is no cuda/{family}.cu; there are {', '.join(families())}")
+    if not (cubin.exists() and log.exists() and is_current(inputs, toolchain.version, flags, texts)):
+        inputs.unlink(missing_ok=True)
+        made = folder / f".{family}.{os.getpid()}.cubin"
+        depfile = folder / f".{family}.{os.getpid()}.d"
+        command = [toolchain.nvcc, *flags, "-MD", "-MF", depfile, "-o", made, f"cuda/{family}.cu"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        said = done.stdout + done.stderr
+        try:
+            if done.returncode:
+                raise Failure(f"nvcc does not compile cuda/{family}.cu for sm_{arch}:\n{warnings(said) or said}")
+            deps = dependencies(depfile.read_text(), texts)
+            made.replace(cubin)
+            write(log, said)
+            write(inputs, inputs_text(toolchain.version, flags, deps, texts))
+        finally:
+            made.unlink(missing_ok=True)
+            depfile.unlink(missing_ok=True)
+    return cubin, log.read_text()
+
+
+def warnings(log):
+    """What nvcc and ptxas said that is not the -v report."""
+    report = re.compile(r"\s*$|ptxas info|    \d+ bytes stack frame")
+    return "\n".join(line for line in log.splitlines() if not report.match(line))
+
+
+def kernel_infos(cubin):
+    """{kernel: (threads, shared bytes)}: the variables <kernel>_info of DC_KERNEL, from the ELF file."""
+    data = cubin.read_bytes()
+    if data[:5] != b"\x7fELF\x02":
+        raise Failure(f"{cubin} is not a 64-bit ELF file; delete it and try again")
+    (at,) = struct.unpack_from("<Q", data, 0x28)
+    size, count = struct.unpack_from("<HH", data, 0x3A)
+    sections = [struct.unpack_from("<IIQQQQIIQQ", data, at + i * size) for i in range(count)]
+    infos = {}
+    for _, kind, _, _, offset, length, link, _, _, entry in sections:
+        if kind != 2:  # SHT_SYMTAB
+            continue
+        names = sections[link][4]
+        for i in range(offset, offset + length, entry):
+            name, _, _, section, value, _ = struct.unpack_from("<IBBHQQ", data, i)
+            name = data[names + name : data.index(0, names + name)].decode()
+            if name.endswith("_info") and 0 < section < count and sections[section][1] != 8:  # not SHT_NOBITS
+                infos[name[: -len("_info")]] = struct.unpack_from("<II", data, sections[section][4] + value)
+    return infos
+
+
+def blocks_per_sm(arch, threads, registers, shared):
+    """0: the kernel does not fit this architecture."""
+    limits = LIMITS[arch]
+    if shared > limits.shared_per_block:
+        return 0
+    warps = threads // 32
+    per_warp = -(-registers * 32 // 256) * 256  # registers are given out by 256 a warp, warps by 4
+    by_registers = 65536 // per_warp // 4 * 4 // warps if registers else limits.blocks
+    by_shared = limits.shared // (-(-(shared + 1024) // 128) * 128)  # the system takes 1 KiB a block
+    return min(limits.blocks, limits.warps // warps, by_registers, by_shared)
+
+
+def sass_counts(toolchain, cubin):
+    """{kernel: {instruction: how often it occurs in the code}}"""
+    stored = cubin.with_suffix(".sass.json")
+    if stored.exists() and stored.stat().st_mtime_ns >= cubin.stat().st_mtime_ns:
+        return json.loads(stored.read_text())
+    done = subprocess.run([toolchain.tool("cuobjdump"), "-sass", cubin], capture_output=True, text=True)
+    if done.returncode:
+        raise Failure(f"cuobjdump does not read {cubin}: {done.stderr.strip()}")
+    counts, kernel = {}, None
+    instruction = re.compile(r"\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z0-9]+)")
+    for line in done.stdout.splitlines():
+        function = re.match(r"\s*Function : (\S+)", line)
+        if function:
+            kernel = counts.setdefault(function[1], dict.fromkeys(COUNTED, 0) | {"all": 0})
+        elif kernel is not None and (found := instruction.match(line)):
+            kernel["all"] += 1
+            if found[1] in kernel:
+                kernel[found[1]] += 1
+    write(stored, json.dumps(counts))
+    return counts
+
+
+def measure(toolchain, family, arch):
+    """{kernel: facts} and nvcc's warnings. Hold the lock."""
+    cubin, log = compile(toolchain, family, arch)
+    infos = kernel_infos(cubin)
+    counts = sass_counts(toolchain, cubin)
+    kernels = {}
+    pattern = (r"Compiling entry function '(\w+)'.*\n.*\n\s*(\d+) bytes stack frame, (\d+) bytes spill stores, "
+               r"(\d+) bytes spill loads\n.*Used (\d+) registers([^\n]*)")
+    for name, stack, stores, loads, registers, rest in re.findall(pattern, log):
+        if name not in infos:
+            raise Failure(f"kernel {name} of cuda/{family}.cu has no {name}_info; declare it with DC_KERNEL")
+        threads, dynamic = infos[name]
+        static = re.search(r"(\d+) bytes smem", rest)
+        static = int(static[1]) if static else 0
+        blocks = blocks_per_sm(arch, threads, int(registers), static + dynamic)
+        kernels[name] = {
+            "threads": threads, "registers": int(registers), "stack": int(stack),
+            "spill_stores": int(stores), "spill_loads": int(loads),
+            "shared_static": static, "shared_dynamic": dynamic, "blocks_per_sm": blocks,
+            "occupancy": round(blocks * threads / 32 / LIMITS[arch].warps, 3), "sass": counts[name],
+        }
+    if not kernels:
+        raise Failure(f"cuda/{family}.cu has no kernel for sm_{arch}, or ptxas -v prints another format than expected")
+    return dict(sorted(kernels.items())), warnings(log)
