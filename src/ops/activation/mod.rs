@@ -1,6 +1,7 @@
 //! `activation`: y = f(x) for every element, f one of [`Kind`].
 
 mod cpu;
+pub(super) mod cuda;
 pub(super) mod reference;
 
 pub(super) use cpu::silu_slope;
