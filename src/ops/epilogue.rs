@@ -3,6 +3,8 @@
 use super::activation::{self, Kind};
 use crate::device::cpu::gemm::{self, Activation, Residual};
 use crate::device::cpu::math;
+use crate::ffi;
+use crate::graph::cuda::CudaOperand;
 use crate::graph::op::Operand;
 use crate::graph::{Real, TensorType};
 
@@ -66,6 +68,22 @@ impl Epilogue {
             _ => Residual::None,
         };
         gemm::Epilogue { bias, activation, alpha: self.alpha, residual }
+    }
+
+    /// The same for kernels (`cuda/include/epilogue.cuh`), with these operands: a bias in f32, a dense
+    /// residual like the result.
+    pub(super) fn on_cuda(&self, bias: Option<&CudaOperand>, residual: Option<&CudaOperand>) -> ffi::Epilogue {
+        let (act, act_a, act_b) =
+            self.act.map_or((ffi::ACTIVATION_NONE as i32, 0.0, 0.0), activation::cuda::code);
+        let residual = residual.filter(|_| self.residual);
+        ffi::Epilogue {
+            bias: bias.map_or(0, |b| b.address),
+            residual: residual.map_or(0, |r| r.address),
+            alpha: self.alpha,
+            act,
+            act_a,
+            act_b,
+        }
     }
 
     /// Operations per element.

@@ -1,0 +1,139 @@
+// What products and convolutions do to their results before they leave the multiprocessor:
+// y = alpha·act(sum + bias) + residual (ffi/epilogue.h).
+//
+// Accumulators lie in registers in a layout that suits the multiplication, not memory. They go through
+// a patch of shared memory, a few rows at a time, and from there in whole vectors along the rows to
+// y: full 16-byte accesses of y and the residual, and one copy of the code of the activations in the
+// kernel instead of one an accumulator (it is a switch over all of them; unrolled, it would be longer
+// than the rest of the kernel).
+#pragma once
+
+#include "../../ffi/epilogue.h"
+#include "activation.cuh"
+#include "dc.cuh"
+
+#ifdef __CUDA_ARCH__
+#define DC_ROLL _Pragma("unroll 1")
+#else
+#define DC_ROLL
+#endif
+
+namespace dc {
+
+/// One element of column `col`; `residual` is 0 where there is none.
+DC_FN float finish_value(const Epilogue& e, float sum, int col, float residual) {
+    if (e.bias) sum += ptr<const float>(e.bias)[col];
+    if (e.act != ACTIVATION_NONE) sum = activate(e.act, e.act_a, e.act_b, sum);
+    return e.alpha * sum + residual;
+}
+
+/// Element `at` of y (and of the residual), which lies in column `col`.
+template <class Out>
+DC_FN void finish_store(const Epilogue& e, float sum, int col, Out* y, int64_t at) {
+    const float residual = e.residual ? to_f32(ptr<const Out>(e.residual)[at]) : 0.0f;
+    y[at] = from_f32<Out>(finish_value(e, sum, col, residual));
+}
+
+/// Finishes and stores ROWS×COLS sums of a patch of shared memory (rows LD floats apart, a multiple of 4)
+/// that are rows `row0`… and columns `col0`… (a multiple of 8) of a dense m×n matrix at y, with a residual
+/// like it or null; what lies outside the matrix is left out. Called by THREADS threads together (a warp,
+/// or the block), `thread` their index, after the patch is visible to all of them; contains barriers of
+/// theirs.
+template <class Out, int ROWS, int COLS, int LD, int THREADS>
+DC_FN void finish(const Epilogue& e, float* patch, int thread, int row0, int col0, int m, int n, Out* y,
+                  const Out* residual) {
+    constexpr int VEC = 16 / sizeof(Out);
+    static_assert(COLS % VEC == 0 && LD % 4 == 0, "whole vectors");
+    const float* bias = ptr<const float>(e.bias);
+    if (e.act != ACTIVATION_NONE) {
+        DC_ROLL
+        for (int i = thread; i < ROWS * COLS; i += THREADS) {
+            float& v = patch[i / COLS * LD + i % COLS];
+            const int col = col0 + i % COLS;
+            v = activate(e.act, e.act_a, e.act_b, bias && col < n ? v + bias[col] : v);
+        }
+        bias = nullptr;
+        if (THREADS == 32)
+            sync_warp();
+        else
+            __syncthreads();
+    }
+    const uint64_t addresses = reinterpret_cast<uint64_t>(y) | reinterpret_cast<uint64_t>(residual) |
+                               reinterpret_cast<uint64_t>(bias);
+    if (n % VEC == 0 && addresses % 16 == 0) {
+        DC_ROLL
+        for (int i = thread; i < ROWS * COLS / VEC; i += THREADS) {
+            const int row = i / (COLS / VEC), col = i % (COLS / VEC) * VEC;
+            if (row0 + row >= m || col0 + col >= n) continue;
+            const int64_t at = int64_t(row0 + row) * n + col0 + col;
+            Vec<Out, VEC> out, old;
+            if (residual) old = load<VEC>(residual + at);
+            DC_UNROLL
+            for (int half = 0; half < VEC; half += 4) {
+                auto v = load<4>(patch + row * LD + col + half);
+                if (bias) {
+                    const auto b = load<4>(bias + col0 + col + half);
+                    DC_UNROLL
+                    for (int k = 0; k < 4; ++k) v[k] += b[k];
+                }
+                DC_UNROLL
+                for (int k = 0; k < 4; ++k)
+                    out[half + k] = from_f32<Out>(e.alpha * v[k] + (residual ? to_f32(old[half + k]) : 0.0f));
+            }
+            store(y + at, out);
+        }
+    } else {
+        DC_ROLL
+        for (int i = thread; i < ROWS * COLS; i += THREADS) {
+            const int row = i / COLS, col = i % COLS;
+            if (row0 + row >= m || col0 + col >= n) continue;
+            const int64_t at = int64_t(row0 + row) * n + col0 + col;
+            float v = patch[row * LD + col];
+            if (bias) v += bias[col0 + col];
+            y[at] = from_f32<Out>(e.alpha * v + (residual ? to_f32(residual[at]) : 0.0f));
+        }
+    }
+}
+
+/// Floats between the rows of a warp's patch for fragments NI·8 columns wide: pairs of a quarter warp
+/// fall on distinct banks.
+template <int NI>
+constexpr int patch_ld = (NI * 8 + 31) / 32 * 32 + 8;
+/// Bytes of shared memory that `finish_warp` uses for each warp.
+template <int NI>
+constexpr int patch_bytes = 16 * patch_ld<NI> * 4;
+
+/// Finishes the MI×NI accumulators (16×8 each, as mma.sync leaves them) of a warp, whose first element
+/// is (row0, col0) of a dense m×n matrix, the `first`-th element of what lies at y and e.residual.
+/// y is of T, or of f32 if `y_f32`. `patch` is the warp's own `patch_bytes<NI>`.
+template <class T, int MI, int NI>
+DC_FN void finish_warp(const Epilogue& e, const float (&acc)[MI][NI][4], float* patch, int row0, int col0, int m,
+                       int n, uint64_t y, int64_t first, bool y_f32) {
+    constexpr int LD = patch_ld<NI>;
+    const int g = lane() / 4, t = lane() % 4;
+    DC_ROLL
+    for (int at = 0; at < MI; ++at) {
+        DC_UNROLL
+        for (int mi = 0; mi < MI; ++mi) {  // accumulators have no addresses: pick by comparison
+            if (mi != at) continue;
+            DC_UNROLL
+            for (int ni = 0; ni < NI; ++ni) {
+                const auto& c = acc[mi][ni];
+                store(patch + g * LD + ni * 8 + 2 * t, Vec<float, 2>{c[0], c[1]});
+                store(patch + (g + 8) * LD + ni * 8 + 2 * t, Vec<float, 2>{c[2], c[3]});
+            }
+        }
+        sync_warp();
+        if (y_f32) {
+            const float* residual = e.residual ? ptr<const float>(e.residual) + first : nullptr;
+            finish<float, 16, NI * 8, LD, 32>(e, patch, lane(), row0 + at * 16, col0, m, n, ptr<float>(y) + first,
+                                              residual);
+        } else {
+            const T* residual = e.residual ? ptr<const T>(e.residual) + first : nullptr;
+            finish<T, 16, NI * 8, LD, 32>(e, patch, lane(), row0 + at * 16, col0, m, n, ptr<T>(y) + first, residual);
+        }
+        sync_warp();
+    }
+}
+
+}  // namespace dc
