@@ -1,8 +1,8 @@
 """Compiles cuda/*.cu with nvcc and reads what came out. Shared by tools/nvcc-check and tools/kernel-report.
 
-Results lie in target/cuda-cache/<arch>/<family>.*, the cache of build.rs (same rules, same flags): a
-cubin is current while nvcc, flags and every file that it was made of are byte for byte what
-<family>.inputs says.
+Results lie in target/cuda-cache, the cache of build.rs (same rules, same flags): PTX in
+compute_<front end>/<family>.ptx, machine code in sm_<arch>/<family>.cubin. Either is current while
+nvcc, flags and every file that it was made of are byte for byte what <family>.inputs beside it says.
 """
 
 import collections
@@ -19,7 +19,8 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CACHE = ROOT / "target/cuda-cache"
-FLAGS = ["-std=c++17", "-O3", "-Xptxas", "-v"]  # as in build.rs
+FLAGS = ["-std=c++17", "-O3"]  # as in build.rs
+FRONT_END = {"86": "80", "89": "80"}  # as in build.rs: one PTX for all sm_8x
 COUNTED = ["HMMA", "IMMA", "HGMMA", "LDGSTS", "UTMALDG", "LDSM", "MUFU"]
 
 # Per multiprocessor, from the CUDA programming guide's table of compute capabilities.
@@ -76,7 +77,7 @@ class Toolchain:
 @contextlib.contextmanager
 def one_at_a_time():
     CACHE.mkdir(parents=True, exist_ok=True)
-    with open(CACHE / "lock", "w") as lock:
+    with open(CACHE / "nvcc.lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -91,19 +92,20 @@ def sources():
     return {str(p.relative_to(ROOT)): p.read_text() for p in files}
 
 
-def inputs_text(version, flags, paths, texts):
+def inputs_text(version, paths, texts):
     """Format of <family>.inputs, shared with build.rs."""
-    head = f"nvcc {version}\nflags {' '.join(flags)}\nfiles {' '.join(paths)}\n"
+    head = f"nvcc {version}\nflags {' '.join(FLAGS)}\nfiles {' '.join(paths)}\n"
     return head + "".join(f"--- {p}\n{texts[p]}" for p in paths)
 
 
-def is_current(path, version, flags, texts):
-    if not path.exists():
+def is_current(product, version, texts):
+    inputs = product.with_suffix(".inputs")
+    if not product.exists() or not inputs.exists():
         return False
-    stored = path.read_text()
+    stored = inputs.read_text()
     files = re.search(r"^files (.*)$", stored, re.M)
     paths = files[1].split() if files else []
-    return all(p in texts for p in paths) and stored == inputs_text(version, flags, paths, texts)
+    return all(p in texts for p in paths) and stored == inputs_text(version, paths, texts)
 
 
 def dependencies(makefile, texts):
@@ -122,33 +124,45 @@ def write(path, text):
     temporary.replace(path)
 
 
-def compile(toolchain, family, arch):
-    """The cubin of a family; and what nvcc said, which is empty if all is well. Hold the lock."""
-    folder = CACHE / arch
-    folder.mkdir(parents=True, exist_ok=True)
-    cubin, log, inputs = (folder / f"{family}.{e}" for e in ("cubin", "log", "inputs"))
-    flags = [*FLAGS, "-cubin", f"-arch=sm_{arch}"]
-    texts = sources()
-    if f"cuda/{family}.cu" not in texts:
-        raise Failure(f"there is no cuda/{family}.cu; there are {', '.join(families())}")
-    if not (cubin.exists() and log.exists() and is_current(inputs, toolchain.version, flags, texts)):
-        inputs.unlink(missing_ok=True)
-        made = folder / f".{family}.{os.getpid()}.cubin"
-        depfile = folder / f".{family}.{os.getpid()}.d"
-        command = [toolchain.nvcc, *flags, "-MD", "-MF", depfile, "-o", made, f"cuda/{family}.cu"]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+def make(product, version, texts, command, dependencies_of):
+    """Runs `command + [-o product]` unless the product is current; what was printed."""
+    log, inputs = product.with_suffix(".log"), product.with_suffix(".inputs")
+    if not (log.exists() and is_current(product, version, texts)):
+        product.parent.mkdir(parents=True, exist_ok=True)
+        inputs.unlink(missing_ok=True)  # what is killed from here on leaves nothing that looks current
+        made = product.with_name(f".{product.stem}.{os.getpid()}{product.suffix}")
+        done = subprocess.run([*command, "-o", made], cwd=ROOT, capture_output=True, text=True)
         said = done.stdout + done.stderr
         try:
             if done.returncode:
-                raise Failure(f"nvcc does not compile cuda/{family}.cu for sm_{arch}:\n{warnings(said) or said}")
-            deps = dependencies(depfile.read_text(), texts)
-            made.replace(cubin)
+                raise Failure(warnings(said) or said)
+            made.replace(product)
             write(log, said)
-            write(inputs, inputs_text(toolchain.version, flags, deps, texts))
+            write(inputs, inputs_text(version, dependencies_of(), texts))
         finally:
             made.unlink(missing_ok=True)
-            depfile.unlink(missing_ok=True)
-    return cubin, log.read_text()
+    return log.read_text()
+
+
+def compile(toolchain, family, arch):
+    """The cubin of a family, and what nvcc and ptxas said. Hold the lock."""
+    texts = sources()
+    if f"cuda/{family}.cu" not in texts:
+        raise Failure(f"there is no cuda/{family}.cu; there are {', '.join(families())}")
+    virtual = f"compute_{FRONT_END.get(arch, arch)}"
+    ptx, cubin = CACHE / virtual / f"{family}.ptx", CACHE / f"sm_{arch}" / f"{family}.cubin"
+    depfile = CACHE / f".{family}.{os.getpid()}.d"
+    try:
+        front = [toolchain.nvcc, *FLAGS, "-ptx", f"-arch={virtual}", "-MD", "-MF", depfile, f"cuda/{family}.cu"]
+        said = make(ptx, toolchain.version, texts, front, lambda: dependencies(depfile.read_text(), texts))
+        back = [toolchain.tool("ptxas"), "-v", f"-arch=sm_{arch}", ptx]
+        read = re.search(r"^files (.*)$", ptx.with_suffix(".inputs").read_text(), re.M)[1].split()
+        said += make(cubin, toolchain.version, texts, back, lambda: read)
+    except Failure as e:
+        raise Failure(f"cuda/{family}.cu does not compile for sm_{arch}:\n{e}") from None
+    finally:
+        depfile.unlink(missing_ok=True)
+    return cubin, said
 
 
 def warnings(log):
