@@ -70,7 +70,7 @@ pub fn run(args: &Args) -> Result<()> {
         |Opponent::Torch| TorchOptions { python: args.python.clone(), official: args.official.clone() };
     let options = Options {
         filter,
-        device: args.device.open()?,
+        device: args.device.open_cpu()?,
         seconds: args.seconds,
         flush: args.flush,
         torch: args.vs.map(torch),

@@ -57,7 +57,7 @@ pub fn run(args: &Args) -> Result<()> {
             std::fs::write(path, text).map_err(|e| Error::io("write", path, e))?;
         }
         graphs += 1;
-        let plan = Plan::new(graph, device.threads())?;
+        let plan = Plan::new(graph, &device)?;
         let mut exe = Executable::new(plan, device.clone(), |key| model.weights.get(key).cloned())?;
         if args.check { exe.run_checked(inputs) } else { exe.run(inputs) }
     })?;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use clap::{Parser, Subcommand};
 
 use crate::cancel::EXIT_INTERRUPTED;
+use crate::device::Device;
 use crate::device::cpu::CpuDevice;
 use crate::error::{Error, Result};
 use crate::tensor::DType;
@@ -56,11 +57,12 @@ enum Command {
 /// Where to run, shared by the commands that compute.
 #[derive(Debug, Clone, clap::Args)]
 pub struct DeviceArgs {
-    /// Where to compute: auto or cpu. (CUDA devices are not part of this version.)
+    /// Where to compute: auto, cpu, or sim (the CUDA kernels, simulated on the host: exact and slow).
     #[arg(long, default_value = "auto", value_name = "DEVICE", help_heading = "Device")]
     pub device: String,
 
-    /// Number format of large weights: auto (as stored), f32, bf16 or f16. Arithmetic is f32.
+    /// Number format of large weights: auto (as stored), f32, bf16 or f16. The CPU's arithmetic is f32; CUDA
+    /// kernels keep operands of matrix products in this format and add up in f32.
     #[arg(long, default_value = "auto", value_name = "PRECISION", help_heading = "Device")]
     pub precision: String,
 
@@ -70,20 +72,29 @@ pub struct DeviceArgs {
 }
 
 impl DeviceArgs {
-    /// Opens the device for a command that computes in f32 only.
-    pub fn open(&self) -> Result<Arc<CpuDevice>> {
+    /// Opens the device for a command that computes in f32 only, where that is a CPU.
+    pub fn open(&self) -> Result<Device> {
         let (device, matrices) = self.open_with_precision()?;
         match matrices {
-            None | Some(DType::F32) => Ok(device),
-            Some(dtype) => Err(Error::Usage(format!(
+            Some(dtype) if dtype != DType::F32 && device.as_kernels().is_none() => Err(Error::Usage(format!(
                 "--precision {dtype}: this model runs in f32 only; `restore --model dreamclear` takes bf16 and f16"
             ))),
+            _ => Ok(device),
+        }
+    }
+
+    /// Opens the CPU, for commands that measure it.
+    pub fn open_cpu(&self) -> Result<Arc<CpuDevice>> {
+        let device = self.open()?;
+        match device.as_kernels() {
+            None => Ok(device.host().clone()),
+            Some(_) => Err(Error::Usage(format!("--device {}: this command knows the CPU only; use cpu", self.device))),
         }
     }
 
     /// Opens the device, or says in one sentence why that cannot be; with the element type that
     /// large weights are kept in, if one is asked for. The CPU's arithmetic is f32 either way.
-    pub fn open_with_precision(&self) -> Result<(Arc<CpuDevice>, Option<DType>)> {
+    pub fn open_with_precision(&self) -> Result<(Device, Option<DType>)> {
         let matrices = match self.precision.as_str() {
             "auto" => None,
             "f32" => Some(DType::F32),
@@ -91,25 +102,19 @@ impl DeviceArgs {
             "f16" => Some(DType::F16),
             p => return Err(Error::Usage(format!("--precision {p}: expected auto, f32, bf16 or f16"))),
         };
-        Ok((self.device()?, matrices))
-    }
-
-    fn device(&self) -> Result<Arc<CpuDevice>> {
-        match self.device.as_str() {
-            "auto" | "cpu" => {}
-            "sim" => {
-                return Err(Error::Usage(
-                    "--device sim: this version has no simulated CUDA device; use cpu".into(),
-                ));
-            }
+        let device = match self.device.as_str() {
+            "auto" | "cpu" => Device::cpu(self.threads)?,
+            "sim" => Device::sim(self.threads, matrices.unwrap_or(DType::F32))?,
             d if d == "cuda" || d.starts_with("cuda:") => {
-                return Err(Error::Usage(format!("--device {d}: this version has no CUDA kernels; use cpu")));
+                return Err(Error::Usage(format!(
+                    "--device {d}: this version runs its CUDA kernels in the simulator only; use sim or cpu"
+                )));
             }
             d => {
                 return Err(Error::Usage(format!("--device {d}: expected auto, cpu, cuda, cuda:N or sim")));
             }
-        }
-        Ok(Arc::new(CpuDevice::new(self.threads)?))
+        };
+        Ok((device, matrices))
     }
 }
 

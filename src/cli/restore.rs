@@ -135,7 +135,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         restore_dreamclear::check_single(&args.dreamclear, &found)?;
         let mut restorer = restore_dreamclear::open(args, device.clone(), matrices)?;
         if args.plan {
-            let roofs = Roofline::measure(&device, Effort::quick())?;
+            let roofs = Roofline::measure(device.host(), Effort::quick())?;
             let flops = roofs.matmul_flops_per_second;
             let (rows, text, failed) = restore_dreamclear::plan(&mut restorer, found, flops);
             return print_plan(rows, text, failed, args.json);
@@ -153,7 +153,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let settings = settings(args, &model)?;
     let mut restorer = NetworkRestorer::new(&args.model, model, settings, device.clone())?;
     if args.plan {
-        let roofs = Roofline::measure(&device, Effort::quick())?;
+        let roofs = Roofline::measure(device.host(), Effort::quick())?;
         return plan(&restorer, found, roofs.matmul_flops_per_second, args.json);
     }
     run_batch(args, format, found, &mut restorer)

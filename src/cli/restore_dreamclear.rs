@@ -1,7 +1,6 @@
 //! `dreamclear restore --model dreamclear`: the options of the whole pipeline.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
@@ -9,7 +8,7 @@ use serde_json::json;
 use crate::data::color_fix::ColorFix;
 use crate::data::inputs::Inputs;
 use crate::data::pixels::Rounding;
-use crate::device::cpu::CpuDevice;
+use crate::device::Device;
 use crate::diffusion::Guided;
 use crate::error::{Error, Result};
 use crate::pipelines::dreamclear::captions::Source;
@@ -134,7 +133,7 @@ fn parse_count(text: &str) -> Result<usize, String> {
 /// Opens the pipeline as the options say.
 pub fn open(
     args: &super::restore::Args,
-    device: Arc<CpuDevice>,
+    device: Device,
     matrices: Option<DType>,
 ) -> Result<DreamClearRestorer> {
     let own = &args.dreamclear;

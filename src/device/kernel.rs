@@ -1,4 +1,10 @@
-//! What a kernel launch is, on a GPU or in its simulation.
+//! What a kernel launch is, on a GPU or in its simulation, and what runs it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, Weak};
+
+use crate::error::Result;
+use crate::tensor::{DType, HostTensor};
 
 /// One launch of a kernel: everything but the number of threads and of shared bytes, which belong to
 /// the kernel itself.
@@ -44,4 +50,168 @@ pub struct DeviceFacts {
 impl DeviceFacts {
     /// An A100: what the simulator stands for.
     pub const A100: DeviceFacts = DeviceFacts { arch: 80, multiprocessors: 108 };
+}
+
+/// A device that runs kernels: a GPU, or the simulator.
+pub trait KernelDevice: Send + Sync {
+    /// What it is, in words.
+    fn name(&self) -> String;
+
+    /// What the choice of kernels may depend on.
+    fn facts(&self) -> DeviceFacts;
+
+    /// Takes `bytes` of device memory; the address is a multiple of 256.
+    fn allocate(&self, bytes: usize) -> Result<u64>;
+
+    /// Gives memory of [`KernelDevice::allocate`] back.
+    ///
+    /// # Safety
+    /// Nothing may use it any more.
+    unsafe fn free(&self, address: u64, bytes: usize);
+
+    /// Copies host bytes to device memory, after all that was launched before.
+    ///
+    /// # Safety
+    /// The range must be live memory of this device.
+    unsafe fn upload(&self, to: u64, bytes: &[u8]) -> Result<()>;
+
+    /// Copies device memory to the host, after all that was launched before.
+    ///
+    /// # Safety
+    /// The range must be live memory of this device.
+    unsafe fn download(&self, from: u64, to: &mut [u8]) -> Result<()>;
+
+    /// Whether the device has this kernel, and it takes these parameters; or what is wrong.
+    fn check(&self, launch: &Launch) -> Result<(), String>;
+
+    /// Starts the launches in order; a device may still be busy with them when this returns. On failure:
+    /// the index of the launch and what happened.
+    ///
+    /// # Safety
+    /// Addresses in the parameters must be live memory of this device, of the extents that they say.
+    unsafe fn launch(&self, launches: &[Launch]) -> Result<(), (usize, String)>;
+
+    /// Records the launches, to be started all at once again and again, where the device can.
+    ///
+    /// # Safety
+    /// As [`KernelDevice::launch`], whenever the recording is started.
+    unsafe fn record(&self, launches: &[Launch]) -> Option<Result<Arc<dyn Recording>>>;
+
+    /// Waits until all that was launched is done.
+    fn synchronize(&self) -> Result<()>;
+}
+
+/// Launches that are started as one (a CUDA graph).
+pub trait Recording: Send + Sync {
+    /// Starts them.
+    ///
+    /// # Safety
+    /// Memory that the launches use must still be live.
+    unsafe fn start(&self) -> Result<()>;
+}
+
+/// Device memory of our own.
+pub struct DeviceMemory {
+    device: Arc<dyn KernelDevice>,
+    address: u64,
+    bytes: usize,
+}
+
+impl DeviceMemory {
+    /// `bytes` of memory with arbitrary contents.
+    pub fn new(device: &Arc<dyn KernelDevice>, bytes: usize) -> Result<Self> {
+        Ok(DeviceMemory { address: device.allocate(bytes.max(1))?, bytes, device: device.clone() })
+    }
+
+    /// A copy of host bytes.
+    pub fn of(device: &Arc<dyn KernelDevice>, bytes: &[u8]) -> Result<Self> {
+        let memory = Self::new(device, bytes.len())?;
+        memory.write(bytes)?;
+        Ok(memory)
+    }
+
+    /// Device address of the first byte, a multiple of 256.
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// Bytes.
+    pub fn len(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether it holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// Copies host bytes to its start.
+    ///
+    /// # Panics
+    /// If they do not fit.
+    pub fn write(&self, bytes: &[u8]) -> Result<()> {
+        assert!(bytes.len() <= self.bytes, "{} bytes into {}", bytes.len(), self.bytes);
+        // SAFETY: inside our own allocation.
+        unsafe { self.device.upload(self.address, bytes) }
+    }
+
+    /// Copies `to.len()` bytes from `offset` to the host.
+    ///
+    /// # Panics
+    /// If there are not that many.
+    pub fn read(&self, offset: usize, to: &mut [u8]) -> Result<()> {
+        assert!(offset + to.len() <= self.bytes, "{} bytes at {offset} of {}", to.len(), self.bytes);
+        // SAFETY: inside our own allocation.
+        unsafe { self.device.download(self.address + offset as u64, to) }
+    }
+}
+
+impl Drop for DeviceMemory {
+    fn drop(&mut self) {
+        // SAFETY: allocated by `new` with this size; the owner is gone.
+        unsafe { self.device.free(self.address, self.bytes.max(1)) };
+    }
+}
+
+/// A parameter in device memory.
+pub struct DeviceParam {
+    memory: DeviceMemory,
+    /// Keeps the host bytes, whose place is the parameter's identity.
+    _source: HostTensor,
+}
+
+impl DeviceParam {
+    /// Its memory.
+    pub fn memory(&self) -> &DeviceMemory {
+        &self.memory
+    }
+}
+
+/// Parameters in device memory: plans that read the same tensor in the same element type share it. A
+/// parameter goes when the last plan that reads it does.
+#[derive(Clone, Default)]
+pub struct ParamCache(Arc<Mutex<HashMap<ParamKey, Weak<DeviceParam>>>>);
+
+/// A host tensor by where its bytes lie, and the element type it is kept in.
+type ParamKey = (usize, usize, DType);
+
+impl ParamCache {
+    /// The tensor in device memory, in this element type (a float type if the tensor's is).
+    pub fn get(
+        &self,
+        device: &Arc<dyn KernelDevice>,
+        tensor: &HostTensor,
+        dtype: DType,
+    ) -> Result<Arc<DeviceParam>> {
+        let key = (tensor.bytes().as_ptr() as usize, tensor.bytes().len(), dtype);
+        let mut cache = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(found) = cache.get(&key).and_then(Weak::upgrade) {
+            return Ok(found);
+        }
+        cache.retain(|_, param| param.strong_count() > 0);
+        let memory = DeviceMemory::of(device, tensor.cast(dtype).bytes())?;
+        let param = Arc::new(DeviceParam { memory, _source: tensor.clone() });
+        cache.insert(key, Arc::downgrade(&param));
+        Ok(param)
+    }
 }

@@ -1,5 +1,83 @@
 //! Devices: memory, threads, launches. They know no op and no graph.
 
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::tensor::DType;
+
+pub mod copy;
 pub mod cpu;
 pub mod kernel;
 pub mod sim;
+
+use cpu::CpuDevice;
+use kernel::KernelDevice;
+
+/// Where plans run. Cheap to clone.
+#[derive(Clone)]
+pub struct Device {
+    host: Arc<CpuDevice>,
+    kernels: Option<Kernels>,
+}
+
+/// A device that runs CUDA kernels, and how plans for it compute.
+#[derive(Clone)]
+pub struct Kernels {
+    /// The device.
+    pub device: Arc<dyn KernelDevice>,
+    /// The type that operands of matrix products are kept in: f32, bf16 or f16.
+    pub compute: DType,
+    /// Parameters that live in its memory, shared by all plans.
+    pub params: kernel::ParamCache,
+}
+
+impl Device {
+    /// The CPU, with this many worker threads (0: what the machine offers).
+    pub fn cpu(threads: usize) -> Result<Self> {
+        Ok(CpuDevice::new(threads)?.into())
+    }
+
+    /// A device that runs CUDA kernels; host work is done by `host`.
+    pub fn kernels(host: Arc<CpuDevice>, device: Arc<dyn KernelDevice>, compute: DType) -> Self {
+        Device { host, kernels: Some(Kernels { device, compute, params: Default::default() }) }
+    }
+
+    /// The simulated CUDA device; its blocks run on the host's threads.
+    pub fn sim(threads: usize, compute: DType) -> Result<Self> {
+        let host = Arc::new(CpuDevice::new(threads)?);
+        let device = sim::SimDevice::new(host.threads())?;
+        Ok(Self::kernels(host, Arc::new(device), compute))
+    }
+
+    /// The host's threads, for work outside of plans.
+    pub fn host(&self) -> &Arc<CpuDevice> {
+        &self.host
+    }
+
+    /// Worker threads of the host.
+    pub fn threads(&self) -> usize {
+        self.host.threads()
+    }
+
+    /// Runs `f` in the host's thread pool.
+    pub fn run<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
+        self.host.run(f)
+    }
+
+    /// The CUDA side, if plans run there.
+    pub fn as_kernels(&self) -> Option<&Kernels> {
+        self.kernels.as_ref()
+    }
+}
+
+impl From<CpuDevice> for Device {
+    fn from(cpu: CpuDevice) -> Self {
+        Arc::new(cpu).into()
+    }
+}
+
+impl From<Arc<CpuDevice>> for Device {
+    fn from(host: Arc<CpuDevice>) -> Self {
+        Device { host, kernels: None }
+    }
+}

@@ -4,9 +4,10 @@
 //! sanitizers, or with kernels that are being worked on).
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
-use super::kernel::{KernelInfo, Launch};
+use super::cpu::Arena;
+use super::kernel::{DeviceFacts, KernelDevice, KernelInfo, Launch, Recording};
 use crate::error::{Error, Result};
 
 /// Environment variable with the path of another build of the simulator.
@@ -204,6 +205,81 @@ impl Simulator {
             return Ok(());
         }
         Err(CStr::from_bytes_until_nul(&error).map_or_else(|e| e.to_string(), |s| s.to_string_lossy().into_owned()))
+    }
+}
+
+/// The simulator as a device for plans: launches run to their end as they are started.
+pub struct SimDevice {
+    simulator: Simulator,
+    kernels: Vec<KernelInfo>,
+    workers: usize,
+}
+
+impl SimDevice {
+    /// The simulator with this many threads for the blocks of a launch, or why this build has none.
+    pub fn new(workers: usize) -> Result<Self> {
+        let simulator = Simulator::new()?;
+        Ok(SimDevice { kernels: simulator.kernels(), simulator, workers })
+    }
+}
+
+impl KernelDevice for SimDevice {
+    fn name(&self) -> String {
+        format!("simulated CUDA device (sm_80, {} kernels)", self.kernels.len())
+    }
+
+    fn facts(&self) -> DeviceFacts {
+        DeviceFacts::A100
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<u64> {
+        let mut arena =
+            Arena::with_align(bytes, 256).map_err(|m| Error::Run(format!("the simulated device: {m}")))?;
+        arena.poison();
+        Ok(arena.into_raw() as u64)
+    }
+
+    unsafe fn free(&self, address: u64, bytes: usize) {
+        // SAFETY: made by `allocate` from an arena of this size and alignment.
+        drop(unsafe { Arena::from_raw(address as *mut u8, bytes, 256) });
+    }
+
+    unsafe fn upload(&self, to: u64, bytes: &[u8]) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { (to as *mut u8).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        Ok(())
+    }
+
+    unsafe fn download(&self, from: u64, to: &mut [u8]) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { (from as *const u8).copy_to_nonoverlapping(to.as_mut_ptr(), to.len()) };
+        Ok(())
+    }
+
+    fn check(&self, launch: &Launch) -> Result<(), String> {
+        let found = self.kernels.binary_search_by(|k| k.name.as_str().cmp(&launch.kernel));
+        let kernel = found.map_err(|_| format!("there is no kernel {}", launch.kernel))?;
+        let (takes, given) = (self.kernels[kernel].param_bytes, launch.params.len());
+        if takes != given {
+            return Err(format!("{} takes {takes} bytes of parameters, not {given}", launch.kernel));
+        }
+        Ok(())
+    }
+
+    unsafe fn launch(&self, launches: &[Launch]) -> Result<(), (usize, String)> {
+        for (i, launch) in launches.iter().enumerate() {
+            // SAFETY: the caller's promise.
+            unsafe { self.simulator.launch(launch, Schedule::Forward, self.workers) }.map_err(|e| (i, e))?;
+        }
+        Ok(())
+    }
+
+    unsafe fn record(&self, _launches: &[Launch]) -> Option<Result<Arc<dyn Recording>>> {
+        None
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        Ok(())
     }
 }
 

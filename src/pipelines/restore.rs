@@ -1,6 +1,5 @@
 //! Restoring one picture with one network: enlarge if asked, run (in tiles), resize.
 
-use std::sync::Arc;
 
 use serde_json::Map;
 
@@ -8,7 +7,7 @@ use super::batch::{Job, Restored, Restorer};
 use super::tiled::{TiledNetwork, Tiling, Watch};
 use crate::data::pixels::{FloatImage, Rounding};
 use crate::data::resize::{Sizes, bicubic_antialias, bicubic_torch, photo_alpha, photo_rgb, restore_sizes};
-use crate::device::cpu::CpuDevice;
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::graph::Workspace;
 use crate::models::load::Loaded;
@@ -65,7 +64,7 @@ pub struct NetworkRestorer {
 
 impl NetworkRestorer {
     /// Checks that the weights fit the network.
-    pub fn new(name: &str, model: Loaded, settings: Settings, device: Arc<CpuDevice>) -> Result<Self> {
+    pub fn new(name: &str, model: Loaded, settings: Settings, device: Device) -> Result<Self> {
         if !matches!(model.network.channels(), 1 | 3) {
             let c = model.network.channels();
             return Err(Error::Usage(format!("a network of {c} channels cannot restore pictures")));

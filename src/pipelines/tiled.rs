@@ -1,11 +1,10 @@
 //! One picture network over pictures of any size: tiles within a memory budget, run and joined.
 
-use std::sync::Arc;
 
 use crate::cancel::Cancel;
 use crate::data::pixels::FloatImage;
 use crate::data::tiles::{Canvas, Join, crop, pad_reflect};
-use crate::device::cpu::CpuDevice;
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::graph::{Executable, Plan, Workspace};
 use crate::models::load::Loaded;
@@ -65,7 +64,7 @@ pub struct TiledNetwork {
     pub overlap: Option<usize>,
     /// Working memory for a tile, in bytes.
     pub memory: usize,
-    device: Arc<CpuDevice>,
+    device: Device,
     workspace: Workspace,
     /// The executable of the last tile size: pictures of one job are often alike.
     ready: Option<((usize, usize), Executable)>,
@@ -78,7 +77,7 @@ impl TiledNetwork {
         tile: Option<usize>,
         overlap: Option<usize>,
         memory: usize,
-        device: Arc<CpuDevice>,
+        device: Device,
         workspace: Workspace,
     ) -> Result<Self> {
         let side = model.network.multiple().max(8);
@@ -89,7 +88,7 @@ impl TiledNetwork {
     }
 
     fn plan(&self, (height, width): (usize, usize)) -> Result<Plan> {
-        Plan::new(self.model.network.graph(1, height, width, false)?, self.device.threads())
+        Plan::new(self.model.network.graph(1, height, width, false)?, &self.device)
     }
 
     /// Chooses tiles for a picture of this size.

@@ -2,11 +2,10 @@
 //! exact bands (`bands.rs`).
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use crate::cancel::Cancel;
 use crate::data::pixels::FloatImage;
-use crate::device::cpu::CpuDevice;
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::graph::{Executable, Graph, GraphBuilder, Plan, Workspace, passes};
 use crate::models::vae::{AutoencoderKl, Layer, record};
@@ -47,7 +46,7 @@ pub struct VaePlan {
 pub struct VaeRunner {
     config: AutoencoderKl,
     weights: WeightSet,
-    device: Arc<CpuDevice>,
+    device: Device,
     workspace: Workspace,
     memory: usize,
     folder: PathBuf,
@@ -96,11 +95,12 @@ impl VaeRunner {
     pub fn new(
         config: AutoencoderKl,
         weights: WeightSet,
-        device: Arc<CpuDevice>,
+        device: impl Into<Device>,
         workspace: Workspace,
         memory: usize,
     ) -> Result<Self> {
         let folder = std::env::temp_dir();
+        let device = device.into();
         let runner =
             VaeRunner { config, weights, device, workspace, memory, folder, band_rows: None, ready: None };
         let least = runner.config.factor();
@@ -232,7 +232,7 @@ impl VaeRunner {
         if self.band_rows.is_some() {
             return Ok(None);
         }
-        let plan = Plan::new(self.graph(task)?, self.device.threads())?;
+        let plan = Plan::new(self.graph(task)?, &self.device)?;
         Ok((plan.arena_bytes <= self.memory).then_some(plan))
     }
 

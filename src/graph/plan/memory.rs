@@ -14,7 +14,7 @@ pub struct Request {
 /// Where each request lies, and the size of the arena.
 #[derive(Clone, Debug, Default)]
 pub struct Assignment {
-    /// Byte offset of each request, a multiple of [`ALIGN`].
+    /// Byte offset of each request, a multiple of the alignment asked for.
     pub offsets: Vec<usize>,
     /// Arena bytes: the peak.
     pub size: usize,
@@ -24,7 +24,7 @@ pub use crate::device::cpu::ALIGN;
 
 /// Places requests so that two that live at the same step never overlap: largest first, each in
 /// the lowest gap that holds it (greedy by size, Pisarchyk & Lee 2020, arXiv 2001.03288).
-pub fn assign(requests: &[Request]) -> Assignment {
+pub fn assign(requests: &[Request], align: usize) -> Assignment {
     let mut order: Vec<usize> = (0..requests.len()).collect();
     order.sort_by_key(|&i| (std::cmp::Reverse(requests[i].size), requests[i].first, i));
     let mut placed: Vec<(usize, usize, usize)> = Vec::new(); // (offset, end, request), by offset
@@ -32,7 +32,7 @@ pub fn assign(requests: &[Request]) -> Assignment {
     let mut size = 0;
     for i in order {
         let r = requests[i];
-        let bytes = r.size.next_multiple_of(ALIGN);
+        let bytes = r.size.next_multiple_of(align);
         let mut at = 0;
         for &(start, end, j) in &placed {
             let o = requests[j];
@@ -62,7 +62,7 @@ mod tests {
         fn living_buffers_never_overlap(raw in prop::collection::vec((1usize..5000, 0usize..30, 0usize..8), 1..60)) {
             let requests: Vec<_> =
                 raw.iter().map(|&(size, first, len)| Request { size, first, last: first + len }).collect();
-            let a = assign(&requests);
+            let a = assign(&requests, ALIGN);
             for i in 0..requests.len() {
                 prop_assert_eq!(a.offsets[i] % ALIGN, 0);
                 prop_assert!(a.offsets[i] + requests[i].size <= a.size);
@@ -79,6 +79,6 @@ mod tests {
     #[test]
     fn a_chain_needs_two_buffers() {
         let chain: Vec<_> = (0..10).map(|i| Request { size: 640, first: i, last: i + 1 }).collect();
-        assert_eq!(assign(&chain).size, 1280);
+        assert_eq!(assign(&chain, ALIGN).size, 1280);
     }
 }

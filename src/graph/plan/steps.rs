@@ -1,13 +1,17 @@
 //! The plan: steps with resolved operands over one arena.
 
+use std::collections::HashMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
 use super::memory::{self, Request};
+use super::target::Target;
 use crate::error::{Error, Result};
+use crate::graph::cuda::Storage;
 use crate::graph::ir::{Graph, Origin, TensorType, ValueId};
 use crate::graph::layout::Layout;
 use crate::graph::op::{Cost, Op};
+use crate::tensor::DType;
 
 /// The memory behind an operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -21,7 +25,7 @@ pub enum Source {
 /// A tensor as a step sees it: which memory, and how it lies there.
 #[derive(Clone, Debug)]
 pub struct Place {
-    /// Dtype and shape.
+    /// Shape, and the element type in memory.
     pub ty: TensorType,
     /// The memory.
     pub source: Source,
@@ -32,7 +36,7 @@ pub struct Place {
 /// One launch.
 #[derive(Clone, Debug)]
 pub struct Step {
-    /// What is run; `None` copies the operand into dense memory.
+    /// What is run; `None` copies the operand into dense memory, in the result's element type.
     pub op: Option<Arc<dyn Op>>,
     /// Operands.
     pub inputs: Vec<Place>,
@@ -49,9 +53,10 @@ pub struct Step {
 }
 
 impl Step {
-    /// The op's name, or `copy`.
+    /// The op's name, or `copy` or `cast`.
     pub fn name(&self) -> &'static str {
-        self.op.as_ref().map_or("copy", |op| op.name())
+        let copy = || if self.inputs[0].ty.dtype == self.outputs[0].ty.dtype { "copy" } else { "cast" };
+        self.op.as_ref().map_or_else(copy, |op| op.name())
     }
 }
 
@@ -77,8 +82,10 @@ pub struct Plan {
     pub arena_bytes: usize,
     /// Where the graph's outputs are when the last step is done.
     pub outputs: Vec<(String, Place)>,
-    /// Threads that scratch was sized for.
-    pub threads: usize,
+    /// What the plan is for.
+    pub target: Target,
+    /// Element types of leaves in memory, where they are not the graph's.
+    pub leaf_types: HashMap<ValueId, DType>,
 }
 
 struct Planner<'g> {
@@ -92,12 +99,13 @@ struct Planner<'g> {
     holders: Vec<Vec<ValueId>>,
     /// Steps after which a value is no longer needed, counted in nodes.
     last_use: Vec<usize>,
-    threads: usize,
+    target: Target,
+    leaf_types: HashMap<ValueId, DType>,
 }
 
 impl Plan {
-    /// Plans a graph for a number of threads (ops may need scratch per thread).
-    pub fn new(graph: Graph, threads: usize) -> Result<Plan> {
+    /// Plans a graph for a device: a [`Target`], or the number of threads of a CPU.
+    pub fn new(graph: Graph, target: impl Into<Target>) -> Result<Plan> {
         let mut last_use = vec![0; graph.values.len()];
         for (i, n) in graph.nodes.iter().enumerate() {
             for v in &n.inputs {
@@ -115,20 +123,28 @@ impl Plan {
             places: vec![None; graph.values.len()],
             holders: Vec::new(),
             last_use,
-            threads,
+            target: target.into(),
+            leaf_types: HashMap::new(),
         };
+        p.leaf_storage();
         p.leaves();
         for i in 0..graph.nodes.len() {
             p.node(i)?;
         }
         let outputs = p.outputs();
+        let (target, leaf_types) = (p.target, std::mem::take(&mut p.leaf_types));
         let (steps, buffers, arena_bytes) = p.place();
-        Ok(Plan { steps, buffers, arena_bytes, outputs, threads, graph })
+        Ok(Plan { steps, buffers, arena_bytes, outputs, target, leaf_types, graph })
     }
 
-    /// Bytes of all parameters and constants in the dtypes that the graph asks for.
+    /// Bytes of all parameters in the element types that the plan keeps them in.
     pub fn param_bytes(&self) -> usize {
-        self.graph.params().map(|(_, v)| self.graph.ty(v).bytes()).sum()
+        self.graph.params().map(|(_, v)| self.graph.ty(v).len() * self.leaf_dtype(v).size()).sum()
+    }
+
+    /// The element type that a leaf is kept in.
+    pub fn leaf_dtype(&self, v: ValueId) -> DType {
+        self.leaf_types.get(&v).copied().unwrap_or(self.graph.ty(v).dtype)
     }
 
     /// Sum of all steps.
@@ -170,8 +186,10 @@ impl Planner<'_> {
         for (i, v) in self.graph.values.iter().enumerate() {
             if !matches!(v.origin, Origin::Node { .. }) {
                 let layout = Layout::dense(&v.ty.shape);
-                let source = Source::Leaf(ValueId(i as u32));
-                self.places[i] = Some(Place { ty: v.ty.clone(), source, layout });
+                let id = ValueId(i as u32);
+                let dtype = self.leaf_types.get(&id).copied().unwrap_or(v.ty.dtype);
+                let ty = TensorType { dtype, ..v.ty.clone() };
+                self.places[i] = Some(Place { ty, source: Source::Leaf(id), layout });
             }
         }
     }
@@ -201,13 +219,13 @@ impl Planner<'_> {
         self.places[v.index()].as_ref().expect("operands come before their users")
     }
 
-    /// Adds a step that makes `place` dense.
-    fn copy(&mut self, place: Place, path: &Arc<str>) -> Place {
+    /// Adds a step that makes `place` dense, in this element type.
+    fn copy(&mut self, place: Place, dtype: DType, path: &Arc<str>) -> Place {
         self.touch(place.source);
-        let b = self.buffer(place.ty.bytes());
-        let out =
-            Place { layout: Layout::dense(&place.ty.shape), source: Source::Arena(b), ty: place.ty.clone() };
-        let bytes = 2.0 * place.ty.bytes() as f64;
+        let ty = TensorType { dtype, ..place.ty.clone() };
+        let b = self.buffer(ty.bytes());
+        let bytes = (place.ty.bytes() + ty.bytes()) as f64;
+        let out = Place { layout: Layout::dense(&ty.shape), source: Source::Arena(b), ty };
         self.steps.push(Step {
             op: None,
             inputs: vec![place],
@@ -228,7 +246,8 @@ impl Planner<'_> {
             let (operand, layout) = match node.op.view(&operand.layout) {
                 Some(layout) => (operand, layout),
                 None => {
-                    let dense = self.copy(operand, &node.path);
+                    let dtype = operand.ty.dtype;
+                    let dense = self.copy(operand, dtype, &node.path);
                     let layout = node.op.view(&dense.layout).ok_or_else(|| Error::Graph {
                         path: node.path.to_string(),
                         op: node.op.name().to_owned(),
@@ -238,24 +257,33 @@ impl Planner<'_> {
                 }
             };
             let out = node.outputs[0];
-            let ty = graph.ty(out).clone();
+            let ty = TensorType { dtype: operand.ty.dtype, ..graph.ty(out).clone() };
             self.set_place(out, Place { ty, source: operand.source, layout });
             return Ok(());
         }
+        let storage = self.storage(i, |v| self.place_of(v).ty.dtype);
         let mut inputs = Vec::with_capacity(node.inputs.len());
         for (k, &v) in node.inputs.iter().enumerate() {
             let mut place = self.place_of(v).clone();
-            if !node.op.accepts(k, &place.layout) {
-                place = self.copy(place, &node.path);
-                // Later users profit from the dense copy too.
-                self.set_place(v, place.clone());
+            let dtype = storage.inputs[k];
+            let accepted = match self.target {
+                Target::Cpu { .. } => node.op.accepts(k, &place.layout),
+                Target::Cuda { .. } => node.op.cuda_accepts(k, &place.layout),
+            };
+            if !accepted || place.ty.dtype != dtype {
+                let converted = place.ty.dtype != dtype;
+                place = self.copy(place, dtype, &node.path);
+                // Later users profit from the dense copy too, but not from a rounded one.
+                if !converted {
+                    self.set_place(v, place.clone());
+                }
             }
             inputs.push(place);
         }
-        let in_place = self.in_place_operand(i, &inputs);
+        let in_place = self.in_place_operand(i, &inputs, &storage);
         let mut outputs = Vec::with_capacity(node.outputs.len());
         for (k, &v) in node.outputs.iter().enumerate() {
-            let ty = graph.ty(v).clone();
+            let ty = TensorType { dtype: storage.outputs[k], ..graph.ty(v).clone() };
             let b = self.buffer(ty.bytes());
             if k == 0
                 && let Some(operand) = in_place
@@ -271,10 +299,11 @@ impl Planner<'_> {
         let types = |places: &[Place]| places.iter().map(|p| p.ty.clone()).collect::<Vec<_>>();
         let (it, ot) = (types(&inputs), types(&outputs));
         let (it, ot): (Vec<_>, Vec<_>) = (it.iter().collect(), ot.iter().collect());
-        let scratch = match node.op.cpu_scratch(&it, &ot, self.threads) {
-            0 => None,
-            n => Some(self.buffer(n)),
+        let scratch = match self.target {
+            Target::Cpu { threads } => node.op.cpu_scratch(&it, &ot, threads),
+            Target::Cuda { .. } => node.op.cuda_scratch(&it, &ot),
         };
+        let scratch = (scratch > 0).then(|| self.buffer(scratch));
         for p in &inputs {
             self.touch(p.source);
         }
@@ -290,16 +319,53 @@ impl Planner<'_> {
         Ok(())
     }
 
+    /// What node `i` wants its operands kept in and gives its results in, given what they are kept in.
+    fn storage(&self, i: usize, kept: impl Fn(ValueId) -> DType) -> Storage {
+        let node = &self.graph.nodes[i];
+        let types = |values: &[ValueId]| values.iter().map(|&v| self.graph.ty(v)).collect::<Vec<_>>();
+        let (inputs, outputs) = (types(&node.inputs), types(&node.outputs));
+        match self.target {
+            Target::Cpu { .. } => Storage::of_graph(&inputs, &outputs),
+            Target::Cuda { compute, .. } => {
+                let kept: Vec<_> = node.inputs.iter().map(|&v| kept(v)).collect();
+                node.op.cuda_storage(&inputs, &outputs, &kept, compute)
+            }
+        }
+    }
+
+    /// Parameters and constants are kept as the first op that reads them wants them, views apart: a weight
+    /// is rounded once, when it is bound.
+    fn leaf_storage(&mut self) {
+        let graph = self.graph;
+        for (i, node) in graph.nodes.iter().enumerate().filter(|(_, n)| !n.op.is_view()) {
+            let storage = self.storage(i, |v| graph.ty(v).dtype);
+            for (&v, &dtype) in node.inputs.iter().zip(&storage.inputs) {
+                let mut root = v;
+                while let Some(view) = graph.producer(root).filter(|n| n.op.is_view()) {
+                    root = view.inputs[0];
+                }
+                let leaf = &graph.values[root.index()];
+                if matches!(leaf.origin, Origin::Param(_) | Origin::Const(_)) && leaf.ty.dtype.is_float() {
+                    self.leaf_types.entry(root).or_insert(dtype);
+                }
+            }
+        }
+    }
+
     /// An operand whose memory dies here, is dense, whole and of the result's size, and that the
     /// op may overwrite.
-    fn in_place_operand(&self, i: usize, inputs: &[Place]) -> Option<usize> {
+    fn in_place_operand(&self, i: usize, inputs: &[Place], storage: &Storage) -> Option<usize> {
         let node = &self.graph.nodes[i];
-        let out = self.graph.ty(*node.outputs.first()?);
+        let out = TensorType { dtype: storage.outputs[0], ..self.graph.ty(*node.outputs.first()?).clone() };
         (0..inputs.len()).find(|&k| {
             let p = &inputs[k];
             let Source::Arena(b) = p.source else { return false };
-            node.op.in_place(k)
-                && p.ty == *out
+            let allowed = match self.target {
+                Target::Cpu { .. } => node.op.in_place(k),
+                Target::Cuda { .. } => node.op.cuda_in_place(k),
+            };
+            allowed
+                && p.ty == out
                 && p.layout.is_dense()
                 && p.layout.offset == 0
                 && self.sizes[b].size == out.bytes()
@@ -322,7 +388,8 @@ impl Planner<'_> {
         for (name, v) in &graph.outputs {
             let mut place = self.place_of(*v).clone();
             if !place.layout.is_dense() {
-                place = self.copy(place, &Arc::from(format!("output {name}")));
+                let dtype = place.ty.dtype;
+                place = self.copy(place, dtype, &Arc::from(format!("output {name}")));
             }
             self.touch(place.source);
             outputs.push((name.clone(), place));
@@ -359,7 +426,7 @@ impl Planner<'_> {
         }
         let ids: Vec<usize> = (0..root.len()).filter(|&b| root[b] == b).collect();
         let list: Vec<Request> = ids.iter().map(|&b| requests[b].expect("a root has a request")).collect();
-        let assignment = memory::assign(&list);
+        let assignment = memory::assign(&list, self.target.align());
         let mut offset = vec![0; root.len()];
         for (k, &b) in ids.iter().enumerate() {
             offset[b] = assignment.offsets[k];

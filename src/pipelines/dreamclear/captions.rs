@@ -1,13 +1,12 @@
 //! What the picture shows, in words: where a caption comes from, and its features.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use super::components::Sources;
 use super::denoise::Text;
 use crate::cancel::Cancel;
 use crate::data::image::{Format, Photo};
-use crate::device::cpu::CpuDevice;
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::graph::{Executable, GraphBuilder, Plan, Workspace, passes};
 use crate::models::t5::T5Encoder;
@@ -121,7 +120,7 @@ fn beside(directory: &std::path::Path, name: &str, extension: &str) -> PathBuf {
 /// the mapped file each time and given back.
 pub struct TextEncoder {
     opened: Option<Opened>,
-    device: Arc<CpuDevice>,
+    device: Device,
     workspace: Workspace,
     matrices: Option<DType>,
 }
@@ -135,7 +134,7 @@ struct Opened {
 
 impl TextEncoder {
     /// Nothing opened yet; matrices are kept in `matrices`, or as the file stores them.
-    pub fn new(device: Arc<CpuDevice>, workspace: Workspace, matrices: Option<DType>) -> Self {
+    pub fn new(device: Device, workspace: Workspace, matrices: Option<DType>) -> Self {
         TextEncoder { opened: None, device, workspace, matrices }
     }
 
@@ -150,8 +149,8 @@ impl TextEncoder {
 
     /// The plan of a caption of `tokens` tokens, and the bytes of the weights.
     pub fn plan(&mut self, sources: &Sources, tokens: usize) -> Result<Plan> {
-        let threads = self.device.threads();
-        self.open(sources)?.plan(tokens, threads)
+        let device = self.device.clone();
+        self.open(sources)?.plan(tokens, &device)
     }
 
     /// Features `[tokens, channels]` of a text after the official cleaning, and how many rows are
@@ -166,7 +165,7 @@ impl TextEncoder {
         let (device, workspace) = (self.device.clone(), self.workspace.clone());
         let opened = self.open(sources)?;
         let encoded = opened.tokenizer.encode(&clean::caption(text), tokens);
-        let plan = opened.plan(tokens, device.threads())?;
+        let plan = opened.plan(tokens, &device)?;
         let weights = &opened.weights;
         let mut exe = Executable::in_workspace(plan, device, |key| weights.get(key).cloned(), &workspace)?;
         exe.stream_params();
@@ -183,7 +182,7 @@ impl TextEncoder {
 }
 
 impl Opened {
-    fn plan(&self, tokens: usize, threads: usize) -> Result<Plan> {
+    fn plan(&self, tokens: usize, device: &Device) -> Result<Plan> {
         let mut b = GraphBuilder::new();
         b.keep_matrices_in(self.matrices);
         let ids = b.input("input_ids", DType::I64, [1, tokens])?;
@@ -192,7 +191,7 @@ impl Opened {
         b.output("last_hidden_state", hidden);
         let mut graph = b.finish();
         passes::run(&mut graph, fuse::RULES, None)?;
-        Plan::new(graph, threads)
+        Plan::new(graph, device)
     }
 }
 

@@ -5,10 +5,9 @@
 //! on how many tiles share a launch nor on the pictures beside it.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use super::noise::NoiseSource;
-use crate::device::cpu::CpuDevice;
+use crate::device::Device;
 use crate::diffusion::guidance::{self, Guided};
 use crate::diffusion::sampler::{self, Sampler};
 use crate::error::{Error, Result};
@@ -112,7 +111,7 @@ pub struct Denoiser {
     pub model: DreamClear,
     weights: WeightSet,
     matrices: DType,
-    device: Arc<CpuDevice>,
+    device: Device,
     workspace: Workspace,
     stream: bool,
     ready: HashMap<LaunchShape, Ready>,
@@ -124,7 +123,7 @@ impl Denoiser {
         model: DreamClear,
         weights: WeightSet,
         matrices: DType,
-        device: Arc<CpuDevice>,
+        device: Device,
         workspace: Workspace,
     ) -> Self {
         Denoiser { model, weights, matrices, device, workspace, stream: false, ready: HashMap::new() }
@@ -152,8 +151,7 @@ impl Denoiser {
         let Split { mut once, mut each } = hoist(&self.graph(shape)?, &["x", "timestep"])?;
         passes::run(&mut once, fuse::RULES, None)?;
         passes::run(&mut each, fuse::RULES, None)?;
-        let threads = self.device.threads();
-        Ok((Plan::new(once, threads)?, Plan::new(each, threads)?))
+        Ok((Plan::new(once, &self.device)?, Plan::new(each, &self.device)?))
     }
 
     fn ready(&mut self, shape: &LaunchShape) -> Result<&mut Ready> {

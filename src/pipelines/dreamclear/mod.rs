@@ -11,7 +11,6 @@ pub mod denoise;
 pub mod memory;
 pub mod noise;
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use serde_json::{Map, json};
@@ -28,7 +27,7 @@ use crate::data::color_fix::ColorFix;
 use crate::data::image::{Channels, Photo, Samples};
 use crate::data::pixels::{FloatImage, Rounding};
 use crate::data::resize::{Sizes, bicubic_antialias, bicubic_torch, photo_alpha, photo_rgb, restore_sizes};
-use crate::device::cpu::CpuDevice;
+use crate::device::Device;
 use crate::diffusion::{Noise, Schedule, image_key};
 use crate::error::{Error, Result};
 use crate::graph::Workspace;
@@ -111,7 +110,7 @@ impl DreamClearRestorer {
         sources: Sources,
         captions: Source,
         settings: Settings,
-        device: Arc<CpuDevice>,
+        device: Device,
     ) -> Result<Self> {
         let workspace = Workspace::new();
         let swinir = sources.swinir()?;

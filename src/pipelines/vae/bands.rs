@@ -176,7 +176,7 @@ impl Chain<'_> {
                 let shortcut = around.as_ref().and_then(|a| a.shortcut);
                 let graph =
                     self.band_graph(conv, [band.input.len(), width, channels], band.pad, side, shortcut)?;
-                let plan = Plan::new(graph, self.runner.device.threads())?;
+                let plan = Plan::new(graph, &self.runner.device)?;
                 let around_bytes = 4 * band.output.len() * across * side.unwrap_or(0);
                 let given = 4 * band.input.len() * width * channels + around_bytes;
                 // Operands of this band and of the one before, which the plan still holds.
@@ -279,7 +279,7 @@ impl Chain<'_> {
         b.output("y", y);
         let mut graph = b.finish();
         passes::run(&mut graph, fuse::RULES, None)?;
-        let plan = Plan::new(graph, self.runner.device.threads())?;
+        let plan = Plan::new(graph, &self.runner.device)?;
         let need = plan.arena_bytes + 2 * 4 * height * width * channels;
         self.band_peak = self.band_peak.max(need);
         self.peak = self.peak.max(self.ledger.in_memory() + need);

@@ -1,0 +1,224 @@
+//! Runs a plan on a device that takes kernel launches: a GPU, or the simulator.
+//!
+//! Nothing is decided while it runs: launches are made once, when addresses are known, and replayed by
+//! every run (as one recording, where the device can record). A run copies inputs in, starts the launches
+//! and copies outputs out; in between nothing is allocated and nobody waits.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::exec::{Outputs, StepResult, Workspace};
+use super::steps::{Place, Plan, Source, Step};
+use crate::device::kernel::{DeviceMemory, DeviceParam, KernelDevice, Launch, Recording};
+use crate::device::{Kernels, copy};
+use crate::error::{Error, Result};
+use crate::graph::Layout;
+use crate::graph::cuda::{CudaCall, CudaOperand, CudaResult};
+use crate::graph::ir::{Origin, ValueId};
+use crate::tensor::HostTensor;
+
+/// A plan's leaves in device memory, and its launches.
+pub(super) struct KernelRun {
+    device: Arc<dyn KernelDevice>,
+    params: HashMap<ValueId, Arc<DeviceParam>>,
+    inputs: HashMap<ValueId, Input>,
+    bound: Option<Bound>,
+}
+
+/// A graph input's place, and what lies there now: inputs that stay the same from run to run are
+/// uploaded once.
+struct Input {
+    memory: DeviceMemory,
+    holds: Option<HostTensor>,
+}
+
+/// Launches over an arena at a known address.
+struct Bound {
+    arena: u64,
+    /// Launches of each step.
+    steps: Vec<Vec<Launch>>,
+    recording: Option<Arc<dyn Recording>>,
+    /// Tables that ops brought along; the launches point into them.
+    _constants: Vec<DeviceMemory>,
+}
+
+impl KernelRun {
+    /// Uploads parameters and constants, and makes room for inputs.
+    pub fn new(plan: &Plan, kernels: &Kernels, leaves: &HashMap<ValueId, HostTensor>) -> Result<Self> {
+        let device = kernels.device.clone();
+        let mut params = HashMap::new();
+        let mut inputs = HashMap::new();
+        for (i, v) in plan.graph.values.iter().enumerate() {
+            let id = ValueId(i as u32);
+            match &v.origin {
+                Origin::Param(_) | Origin::Const(_) => {
+                    params.insert(id, kernels.params.get(&device, &leaves[&id], plan.leaf_dtype(id))?);
+                }
+                Origin::Input(_) => {
+                    let memory = DeviceMemory::new(&device, v.ty.bytes())?;
+                    inputs.insert(id, Input { memory, holds: None });
+                }
+                Origin::Node { .. } => {}
+            }
+        }
+        Ok(KernelRun { device, params, inputs, bound: None })
+    }
+
+    /// Runs all steps. With `show`, waits after each and shows its results.
+    pub fn run(
+        &mut self,
+        plan: &Plan,
+        inputs: Vec<(ValueId, HostTensor)>,
+        workspace: &Workspace,
+        show: bool,
+        mut observe: impl FnMut(&Step, &[StepResult]) -> Result<()> + Send,
+    ) -> Result<Outputs> {
+        for (v, tensor) in inputs {
+            let input = self.inputs.get_mut(&v).expect("a place for every input");
+            let same = |held: &HostTensor| std::ptr::eq(held.bytes(), tensor.bytes());
+            if !input.holds.as_ref().is_some_and(same) {
+                input.memory.write(tensor.bytes())?;
+                input.holds = Some(tensor);
+            }
+        }
+        let mut slot = workspace.device();
+        if slot.as_ref().is_none_or(|m| m.len() < plan.arena_bytes) {
+            *slot = None; // the old block goes before the new one comes
+            *slot = Some(DeviceMemory::new(&self.device, plan.arena_bytes)?);
+        }
+        let arena = slot.as_ref().expect("just set");
+        self.bind(plan, arena.address())?;
+        let bound = self.bound.as_ref().expect("just bound");
+        match &bound.recording {
+            Some(recording) if !show => {
+                // SAFETY: leaves and constants are held by `self`, the arena by `slot`.
+                unsafe { recording.start() }?;
+                plan.steps.iter().try_for_each(|step| observe(step, &[]))?;
+            }
+            _ => {
+                for (step, launches) in plan.steps.iter().zip(&bound.steps) {
+                    // SAFETY: as above.
+                    unsafe { self.device.launch(launches) }
+                        .map_err(|(i, message)| failed(step, format!("{}: {message}", launches[i].kernel)))?;
+                    let mut shown = Vec::new();
+                    if show {
+                        self.device.synchronize().map_err(|e| failed(step, e.to_string()))?;
+                        for place in &step.outputs {
+                            let mut bytes = vec![0; place.ty.bytes()];
+                            self.read(plan, arena, place, &mut bytes)?;
+                            shown.push((&place.ty, bytes));
+                        }
+                    }
+                    let results: Vec<StepResult> = shown.iter().map(|(ty, b)| (*ty, b.as_slice())).collect();
+                    observe(step, &results)?;
+                }
+            }
+        }
+        plan.outputs
+            .iter()
+            .map(|(name, place)| {
+                let mut bytes = vec![0; place.ty.bytes()];
+                self.read(plan, arena, place, &mut bytes)?;
+                let wide = plan.graph.outputs.iter().find(|(n, _)| n == name).map(|(_, v)| plan.graph.ty(*v).dtype);
+                let tensor = HostTensor::copy_of(place.ty.dtype, &place.ty.shape, &bytes);
+                Ok((name.clone(), if place.ty.dtype.is_float() { tensor.cast(wide.expect("an output")) } else { tensor }))
+            })
+            .collect()
+    }
+
+    /// The device address of an operand's or result's first element.
+    fn address(&self, plan: &Plan, arena: u64, place: &Place) -> u64 {
+        let start = match place.source {
+            Source::Arena(b) => arena + plan.buffers[b].offset as u64,
+            Source::Leaf(v) => match self.params.get(&v) {
+                Some(param) => param.memory().address(),
+                None => self.inputs[&v].memory.address(),
+            },
+        };
+        start + (place.layout.offset * place.ty.dtype.size()) as u64
+    }
+
+    /// Copies a dense result to the host.
+    fn read(&self, plan: &Plan, arena: &DeviceMemory, place: &Place, to: &mut [u8]) -> Result<()> {
+        let at = self.address(plan, arena.address(), place);
+        // SAFETY: the plan keeps results inside the arena, and leaves are ours.
+        unsafe { self.device.download(at, to) }
+    }
+
+    /// Makes the launches, unless they are made for this arena already.
+    fn bind(&mut self, plan: &Plan, arena: u64) -> Result<()> {
+        if self.bound.as_ref().is_some_and(|b| b.arena == arena) {
+            return Ok(());
+        }
+        self.bound = None;
+        let mut constants = Vec::new();
+        let mut steps = Vec::with_capacity(plan.steps.len());
+        for step in &plan.steps {
+            let launches = self.launches(plan, arena, step, &mut constants)?;
+            for launch in &launches {
+                self.device.check(launch).map_err(|m| failed(step, m))?;
+            }
+            steps.push(launches);
+        }
+        let all: Vec<Launch> = steps.iter().flatten().cloned().collect();
+        // SAFETY: a recording is started by `run` only, which holds the memory.
+        let recording = unsafe { self.device.record(&all) }.transpose()?;
+        self.bound = Some(Bound { arena, steps, recording, _constants: constants });
+        Ok(())
+    }
+
+    fn launches(
+        &self,
+        plan: &Plan,
+        arena: u64,
+        step: &Step,
+        constants: &mut Vec<DeviceMemory>,
+    ) -> Result<Vec<Launch>> {
+        let locals: Vec<_> = step.inputs.iter().map(|p| Layout { offset: 0, ..p.layout.clone() }).collect();
+        let inputs: Vec<_> = step
+            .inputs
+            .iter()
+            .zip(&locals)
+            .map(|(p, layout)| CudaOperand { ty: p.ty.clone(), layout, address: self.address(plan, arena, p) })
+            .collect();
+        let outputs: Vec<_> = step
+            .outputs
+            .iter()
+            .map(|p| CudaResult { ty: p.ty.clone(), address: self.address(plan, arena, p) })
+            .collect();
+        let Some(op) = &step.op else {
+            let (from, to) = (&inputs[0], &outputs[0]);
+            return Ok(copy::launches(
+                (from.address, from.ty.dtype),
+                (to.address, to.ty.dtype),
+                &from.layout.shape,
+                &from.layout.strides,
+            ));
+        };
+        let mut error = None;
+        let launches = op.cuda(&mut CudaCall {
+            inputs,
+            outputs,
+            scratch: step.scratch.map_or(0, |b| arena + plan.buffers[b].offset as u64),
+            device: self.device.facts(),
+            constants: &mut |bytes| match DeviceMemory::of(&self.device, bytes) {
+                Ok(memory) => {
+                    constants.push(memory);
+                    constants.last().expect("just pushed").address()
+                }
+                Err(e) => {
+                    error.get_or_insert(e);
+                    0
+                }
+            },
+        });
+        match error {
+            Some(e) => Err(e),
+            None => launches.map_err(|m| failed(step, m)),
+        }
+    }
+}
+
+fn failed(step: &Step, message: String) -> Error {
+    Error::Graph { path: step.path.to_string(), op: step.name().to_owned(), message }
+}
