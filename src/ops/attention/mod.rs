@@ -8,6 +8,8 @@
 mod cases;
 mod cpu;
 mod cpu_grad;
+mod cuda;
+mod naive;
 mod pack;
 mod reference;
 pub(super) mod strip;
@@ -17,9 +19,11 @@ pub use cases::ENTRIES;
 use std::sync::Arc;
 
 use super::activation::expect_f32;
+use crate::device::kernel::Launch;
 use crate::error::Result;
+use crate::graph::cuda::{CudaCall, Storage};
 use crate::graph::{
-    Cost, Gradient, GradientContext, GraphBuilder, Layout, Op, TensorType, ValueId, op::CpuCall,
+    Array, Cost, Gradient, GradientContext, GraphBuilder, Layout, Op, TensorType, ValueId, op::CpuCall,
 };
 use crate::tensor::DType;
 
@@ -232,6 +236,24 @@ impl Op for Attention {
 
     fn cpu_scratch(&self, inputs: &[&TensorType], _: &[&TensorType], threads: usize) -> usize {
         cpu::scratch(self.extents(inputs), threads)
+    }
+
+    fn cuda_storage(
+        &self,
+        inputs: &[&TensorType],
+        _outputs: &[&TensorType],
+        _kept: &[DType],
+        compute: DType,
+    ) -> Storage {
+        Storage { inputs: cuda::stored(inputs, &[0, 1, 2], compute), outputs: vec![compute, DType::F32] }
+    }
+
+    fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
+        cuda::forward(self, call)
+    }
+
+    fn naive_in(&self, inputs: &[Array<f64>], dtype: DType) -> Option<Vec<Array<f64>>> {
+        Some(naive::forward(self, inputs, dtype))
     }
 
     fn accepts(&self, input: usize, layout: &Layout) -> bool {

@@ -4,19 +4,19 @@ use super::{Attention, AttentionGrad, Extents};
 use crate::graph::{Array, Real, Reference};
 
 /// The operands by name, and which keys a query sees.
-struct Problem<'a, T> {
+pub(super) struct Problem<'a, T> {
     op: &'a Attention,
     inputs: &'a [Array<T>],
-    e: Extents,
+    pub(super) e: Extents,
 }
 
 impl<'a, T: Real> Problem<'a, T> {
-    fn new(op: &'a Attention, inputs: &'a [Array<T>]) -> Self {
+    pub(super) fn new(op: &'a Attention, inputs: &'a [Array<T>]) -> Self {
         Problem { op, inputs, e: Extents::of(&inputs[0].shape, &inputs[1].shape) }
     }
 
     /// Keys 0.. that query `i` of batch entry `b` sees.
-    fn visible(&self, b: usize, i: usize) -> usize {
+    pub(super) fn visible(&self, b: usize, i: usize) -> usize {
         let mut n = self.e.keys;
         if self.op.key_lengths {
             let length = self.inputs[self.op.lengths_at()].at(&[self.op.kv_row(b)]).f64();
@@ -26,7 +26,7 @@ impl<'a, T: Real> Problem<'a, T> {
     }
 
     /// scale·q·k + bias
-    fn score(&self, b: usize, h: usize, i: usize, j: usize) -> T {
+    pub(super) fn score(&self, b: usize, h: usize, i: usize, j: usize) -> T {
         let (q, k) = (&self.inputs[0], &self.inputs[1]);
         let row = self.op.kv_row(b);
         let dot: T = (0..self.e.depth).map(|d| q.at(&[b, i, h, d]) * k.at(&[row, j, h, d])).sum();
@@ -34,13 +34,13 @@ impl<'a, T: Real> Problem<'a, T> {
         if self.op.bias { score + self.inputs[3].at(&self.bias_index(b, h, i, j)) } else { score }
     }
 
-    fn bias_index(&self, b: usize, h: usize, i: usize, j: usize) -> [usize; 4] {
+    pub(super) fn bias_index(&self, b: usize, h: usize, i: usize, j: usize) -> [usize; 4] {
         let shape = &self.inputs[3].shape;
         [b.min(shape[0] - 1), h.min(shape[1] - 1), i, j]
     }
 
     /// Every (batch entry, head, query).
-    fn rows(&self) -> impl Iterator<Item = (usize, usize, usize)> + use<T> {
+    pub(super) fn rows(&self) -> impl Iterator<Item = (usize, usize, usize)> + use<T> {
         let Extents { batch, heads, queries, .. } = self.e;
         (0..batch * heads * queries).map(move |r| (r / queries / heads, r / queries % heads, r % queries))
     }
