@@ -1,6 +1,7 @@
 //! What row-wise fast paths share: operands as rows of their last axis, fixed blocks of rows,
 //! and reductions whose order depends on the shape alone.
 
+use crate::graph::cuda::{CudaOperand, Storage};
 use crate::graph::op::Operand;
 use crate::graph::{Layout, TensorType};
 use crate::tensor::DType;
@@ -173,4 +174,90 @@ fn fold(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
         width /= 2;
     }
     lanes[0]
+}
+
+/// What a kernel reads that takes an operand in the compute type or in f32: as it is kept, if it can be.
+pub fn as_kept(kept: DType, compute: DType) -> DType {
+    if kept == compute { compute } else { DType::F32 }
+}
+
+/// The storage of a norm of operand 0: read as it is kept, its vectors in f32, and its result, which feeds
+/// a matrix product or a convolution, in the compute type.
+pub fn norm_storage(kept: &[DType], compute: DType) -> Storage {
+    let mut inputs = vec![DType::F32; kept.len()];
+    inputs[0] = as_kept(kept[0], compute);
+    Storage { inputs, outputs: vec![compute] }
+}
+
+/// Elements between the vectors of two samples of a `[B or 1, 1, C]` operand.
+pub fn sample_step(o: &CudaOperand) -> i64 {
+    if o.layout.shape[0] == 1 { 0 } else { o.layout.strides[0] as i64 }
+}
+
+/// Launches of `cuda/include/rows.cuh` that sum over the rows of a norm: the gradients of its weights.
+pub mod column_sums {
+    use crate::device::kernel::Launch;
+    use crate::ffi::{NormColumnFinish, NormColumnSums};
+    use crate::graph::cuda::CudaOperand;
+
+    /// Columns of a block that sums a slab, and threads of one that adds slabs.
+    const TILE: usize = 32;
+    const FINISH: usize = 128;
+
+    /// Rows of a slab: a function of the shape alone, so that results are the same everywhere.
+    fn slab(rows: usize) -> usize {
+        rows.div_ceil(128).max(64)
+    }
+
+    fn moments_bytes(rows: usize) -> usize {
+        (rows * 8).next_multiple_of(256)
+    }
+
+    /// Scratch: the moments of every row at its start, then the sums of the slabs.
+    pub fn scratch_bytes((rows, cols): (usize, usize)) -> usize {
+        moments_bytes(rows) + 2 * rows.div_ceil(slab(rows)) * cols * 4
+    }
+
+    /// The launches for an op whose first launch has left the moments at the start of `scratch`.
+    pub fn launches(
+        op: &str,
+        (x, dy): (&CudaOperand, &CudaOperand),
+        scratch: u64,
+        d_weight: u64,
+        d_bias: Option<u64>,
+    ) -> Vec<Launch> {
+        let (rows, cols, x_step) = x.layout.as_rows().expect("accepts() asks for rows");
+        let (_, _, dy_step) = dy.layout.as_rows().expect("accepts() asks for rows");
+        let slab = slab(rows);
+        let slabs = rows.div_ceil(slab);
+        let sums = scratch + moments_bytes(rows) as u64;
+        let columns = NormColumnSums {
+            x: x.address,
+            dy: dy.address,
+            moments: scratch,
+            sums,
+            x_step: x_step as i64,
+            dy_step: dy_step as i64,
+            rows: rows as i32,
+            cols: cols as i32,
+            slab: slab as i32,
+            reserved: 0,
+        };
+        let finish = NormColumnFinish {
+            sums,
+            d_weight,
+            d_bias: d_bias.unwrap_or(0),
+            slabs: slabs as i32,
+            cols: cols as i32,
+        };
+        let results = 1 + u32::from(d_bias.is_some());
+        let mut launches = Vec::new();
+        if slabs > 0 {
+            let grid = [cols.div_ceil(TILE) as u32, slabs as u32, 1];
+            launches.push(Launch::new(format!("{op}_grad_columns_f32"), grid, &columns));
+        }
+        let grid = [cols.div_ceil(FINISH) as u32, results, 1];
+        launches.push(Launch::new(format!("{op}_grad_finish_f32"), grid, &finish));
+        launches
+    }
 }

@@ -3,12 +3,13 @@
 use super::Adaln;
 use crate::device::kernel::Launch;
 use crate::ffi::AdalnFwd;
-use crate::graph::cuda::{CudaCall, CudaOperand};
+use crate::graph::cuda::CudaCall;
+use crate::ops::rows::sample_step;
 
 /// Rows of a block, one a warp: `THREADS / 32` of the kernel.
 const ROWS: usize = 4;
-/// Longest row that the kernel keeps in registers.
-const LONGEST: usize = 9 * 32 * 4;
+/// Longest row that a warp keeps in registers.
+const LONGEST: usize = 1280;
 
 pub(super) fn forward(op: &Adaln, call: &CudaCall) -> Result<Vec<Launch>, String> {
     let [x, shift, scale] = &call.inputs[..] else { unreachable!("infer takes three operands") };
@@ -31,12 +32,7 @@ pub(super) fn forward(op: &Adaln, call: &CudaCall) -> Result<Vec<Launch>, String
         eps: op.eps,
     };
     let vectors = cols <= LONGEST && [x, shift, scale].iter().all(|o| o.vectors(4));
-    let form = if vectors { "" } else { "any_" };
-    let kernel = format!("adaln_fwd_{form}{}_{}", x.ty.dtype, y.ty.dtype);
+    let form = if vectors { "w1280" } else { "any" };
+    let kernel = format!("adaln_fwd_{form}_{}_{}", x.ty.dtype, y.ty.dtype);
     Ok(vec![Launch::new(kernel, [rows.div_ceil(ROWS) as u32, 1, 1], &params)])
-}
-
-/// Elements between the vectors of two samples of a `[B or 1, 1, C]` operand.
-fn sample_step(o: &CudaOperand) -> i64 {
-    if o.layout.shape[0] == 1 { 0 } else { o.layout.strides[0] as i64 }
 }

@@ -7,7 +7,7 @@ mod reference;
 
 use super::activation::expect_f32;
 use super::layer_norm::LayerNormGrad;
-use super::rows::{PerSample, expect_per_sample, is_rows};
+use super::rows::{PerSample, expect_per_sample, is_rows, norm_storage};
 use super::{Case, CaseInput, OpEntry};
 use crate::error::Result;
 use crate::device::kernel::Launch;
@@ -80,8 +80,7 @@ impl Op for Adaln {
         kept: &[DType],
         compute: DType,
     ) -> Storage {
-        let x = if kept[0] == compute { compute } else { DType::F32 };
-        Storage { inputs: vec![x, DType::F32, DType::F32], outputs: vec![compute] }
+        norm_storage(kept, compute)
     }
 
     fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
@@ -122,6 +121,10 @@ fn cases() -> Vec<Case> {
         Case::test("shared", op, operands([2, 700, 40], 1)),
         Case::test("far_from_zero", op, far),
         Case::test("one_column", Adaln { eps: 0.5 }, operands([2, 3, 1], 2)),
+        // Rows of one vector a lane, of the longest that a warp keeps, and of a vector more.
+        Case::test("one_chunk", op, operands([1, 5, 128], 1)),
+        Case::test("longest_kept", op, operands([2, 2, 1280], 2)),
+        Case::test("too_long", op, operands([1, 2, 1284], 1)),
         Case::bench("pixart", op, operands([2, 4096, 1152], 2)),
     ]
 }

@@ -2,18 +2,22 @@
 //! `torch.nn.LayerNorm`), then scaled and shifted per column where weights are given.
 
 mod cpu;
+mod cuda;
 mod reference;
 
 pub(super) use cpu::statistics;
 pub(super) use reference::moments;
 
 use super::activation::expect_f32;
-use super::rows::{is_rows, rows_of};
+use super::rows::{column_sums, is_rows, norm_storage, rows_of};
 use super::{Case, CaseInput, OpEntry};
+use crate::device::kernel::Launch;
 use crate::error::Result;
+use crate::graph::cuda::{CudaCall, Storage};
 use crate::graph::{
     Cost, Gradient, GradientContext, GraphBuilder, Layout, Op, TensorType, ValueId, op::CpuCall,
 };
+use crate::tensor::DType;
 
 /// y = (x − mean) / √(variance + eps) [· γ + β]. Operands: x, f32 of rank ≥ 1; optionally γ and
 /// β, one number per column.
@@ -88,6 +92,20 @@ impl Op for LayerNorm {
     fn accepts(&self, input: usize, layout: &Layout) -> bool {
         if input == 0 { is_rows(layout) } else { layout.is_dense() }
     }
+
+    fn cuda_storage(
+        &self,
+        _inputs: &[&TensorType],
+        _outputs: &[&TensorType],
+        kept: &[DType],
+        compute: DType,
+    ) -> Storage {
+        norm_storage(kept, compute)
+    }
+
+    fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
+        cuda::forward(self, call)
+    }
 }
 
 impl Op for LayerNormGrad {
@@ -131,6 +149,14 @@ impl Op for LayerNormGrad {
     fn accepts(&self, input: usize, layout: &Layout) -> bool {
         if input < 2 { is_rows(layout) } else { layout.is_dense() }
     }
+
+    fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
+        cuda::backward(self, call)
+    }
+
+    fn cuda_scratch(&self, inputs: &[&TensorType], _: &[&TensorType]) -> usize {
+        if inputs.len() == 3 { column_sums::scratch_bytes(rows_of(inputs[0])) } else { 0 }
+    }
 }
 
 impl GraphBuilder {
@@ -172,6 +198,11 @@ fn forward_cases() -> Vec<Case> {
         Case::test("affine", op, vec![n(&[2, 7, 60]), n(&[60]), n(&[60])]),
         Case::test("far_from_zero", op, vec![CaseInput::uniform([5, 67], 99.0, 101.0)]),
         Case::test("one_column", LayerNorm { eps: 0.5 }, vec![n(&[9, 1])]),
+        // One vector a lane, the longest rows of both kept forms, and a vector more.
+        Case::test("kept_256", op, vec![n(&[6, 256]), n(&[256]), n(&[256])]),
+        Case::test("kept_260", op, vec![n(&[3, 260]), n(&[260]), n(&[260])]),
+        Case::test("kept_1280", op, vec![n(&[2, 1280])]),
+        Case::test("too_long", op, vec![n(&[2, 1284]), n(&[1284]), n(&[1284])]),
         Case::bench("pixart_norm", LayerNorm { eps: 1e-6 }, vec![n(&[4096, 1152])]),
         Case::bench("swinir_norm", op, vec![n(&[4096, 180]), n(&[180]), n(&[180])]),
     ]
@@ -185,6 +216,9 @@ fn backward_cases() -> Vec<Case> {
         Case::test("affine", op, vec![n(&[9, 60]), n(&[9, 60]), n(&[60])]),
         // More rows than one block of partial sums.
         Case::test("two_blocks", op, vec![n(&[1700, 19]), n(&[1700, 19]), n(&[19])]),
+        Case::test("kept_256", op, vec![n(&[6, 256]), n(&[6, 256]), n(&[256])]),
+        Case::test("kept_1280", op, vec![n(&[2, 1280]), n(&[2, 1280])]),
+        Case::test("too_long", op, vec![n(&[2, 1284]), n(&[2, 1284]), n(&[1284])]),
         Case::bench("swinir_norm", op, vec![n(&[4096, 180]), n(&[4096, 180]), n(&[180])]),
     ]
 }

@@ -2,16 +2,20 @@
 //! where a weight is given (T5's layer norm, `torch.nn.RMSNorm`).
 
 mod cpu;
+mod cuda;
 mod reference;
 
 use super::activation::expect_f32;
 use super::layer_norm::{expect_pair, expect_per_column};
-use super::rows::{is_rows, rows_of};
+use super::rows::{column_sums, is_rows, norm_storage, rows_of};
 use super::{Case, CaseInput, OpEntry};
+use crate::device::kernel::Launch;
 use crate::error::Result;
+use crate::graph::cuda::{CudaCall, Storage};
 use crate::graph::{
     Cost, Gradient, GradientContext, GraphBuilder, Layout, Op, TensorType, ValueId, op::CpuCall,
 };
+use crate::tensor::DType;
 
 /// y = x / √(mean(x²) + eps) [· w]. Operands: x, f32 of rank ≥ 1; optionally w, one number per
 /// column.
@@ -67,6 +71,20 @@ impl Op for RmsNorm {
     fn accepts(&self, input: usize, layout: &Layout) -> bool {
         if input == 0 { is_rows(layout) } else { layout.is_dense() }
     }
+
+    fn cuda_storage(
+        &self,
+        _inputs: &[&TensorType],
+        _outputs: &[&TensorType],
+        kept: &[DType],
+        compute: DType,
+    ) -> Storage {
+        norm_storage(kept, compute)
+    }
+
+    fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
+        cuda::forward(self, call)
+    }
 }
 
 impl Op for RmsNormGrad {
@@ -110,6 +128,14 @@ impl Op for RmsNormGrad {
     fn accepts(&self, input: usize, layout: &Layout) -> bool {
         if input < 2 { is_rows(layout) } else { layout.is_dense() }
     }
+
+    fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
+        cuda::backward(self, call)
+    }
+
+    fn cuda_scratch(&self, inputs: &[&TensorType], _: &[&TensorType]) -> usize {
+        if inputs.len() == 3 { column_sums::scratch_bytes(rows_of(inputs[0])) } else { 0 }
+    }
 }
 
 impl GraphBuilder {
@@ -144,6 +170,8 @@ fn forward_cases() -> Vec<Case> {
     vec![
         Case::test("plain", op, vec![n(&[3, 5, 37])]),
         Case::test("weighted", op, vec![n(&[2, 7, 64]), n(&[64])]),
+        Case::test("kept", op, vec![n(&[3, 516]), n(&[516])]),
+        Case::test("longest_kept", op, vec![n(&[2, 4096])]),
         Case::bench("t5_norm", op, vec![n(&[120, 4096]), n(&[4096])]),
     ]
 }

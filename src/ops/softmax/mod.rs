@@ -1,15 +1,19 @@
 //! `softmax`: over the last axis.
 
 mod cpu;
+mod cuda;
 mod reference;
 
 use super::activation::expect_f32;
-use super::rows::is_rows;
+use super::rows::{as_kept, is_rows};
 use super::{Case, CaseInput, OpEntry};
+use crate::device::kernel::Launch;
 use crate::error::Result;
+use crate::graph::cuda::{CudaCall, Storage};
 use crate::graph::{
     Cost, Gradient, GradientContext, GraphBuilder, Layout, Op, TensorType, ValueId, op::CpuCall,
 };
+use crate::tensor::DType;
 
 /// y = eˣ / Σ eˣ along each row of the last axis. Operand: x, f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +56,25 @@ impl Op for Softmax {
     fn in_place(&self, _: usize) -> bool {
         true
     }
+
+    fn cuda_storage(
+        &self,
+        _inputs: &[&TensorType],
+        _outputs: &[&TensorType],
+        kept: &[DType],
+        compute: DType,
+    ) -> Storage {
+        let x = as_kept(kept[0], compute);
+        Storage { inputs: vec![x], outputs: vec![x] }
+    }
+
+    fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
+        cuda::forward(call)
+    }
+
+    fn cuda_in_place(&self, _: usize) -> bool {
+        true
+    }
 }
 
 impl Op for SoftmaxGrad {
@@ -84,6 +107,10 @@ impl Op for SoftmaxGrad {
     fn accepts(&self, _: usize, layout: &Layout) -> bool {
         is_rows(layout)
     }
+
+    fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
+        cuda::backward(call)
+    }
 }
 
 impl GraphBuilder {
@@ -115,6 +142,9 @@ fn forward_cases() -> Vec<Case> {
         Case::test("short_rows", Softmax, vec![CaseInput::normal([41, 3])]),
         Case::test("large_logits", Softmax, vec![CaseInput::uniform([4, 64], -200.0, 200.0)]),
         Case::test("one_column", Softmax, vec![CaseInput::normal([7, 1])]),
+        Case::test("kept_by_a_warp", Softmax, vec![CaseInput::normal([5, 256])]),
+        Case::test("kept_by_a_block", Softmax, vec![CaseInput::normal([2, 260])]),
+        Case::test("longest_kept", Softmax, vec![CaseInput::normal([2, 4096])]),
         Case::bench("moe_experts", Softmax, vec![CaseInput::normal([4096, 3])]),
         Case::bench("swinir_scores", Softmax, vec![CaseInput::normal([64 * 6 * 64, 64])]),
         Case::bench("vae_scores", Softmax, vec![CaseInput::normal([1024, 4096])]),
@@ -125,6 +155,8 @@ fn backward_cases() -> Vec<Case> {
     let pair = |s: &[usize]| vec![CaseInput::uniform(s, 0.0, 0.2), CaseInput::normal(s)];
     vec![
         Case::test("rows", SoftmaxGrad, pair(&[3, 5, 37])),
+        Case::test("kept_by_a_warp", SoftmaxGrad, pair(&[5, 256])),
+        Case::test("longer_than_kept", SoftmaxGrad, pair(&[3, 260])),
         Case::bench("swinir_scores", SoftmaxGrad, pair(&[64 * 6 * 64, 64])),
     ]
 }
