@@ -1,7 +1,10 @@
 //! Which kernel of `cuda/activation.cu` runs, and with what.
 
 use super::Kind;
+use crate::device::kernel::Launch;
 use crate::ffi;
+use crate::graph::cuda::{CudaCall, CudaOperand, CudaResult};
+use crate::ops::view::cuda::grid;
 
 /// A function as kernels know it (`ffi/activation.h`): its number, and what it is given.
 pub(in crate::ops) fn code(kind: Kind) -> (i32, f32, f32) {
@@ -22,4 +25,36 @@ pub(in crate::ops) fn code(kind: Kind) -> (i32, f32, f32) {
         Kind::Clamp(lo, hi) => (ffi::ACTIVATION_CLAMP, lo, hi),
     };
     (code as i32, a, b)
+}
+
+/// Elements of a block.
+const BLOCK: usize = 256 * 8;
+
+pub(super) fn forward(kind: Kind, call: &CudaCall) -> Vec<Launch> {
+    map("fwd", kind, &call.inputs[0], None, &call.outputs[0])
+}
+
+pub(super) fn backward(kind: Kind, call: &CudaCall) -> Vec<Launch> {
+    map("bwd", kind, &call.inputs[0], Some(&call.inputs[1]), &call.outputs[0])
+}
+
+fn map(way: &str, kind: Kind, x: &CudaOperand, dy: Option<&CudaOperand>, y: &CudaResult) -> Vec<Launch> {
+    if y.ty.is_empty() {
+        return vec![];
+    }
+    let (kind, a, b) = code(kind);
+    let params = ffi::ActivationMap {
+        x: x.address,
+        dy: dy.map_or(0, |dy| dy.address),
+        y: y.address,
+        len: y.ty.len() as i64,
+        kind,
+        a,
+        b,
+        reserved: 0,
+    };
+    let aligned = [params.x, params.dy].iter().all(|a| a.is_multiple_of(16));
+    let form = if aligned { "" } else { "any_" };
+    let kernel = format!("activation_{way}_{form}{}", y.ty.dtype);
+    vec![Launch::new(kernel, grid(y.ty.len(), BLOCK), &params)]
 }

@@ -6,8 +6,11 @@ pub(super) mod reference;
 
 pub(super) use cpu::silu_slope;
 
+use super::view::cuda::alike;
 use super::{Case, CaseInput, OpEntry};
+use crate::device::kernel::Launch;
 use crate::error::Result;
+use crate::graph::cuda::{CudaCall, Storage};
 use crate::graph::{Cost, Gradient, GradientContext, GraphBuilder, Op, TensorType, ValueId, op::CpuCall};
 use crate::tensor::DType;
 
@@ -102,6 +105,18 @@ impl Op for Activation {
     fn in_place(&self, input: usize) -> bool {
         input == 0
     }
+
+    fn cuda_storage(&self, _: &[&TensorType], _: &[&TensorType], kept: &[DType], _: DType) -> Storage {
+        alike(kept, 1)
+    }
+
+    fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
+        Ok(cuda::forward(self.0, call))
+    }
+
+    fn cuda_in_place(&self, input: usize) -> bool {
+        input == 0
+    }
 }
 
 impl Op for ActivationGrad {
@@ -132,6 +147,18 @@ impl Op for ActivationGrad {
     }
 
     fn in_place(&self, input: usize) -> bool {
+        input == 1
+    }
+
+    fn cuda_storage(&self, _: &[&TensorType], _: &[&TensorType], kept: &[DType], _: DType) -> Storage {
+        alike(kept, 1)
+    }
+
+    fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
+        Ok(cuda::backward(self.0, call))
+    }
+
+    fn cuda_in_place(&self, input: usize) -> bool {
         input == 1
     }
 }

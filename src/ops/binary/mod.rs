@@ -1,14 +1,18 @@
 //! `binary`: z = f(x, y) element by element, shapes broadcast as in NumPy.
 
 mod cpu;
+mod cuda;
 mod reference;
 
 use super::activation::expect_f32;
 use super::{Case, CaseInput, OpEntry};
+use crate::device::kernel::Launch;
 use crate::error::Result;
+use crate::graph::cuda::{CudaCall, Storage};
 use crate::graph::{
     Cost, Gradient, GradientContext, GraphBuilder, Layout, Op, TensorType, ValueId, op::CpuCall,
 };
+use crate::tensor::DType;
 
 /// Which function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +102,22 @@ impl Op for Binary {
     }
 
     fn in_place(&self, _: usize) -> bool {
+        true
+    }
+
+    fn cuda_storage(&self, inputs: &[&TensorType], _: &[&TensorType], kept: &[DType], _: DType) -> Storage {
+        cuda::storage(inputs, kept)
+    }
+
+    fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
+        cuda::forward(self.0, call)
+    }
+
+    fn cuda_accepts(&self, _: usize, _: &Layout) -> bool {
+        true
+    }
+
+    fn cuda_in_place(&self, _: usize) -> bool {
         true
     }
 }

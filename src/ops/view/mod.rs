@@ -1,14 +1,19 @@
 //! Ops that only re-read their operand: `reshape`, `permute`, `slice`, `broadcast_to`. The plan
 //! turns them into strides over the same memory; they copy only where a user needs dense rows.
 
+pub mod cuda;
+
 use super::activation::expect_f32;
 use super::{Case, CaseInput, OpEntry};
 use crate::device::cpu::copy_strided;
+use crate::device::kernel::Launch;
 use crate::error::Result;
+use crate::graph::cuda::{CudaCall, CudaOperand, Storage};
 use crate::graph::{
     Array, Cost, Gradient, GradientContext, GraphBuilder, Layout, Op, Real, Reference, TensorType, ValueId,
     op::CpuCall,
 };
+use crate::tensor::DType;
 
 /// The same elements in row-major order under another shape.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,6 +149,17 @@ macro_rules! view_op {
             fn cpu(&self, call: CpuCall) -> Result<(), String> {
                 copy_view(self.layout(call.inputs[0].layout), call)
             }
+            fn cuda_storage(&self, _: &[&TensorType], _: &[&TensorType], kept: &[DType], _: DType) -> Storage {
+                cuda::alike(kept, 1)
+            }
+            fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
+                let x = &call.inputs[0];
+                let layout = self.layout(x.layout).ok_or(NO_VIEW)?;
+                cuda::copy(&CudaOperand { layout: &layout, ..x.clone() }, &call.outputs[0])
+            }
+            fn cuda_accepts(&self, _: usize, layout: &Layout) -> bool {
+                self.layout(layout).is_some()
+            }
             fn view(&self, operand: &Layout) -> Option<Layout> {
                 self.layout(operand)
             }
@@ -163,8 +179,11 @@ macro_rules! view_op {
 }
 view_op!(Reshape, Permute, Slice, BroadcastTo);
 
+/// A plan asks [`Op::view`] before it runs a view as a copy.
+const NO_VIEW: &str = "this layout cannot be viewed without a copy";
+
 fn copy_view(layout: Option<Layout>, mut call: CpuCall) -> Result<(), String> {
-    let l = layout.ok_or("this layout cannot be viewed without a copy")?;
+    let l = layout.ok_or(NO_VIEW)?;
     let size = call.inputs[0].ty.dtype.size();
     let crate::graph::op::OperandData::Apart(src) = call.inputs[0].data else {
         return Err("a view never shares its result's memory".into());
