@@ -47,6 +47,8 @@ DC_FN bool sees(const AttentionProblem& p, const Head& x, int i, int j) {
 /// Scores below every real one: exp2 of it is 0, and no row of them has a maximum.
 constexpr float NOTHING = -INFINITY;
 
+constexpr float LN2 = 0.6931471805599453f;
+
 /// Exponent of 2 of a pair: dot product · scale_log2 + bias · log2(e), NOTHING if the pair is not seen.
 DC_FN float score(const AttentionProblem& p, const Head& x, const float* bias, float dot, int i, int j) {
     if (!sees(p, x, i, j)) return NOTHING;

@@ -9,7 +9,6 @@ namespace dc::attention {
 constexpr int SIDE = 16;       ///< The block is SIDE×SIDE threads.
 constexpr int PIECE = 64;      ///< Columns of depth in shared memory at a time.
 constexpr int GROUP = 32;      ///< Columns that the 16 threads of a row own together, two each.
-constexpr float LN2 = 0.6931471805599453f;
 
 /// Columns c..c+PIECE of ROWS rows from row0 on; zeros beyond row `rows` and column `depth`. `to` has rows
 /// of `pitch` floats. The address of a row and `depth` decide whether whole vectors are read.

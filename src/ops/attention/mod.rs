@@ -315,6 +315,31 @@ impl Op for AttentionGrad {
         cpu_grad::scratch(self, inputs, threads)
     }
 
+    fn cuda_storage(
+        &self,
+        inputs: &[&TensorType],
+        _outputs: &[&TensorType],
+        _kept: &[DType],
+        compute: DType,
+    ) -> Storage {
+        let out = self.out_at();
+        let mut outputs = vec![compute; 3];
+        outputs.resize(3 + self.d_bias as usize, DType::F32);
+        Storage { inputs: cuda::stored(inputs, &[0, 1, 2, out, out + 2], compute), outputs }
+    }
+
+    fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
+        cuda::backward(self, call)
+    }
+
+    fn cuda_scratch(&self, inputs: &[&TensorType], _outputs: &[&TensorType]) -> usize {
+        cuda::backward_scratch(self, inputs)
+    }
+
+    fn naive_in(&self, inputs: &[Array<f64>], dtype: DType) -> Option<Vec<Array<f64>>> {
+        Some(naive::backward(self, inputs, dtype))
+    }
+
     fn accepts(&self, input: usize, layout: &Layout) -> bool {
         let out = self.out_at();
         if input < self.forward.lengths_at() || input == out || input == out + 2 {

@@ -1,0 +1,136 @@
+// Tiles of attention on the tensor cores, T in bf16 or f16: a warp owns 16·M rows whose fragments stay in
+// registers, the others' tiles come from shared memory. Depths of 16·n + 8 (72) end in an m16n8k8, so that
+// nothing is padded.
+#pragma once
+
+#include "attention.cuh"
+#include "mma.cuh"
+
+namespace dc::attention {
+
+/// Elements between rows of a tile. 144 bytes are 9 units of 16: eight neighbouring rows lie in different
+/// banks, so neither ldmatrix nor the copies have conflicts.
+constexpr int PITCH = 72;
+
+/// Starts copying ROWS rows from row0 on; zeros beyond row `rows` and column `depth`.
+template <int ROWS, int DEPTH, int THREADS, class T>
+DC_FN void copy_tile(T* to, const T* from, int64_t step, int row0, int rows, int depth) {
+    constexpr int UNITS = DEPTH / 8;
+    DC_UNROLL
+    for (int i = threadIdx.x; i < ROWS * UNITS; i += THREADS) {
+        const int r = i / UNITS, c = (i - r * UNITS) * 8;
+        const bool there = row0 + r < rows && c < depth;
+        cp_async<16>(to + r * PITCH + c, there ? from + (row0 + r) * step + c : from, there ? 16 : 0);
+    }
+}
+
+/// 16 rows of a tile as left operands.
+template <int DEPTH>
+struct Rows {
+    uint32_t wide[DEPTH / 16][4];
+    uint32_t last[2];  ///< of the eight columns that are left, if any
+};
+
+template <int DEPTH, class T>
+DC_FN void load_rows(Rows<DEPTH>& a, const T* tile, int row0) {
+    const T* row = tile + (row0 + (lane() & 15)) * PITCH;
+    DC_UNROLL
+    for (int k = 0; k < DEPTH / 16; ++k) ldmatrix<4, false>(a.wide[k], row + 16 * k + (lane() >> 4) * 8);
+    if constexpr (DEPTH % 16 == 8) ldmatrix<2, false>(a.last, row + DEPTH - 8);
+}
+
+/// dots[m][j] += own rows · rows n0 + 8j.. of the tile.
+template <int DEPTH, int M, int N, class T>
+DC_FN void add_dots(float (&dots)[M][N][4], const Rows<DEPTH> (&own)[M], const T* tile, int n0) {
+    static_assert(N % 4 == 0, "n-tiles are loaded by twos and fours");
+    const T* pair = tile + (n0 + (lane() & 7) + (lane() >> 4) * 8) * PITCH + (lane() >> 3 & 1) * 8;
+    DC_UNROLL
+    for (int k = 0; k < DEPTH / 16; ++k) {
+        DC_UNROLL
+        for (int j = 0; j < N; j += 2) {
+            uint32_t b[4];
+            ldmatrix<4, false>(b, pair + 8 * j * PITCH + 16 * k);
+            const uint32_t first[2] = {b[0], b[1]}, second[2] = {b[2], b[3]};
+            DC_UNROLL
+            for (int m = 0; m < M; ++m) {
+                mma_m16n8k16<T>(dots[m][j], own[m].wide[k], first);
+                mma_m16n8k16<T>(dots[m][j + 1], own[m].wide[k], second);
+            }
+        }
+    }
+    if constexpr (DEPTH % 16 == 8) {
+        DC_UNROLL
+        for (int j = 0; j < N; j += 4) {
+            uint32_t b[4];
+            ldmatrix<4, false>(b, tile + (n0 + 8 * j + lane()) * PITCH + DEPTH - 8);
+            DC_UNROLL
+            for (int e = 0; e < 4; ++e) {
+                const uint32_t column[1] = {b[e]};
+                DC_UNROLL
+                for (int m = 0; m < M; ++m) mma_m16n8k8<T>(dots[m][j + e], own[m].last, column);
+            }
+        }
+    }
+}
+
+/// out[m] += w[m]·rows k0.. of the tile; w are left operands of 16 rows × 16·K others.
+template <int DEPTH, int M, int K, class T>
+DC_FN void add_mix(float (&out)[M][DEPTH / 8][4], const uint32_t (&w)[M][K][4], const T* tile, int k0) {
+    const T* row = tile + (k0 + (lane() & 15)) * PITCH;
+    DC_UNROLL
+    for (int k = 0; k < K; ++k) {
+        DC_UNROLL
+        for (int j = 0; j + 1 < DEPTH / 8; j += 2) {
+            uint32_t b[4];
+            ldmatrix<4, true>(b, row + 16 * k * PITCH + 8 * j + (lane() >> 4) * 8);
+            const uint32_t first[2] = {b[0], b[1]}, second[2] = {b[2], b[3]};
+            DC_UNROLL
+            for (int m = 0; m < M; ++m) {
+                mma_m16n8k16<T>(out[m][j], w[m][k], first);
+                mma_m16n8k16<T>(out[m][j + 1], w[m][k], second);
+            }
+        }
+        if constexpr (DEPTH % 16 == 8) {
+            uint32_t b[2];
+            ldmatrix<2, true>(b, row + 16 * k * PITCH + DEPTH - 8);
+            DC_UNROLL
+            for (int m = 0; m < M; ++m) mma_m16n8k16<T>(out[m][DEPTH / 8 - 1], w[m][k], b);
+        }
+    }
+}
+
+/// Accumulators of 16 rows × 16 columns as a left operand in T.
+template <class T>
+DC_FN void as_operand(uint32_t (&w)[4], const float (&left)[4], const float (&right)[4]) {
+    w[0] = pack2<T>(left[0], left[1]);
+    w[1] = pack2<T>(left[2], left[3]);
+    w[2] = pack2<T>(right[0], right[1]);
+    w[3] = pack2<T>(right[2], right[3]);
+}
+
+/// Writes a warp's rows, times a factor a row, through `tile` (shared, the warp's own 16·M rows) to rows of
+/// `to` that lie `step` apart, of which `rows` exist.
+template <int DEPTH, int M, class T>
+DC_FN void store_rows(T* tile, const float (&x)[M][DEPTH / 8][4], const float (&factor)[M][2], T* to, int64_t step,
+                      int rows, int depth) {
+    DC_UNROLL
+    for (int m = 0; m < M; ++m) {
+        DC_UNROLL
+        for (int half = 0; half < 2; ++half) {
+            T* row = tile + (16 * m + 8 * half + lane() / 4) * PITCH + lane() % 4 * 2;
+            DC_UNROLL
+            for (int j = 0; j < DEPTH / 8; ++j) {
+                const float f = factor[m][half];
+                *reinterpret_cast<uint32_t*>(row + 8 * j) = pack2<T>(x[m][j][2 * half] * f, x[m][j][2 * half + 1] * f);
+            }
+        }
+    }
+    sync_warp();
+    constexpr int UNITS = DEPTH / 8;
+    for (int i = lane(); i < 16 * M * UNITS; i += 32) {
+        const int r = i / UNITS, c = (i - r * UNITS) * 8;
+        if (r < rows && c < depth) store(to + r * step + c, load<8>(tile + r * PITCH + c));
+    }
+}
+
+}  // namespace dc::attention
