@@ -1,13 +1,16 @@
 //! `linear`: y = x·Wᵀ + b over the last axis, with an optional epilogue.
 
 mod cpu;
+mod cuda;
 mod reference;
 
 use super::activation::{Kind, expect_f32};
 use super::epilogue::{Epilogue, FUSED};
 use super::weight::expect_weight;
 use super::{Case, CaseInput, OpEntry};
+use crate::device::kernel::Launch;
 use crate::error::Result;
+use crate::graph::cuda::{CudaCall, Storage};
 use crate::graph::{
     Cost, Gradient, GradientContext, GraphBuilder, Layout, Op, TensorType, ValueId, op::CpuCall,
 };
@@ -92,6 +95,28 @@ impl Op for Linear {
     fn cpu(&self, call: CpuCall) -> Result<(), String> {
         cpu::forward(self, call);
         Ok(())
+    }
+
+    fn cuda_storage(
+        &self,
+        _inputs: &[&TensorType],
+        _outputs: &[&TensorType],
+        kept: &[DType],
+        compute: DType,
+    ) -> Storage {
+        cuda::storage(self, kept, compute)
+    }
+
+    fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
+        Ok(cuda::forward(self, call))
+    }
+
+    fn cuda_scratch(&self, inputs: &[&TensorType], _outputs: &[&TensorType]) -> usize {
+        cuda::scratch(inputs)
+    }
+
+    fn cuda_in_place(&self, input: usize) -> bool {
+        self.in_place(input)
     }
 
     fn accepts(&self, input: usize, layout: &Layout) -> bool {

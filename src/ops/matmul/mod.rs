@@ -1,13 +1,18 @@
 //! `matmul`: C = A·B for each item of a batch, either operand transposed.
 
 mod cpu;
+pub(in crate::ops) mod cuda;
 mod reference;
 
 use super::activation::expect_f32;
 use super::weight::expect_weight;
 use super::{Case, CaseInput, OpEntry};
+use crate::device::kernel::Launch;
 use crate::error::Result;
-use crate::graph::{Cost, Gradient, GradientContext, GraphBuilder, Op, TensorType, ValueId, op::CpuCall};
+use crate::graph::cuda::{CudaCall, Storage};
+use crate::graph::{
+    Cost, Gradient, GradientContext, GraphBuilder, Layout, Op, TensorType, ValueId, op::CpuCall,
+};
 use crate::tensor::DType;
 
 /// Operands: A `[…, M, K]` (`[…, K, M]` if transposed) and B `[…, K, N]` (`[…, N, K]`). B may be bf16
@@ -104,6 +109,28 @@ impl Op for MatMul {
 
     fn cpu(&self, call: CpuCall) -> Result<(), String> {
         cpu::forward(self, call)
+    }
+
+    fn cuda_storage(
+        &self,
+        _inputs: &[&TensorType],
+        _outputs: &[&TensorType],
+        kept: &[DType],
+        compute: DType,
+    ) -> Storage {
+        cuda::storage(self, kept, compute)
+    }
+
+    fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
+        Ok(cuda::forward(self, call))
+    }
+
+    fn cuda_scratch(&self, inputs: &[&TensorType], _outputs: &[&TensorType]) -> usize {
+        cuda::scratch(self, inputs)
+    }
+
+    fn cuda_accepts(&self, input: usize, layout: &Layout) -> bool {
+        cuda::accepts(self, input, layout)
     }
 }
 

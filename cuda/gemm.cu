@@ -1,0 +1,353 @@
+// Matrix products: y = epilogue(A·B), batched, either operand stored transposed. The kernels of `linear`
+// and `matmul`.
+//
+// gemm_{nn,nt,tn,tt}_<tile>_{bf16,f16}: the tensor cores, sm_80 style (n, t: A or B as is, transposed).
+//   Compute-bound: a linear layer of 1152 → 4608 features on 4096 tokens does 2·4096·4608 bytes of result
+//   for 1152 products each. Warps own 64×64 results (128 accumulators a thread), which needs 8 ldmatrix for
+//   32 mma: 64 bytes of shared memory a clock where 128 can be read. Steps of 32 in k, 4 steps in flight.
+//   128x256: 8 warps, 96 KiB, one block a multiprocessor, least traffic (21 FLOP a byte of operands a step)
+//   128x128: 4 warps, 64 KiB, two blocks a multiprocessor: one fills the pipe while the other starts or ends
+//   64x64:   4 warps of 32×32, for what has too few results to fill the device with larger tiles
+//   Expected on A100: 75-80 % of the 312 TFLOP/s for large products (barrier, address and ldmatrix issue
+//   slots are hidden by the other warp of each scheduler); wgmma would be needed for more than 60 % of an H100.
+//
+// gemm_rows_{bf16,f16}: up to 16 rows of A (the embedding of a time step, one token). Memory-bound on B:
+//   every block streams 16 columns of B once from memory into registers, 16 bytes a lane, straight into the
+//   fragments of mma (which k a lane holds is free as long as A agrees), 8 warps taking turns along k.
+//
+// gemm_simt_<tile>_f32_{f32,bf16,f16}: f32 on the FMA units; B may be stored in half precision. Compute-bound
+//   at 19.5 TFLOP/s; 8×8 results a thread (4 LDS.128 for 64 FMA), step 16, registers prefetch the next step.
+//   Any layout: the order of storage only changes how a tile is read, which is not the inner loop.
+//
+// gemm_rows_f32_{f32,bf16,f16}: as gemm_rows, a warp computes 4 columns for 8 rows.
+//
+// gemm_sum_{f32,bf16,f16}: adds the parts of a product whose k was split over blocks, in order.
+#include "include/epilogue.cuh"
+#include "include/gemm.cuh"
+#include "../ffi/gemm.h"
+
+namespace {
+
+// ---- Tensor cores ---------------------------------------------------------------------------------------
+
+constexpr int STAGES = 4;
+
+template <class T, int BM, int BN, int WM, int WN>
+struct MmaForm {
+    static constexpr int WARPS = (BM / WM) * (BN / WN), THREADS = WARPS * 32;
+    static constexpr int MI = WM / 16, NI = WN / 8;
+    static constexpr int TILES = STAGES * (BM + BN) * 32 * int(sizeof(T)), PATCHES = WARPS * dc::patch_bytes<NI>;
+    static constexpr int SHARED = TILES > PATCHES ? TILES : PATCHES;
+};
+
+template <class T, int BM, int BN, int WM, int WN, bool A_TRANS, bool B_TRANS>
+DC_FN void gemm_mma(const Gemm& p) {
+    using Form = MmaForm<T, BM, BN, WM, WN>;
+    using TileA = dc::GemmTile<T, BM, !A_TRANS, Form::THREADS>;
+    using TileB = dc::GemmTile<T, BN, B_TRANS, Form::THREADS>;
+    T* shared = &dc::shared<T>();
+    const auto place = dc::tile_place(blockIdx.x, dc::ceil_div(p.m, BM), dc::ceil_div(p.n, BN));
+    const int row0 = place.row * BM, col0 = place.column * BN;
+    const T* a = dc::ptr<const T>(p.a) + blockIdx.z * p.a_batch;
+    const T* b = dc::ptr<const T>(p.b) + blockIdx.z * p.b_batch;
+    const TileA tile_a{a + (A_TRANS ? row0 : row0 * p.a_step), p.a_step, p.m - row0, p.a_align};
+    const TileB tile_b{b + (B_TRANS ? col0 * p.b_step : col0), p.b_step, p.n - col0, p.b_align};
+    const int row = dc::warp() / (BN / WN) * WM, col = dc::warp() % (BN / WN) * WN;
+    const int k0 = blockIdx.y * p.k_slice, k_end = dc::min(p.k, k0 + p.k_slice);
+    float acc[Form::MI][Form::NI][4] = {};
+    dc::gemm_steps<STAGES>(acc, tile_a, tile_b, shared, shared + STAGES * TileA::ELEMENTS, k0, k_end, row, col);
+    float* patch = &dc::shared<float>() + dc::warp() * (dc::patch_bytes<Form::NI> / 4);
+    const int64_t first = (int64_t(blockIdx.y) * gridDim.z + blockIdx.z) * p.m * p.n;
+    dc::finish_warp<T>(p.epilogue, acc, patch, row0 + row, col0 + col, p.m, p.n, p.y, first, p.y_f32);
+}
+
+// ---- Few rows, tensor cores -----------------------------------------------------------------------------
+
+/// Eight values from an address of any alignment, those from `valid` on zero.
+template <class T>
+DC_FN dc::Vec<T, 8> load8(const T* from, int valid, bool aligned) {
+    if (aligned && valid >= 8) return dc::load<8>(from);
+    dc::Vec<T, 8> v;
+    DC_UNROLL
+    for (int i = 0; i < 8; ++i) v[i] = i < valid ? from[i] : dc::from_f32<T>(0.0f);
+    return v;
+}
+
+template <class T>
+DC_FN uint32_t pair(const dc::Vec<T, 8>& v, int i) {
+    uint32_t r;
+    memcpy(&r, &v.v[2 * i], 4);
+    return r;
+}
+
+constexpr int ROWS_COLUMNS = 16, ROWS_WARPS = 8;
+
+/// A of up to 16 rows, B transposed. The columns of B are the rows of the mma, the rows of A its columns. Of
+/// 32 k from k0, the lanes with lane % 4 = t hold k0 + 8t…: the first mma takes the first four of each.
+template <class T>
+DC_FN void gemm_rows(const Gemm& p) {
+    const int g = dc::lane() / 4, t = dc::lane() % 4, col0 = blockIdx.x * ROWS_COLUMNS;
+    const bool aligned = dc::min(p.a_align, p.b_align) == 16;
+    const T* a = dc::ptr<const T>(p.a) + blockIdx.z * p.a_batch;
+    const T* b = dc::ptr<const T>(p.b) + blockIdx.z * p.b_batch;
+    // Columns and rows that do not exist read the last one and are not stored.
+    const T* b0 = b + dc::min(col0 + g, p.n - 1) * p.b_step;
+    const T* b8 = b + dc::min(col0 + g + 8, p.n - 1) * p.b_step;
+    const T* a0 = a + dc::min(g, p.m - 1) * p.a_step;
+    const T* a8 = a + dc::min(g + 8, p.m - 1) * p.a_step;
+    float acc[2][4] = {};
+    for (int k0 = dc::warp() * 32; k0 < p.k; k0 += ROWS_WARPS * 32) {
+        const int k = k0 + t * 8, valid = p.k - k;
+        const auto v0 = load8(b0 + k, valid, aligned), v8 = load8(b8 + k, valid, aligned);
+        const auto x0 = load8(a0 + k, valid, aligned);
+        dc::Vec<T, 8> x8 = x0;
+        if (p.m > 8) x8 = load8(a8 + k, valid, aligned);
+        DC_UNROLL
+        for (int i = 0; i < 2; ++i) {
+            const uint32_t columns[4] = {pair(v0, 2 * i), pair(v8, 2 * i), pair(v0, 2 * i + 1), pair(v8, 2 * i + 1)};
+            const uint32_t low[2] = {pair(x0, 2 * i), pair(x0, 2 * i + 1)};
+            const uint32_t high[2] = {pair(x8, 2 * i), pair(x8, 2 * i + 1)};
+            dc::mma_m16n8k16<T>(acc[0], columns, low);
+            if (p.m > 8) dc::mma_m16n8k16<T>(acc[1], columns, high);
+        }
+    }
+    struct Parts {
+        float warp[ROWS_WARPS][16][ROWS_COLUMNS];  // row of A, column of B
+    };
+    auto& parts = dc::shared<Parts>();
+    auto& own = parts.warp[dc::warp()];
+    DC_UNROLL
+    for (int i = 0; i < 2; ++i) {
+        DC_UNROLL
+        for (int c = 0; c < 4; ++c) own[i * 8 + 2 * t + c % 2][g + c / 2 * 8] = acc[i][c];
+    }
+    __syncthreads();
+    const int row = threadIdx.x / ROWS_COLUMNS, c = threadIdx.x % ROWS_COLUMNS, col = col0 + c;
+    if (row >= p.m || col >= p.n) return;
+    float sum = 0;
+    DC_UNROLL
+    for (int w = 0; w < ROWS_WARPS; ++w) sum += parts.warp[w][row][c];
+    const int64_t at = (int64_t(blockIdx.z) * p.m + row) * p.n + col;
+    if (p.y_f32)
+        dc::finish_store(p.epilogue, sum, col, dc::ptr<float>(p.y), at);
+    else
+        dc::finish_store(p.epilogue, sum, col, dc::ptr<T>(p.y), at);
+}
+
+// ---- f32 ------------------------------------------------------------------------------------------------
+
+/// Four values as f32 from an address of any alignment, those from `valid` on zero.
+template <class T>
+DC_FN dc::Vec<float, 4> load4(const T* from, int valid, bool aligned) {
+    dc::Vec<float, 4> v;
+    if (aligned && valid >= 4) {
+        const auto raw = dc::load<4>(from);
+        DC_UNROLL
+        for (int i = 0; i < 4; ++i) v[i] = dc::to_f32(raw[i]);
+    } else {
+        DC_UNROLL
+        for (int i = 0; i < 4; ++i) v[i] = i < valid ? dc::to_f32(from[i]) : 0.0f;
+    }
+    return v;
+}
+
+constexpr int SIMT_STEP = 16, SIMT_THREADS = 256;
+
+/// OUTER×16 values on their way from memory through registers to shared memory, there [k][outer] in f32.
+template <class T, int OUTER>
+struct SimtTile {
+    static constexpr int GROUPS = OUTER * SIMT_STEP / 4 / SIMT_THREADS;
+    const T* from;  // outer index 0 of the tile, k = 0
+    int64_t step;
+    int outer;
+    bool along_k, aligned;
+    dc::Vec<float, 4> held[GROUPS];
+
+    /// Where (k, outer) lies: eight columns on, for every four k, so that threads that hold four k of one
+    /// outer index write to all banks.
+    static DC_FN int place(int k, int outer) { return k * OUTER + (outer ^ (k / 4 * 8)); }
+
+    DC_FN void fetch(int k0, int k_end) {
+        DC_UNROLL
+        for (int i = 0; i < GROUPS; ++i) {
+            const int group = threadIdx.x + i * SIMT_THREADS;
+            if (along_k) {
+                const int k = k0 + group % 4 * 4, o = group / 4;
+                held[i] = load4(from + o * step + k, o < outer ? k_end - k : 0, aligned);
+            } else {
+                const int k = k0 + group / (OUTER / 4), o = group % (OUTER / 4) * 4;
+                held[i] = load4(from + k * step + o, k < k_end ? outer - o : 0, aligned);
+            }
+        }
+    }
+    DC_FN void put(float* to) const {
+        DC_UNROLL
+        for (int i = 0; i < GROUPS; ++i) {
+            const int group = threadIdx.x + i * SIMT_THREADS;
+            if (along_k) {
+                DC_UNROLL
+                for (int j = 0; j < 4; ++j) to[place(group % 4 * 4 + j, group / 4)] = held[i][j];
+            } else {
+                dc::store(to + place(group / (OUTER / 4), group % (OUTER / 4) * 4), held[i]);
+            }
+        }
+    }
+};
+
+/// SIDE×SIDE results a block; a thread has 4 rows and 4 columns of each 64×64 part.
+template <int SIDE>
+struct SimtShared {
+    float a[2][SIMT_STEP * SIDE], b[2][SIMT_STEP * SIDE];
+};
+
+template <class T, int SIDE>
+DC_FN void gemm_simt(const Gemm& p) {
+    constexpr int PARTS = SIDE / 64;
+    static_assert(sizeof(SimtShared<SIDE>) >= 64 * SIDE * sizeof(float), "room for the patch of the epilogue");
+    auto& shared = dc::shared<SimtShared<SIDE>>();
+    const auto place = dc::tile_place(blockIdx.x, dc::ceil_div(p.m, SIDE), dc::ceil_div(p.n, SIDE));
+    const int row0 = place.row * SIDE, col0 = place.column * SIDE;
+    const float* a = dc::ptr<const float>(p.a) + blockIdx.z * p.a_batch;
+    const T* b = dc::ptr<const T>(p.b) + blockIdx.z * p.b_batch;
+    using TileA = SimtTile<float, SIDE>;
+    using TileB = SimtTile<T, SIDE>;
+    TileA tile_a{a + (p.a_trans ? row0 : row0 * p.a_step), p.a_step, p.m - row0, !p.a_trans, p.a_align == 16, {}};
+    TileB tile_b{b + (p.b_trans ? col0 * p.b_step : col0), p.b_step,  p.n - col0,
+                 bool(p.b_trans), p.b_align >= 4 * int(sizeof(T)), {}};
+    // Warps own 4×8 threads: four distinct vectors of a and eight of b a read.
+    const int ty = dc::warp() / 2 * 4 + dc::lane() / 8, tx = dc::warp() % 2 * 8 + dc::lane() % 8;
+    const int k0 = blockIdx.y * p.k_slice, k_end = dc::min(p.k, k0 + p.k_slice);
+    float acc[PARTS][4][PARTS][4] = {};
+    tile_a.fetch(k0, k_end);
+    tile_b.fetch(k0, k_end);
+    int slot = 0;
+    for (int k = k0; k < k_end; k += SIMT_STEP, slot ^= 1) {
+        tile_a.put(shared.a[slot]);
+        tile_b.put(shared.b[slot]);
+        __syncthreads();  // two slots: nobody still reads the one that the next step fills
+        if (k + SIMT_STEP < k_end) {
+            tile_a.fetch(k + SIMT_STEP, k_end);
+            tile_b.fetch(k + SIMT_STEP, k_end);
+        }
+        DC_UNROLL
+        for (int i = 0; i < SIMT_STEP; ++i) {
+            dc::Vec<float, 4> x[PARTS], w[PARTS];
+            DC_UNROLL
+            for (int h = 0; h < PARTS; ++h) {
+                x[h] = dc::load<4>(shared.a[slot] + TileA::place(i, h * 64 + ty * 4));
+                w[h] = dc::load<4>(shared.b[slot] + TileB::place(i, h * 64 + tx * 4));
+            }
+            DC_UNROLL
+            for (int r = 0; r < PARTS * 4; ++r) {
+                DC_UNROLL
+                for (int c = 0; c < PARTS * 4; ++c)
+                    acc[r / 4][r % 4][c / 4][c % 4] += x[r / 4][r % 4] * w[c / 4][c % 4];
+            }
+        }
+    }
+    float* patch = &dc::shared<float>();
+    const int64_t first = (int64_t(blockIdx.y) * gridDim.z + blockIdx.z) * p.m * p.n;
+    const float* residual = p.epilogue.residual ? dc::ptr<const float>(p.epilogue.residual) + first : nullptr;
+    DC_UNROLL
+    for (int h = 0; h < PARTS; ++h) {
+        __syncthreads();
+        DC_UNROLL
+        for (int r = 0; r < 4; ++r) {
+            DC_UNROLL
+            for (int w = 0; w < PARTS; ++w) {
+                const auto& v = acc[h][r][w];
+                dc::store(patch + (ty * 4 + r) * SIDE + w * 64 + tx * 4, dc::Vec<float, 4>{v[0], v[1], v[2], v[3]});
+            }
+        }
+        __syncthreads();
+        dc::finish<float, 64, SIDE, SIDE, SIMT_THREADS>(p.epilogue, patch, threadIdx.x, row0 + h * 64, col0, p.m, p.n,
+                                                        dc::ptr<float>(p.y) + first, residual);
+    }
+}
+
+constexpr int F32_ROWS = 8, F32_COLUMNS = 4, F32_WARPS = 4;
+
+/// B transposed; a warp computes 4 columns of 8 rows (blockIdx.y: which), its lanes side by side along k.
+template <class T>
+DC_FN void gemm_rows_f32(const Gemm& p) {
+    const int col0 = (blockIdx.x * F32_WARPS + dc::warp()) * F32_COLUMNS, row0 = blockIdx.y * F32_ROWS;
+    const bool a_aligned = p.a_align == 16, b_aligned = p.b_align >= 4 * int(sizeof(T));
+    const float* a = dc::ptr<const float>(p.a) + blockIdx.z * p.a_batch;
+    const T* b = dc::ptr<const T>(p.b) + blockIdx.z * p.b_batch;
+    float acc[F32_ROWS][F32_COLUMNS] = {};
+    for (int k = dc::lane() * 4; k < p.k; k += 32 * 4) {
+        dc::Vec<float, 4> w[F32_COLUMNS];
+        // Columns and rows that do not exist read the last one and are not stored.
+        DC_UNROLL
+        for (int c = 0; c < F32_COLUMNS; ++c)
+            w[c] = load4(b + dc::min(col0 + c, p.n - 1) * p.b_step + k, p.k - k, b_aligned);
+        DC_UNROLL
+        for (int r = 0; r < F32_ROWS; ++r) {
+            const auto x = load4(a + dc::min(row0 + r, p.m - 1) * p.a_step + k, p.k - k, a_aligned);
+            DC_UNROLL
+            for (int c = 0; c < F32_COLUMNS; ++c) {
+                DC_UNROLL
+                for (int i = 0; i < 4; ++i) acc[r][c] += x[i] * w[c][i];
+            }
+        }
+    }
+    // Lane l keeps the sum of row l/4, column l%4.
+    float sum = 0;
+    DC_UNROLL
+    for (int i = 0; i < F32_ROWS * F32_COLUMNS; ++i) {
+        const float all = dc::warp_sum(acc[i / F32_COLUMNS][i % F32_COLUMNS]);
+        if (dc::lane() == i) sum = all;
+    }
+    const int row = row0 + dc::lane() / F32_COLUMNS, col = col0 + dc::lane() % F32_COLUMNS;
+    if (row >= p.m || col >= p.n) return;
+    dc::finish_store(p.epilogue, sum, col, dc::ptr<float>(p.y), (int64_t(blockIdx.z) * p.m + row) * p.n + col);
+}
+
+// ---- Sum of split products ------------------------------------------------------------------------------
+
+constexpr int SUM_THREADS = 256;
+
+template <class Out>
+DC_FN void gemm_sum(const GemmSum& p) {
+    const int64_t at = int64_t(blockIdx.x) * SUM_THREADS + threadIdx.x;
+    if (at >= p.len) return;
+    const float* part = dc::ptr<const float>(p.partial) + at;
+    float sum = 0;
+    for (int s = 0; s < p.splits; ++s) sum += part[s * p.len];
+    dc::finish_store(p.epilogue, sum, int(at % p.n), dc::ptr<Out>(p.y), at);
+}
+
+}  // namespace
+
+#define MMA(LAYOUT, A_TRANS, B_TRANS, NAME, T, BM, BN, WM, WN, BLOCKS)                                             \
+    DC_KERNEL(gemm_##LAYOUT##_##BM##x##BN##_##NAME, Gemm, (MmaForm<T, BM, BN, WM, WN>::THREADS), BLOCKS,           \
+              (MmaForm<T, BM, BN, WM, WN>::SHARED)) {                                                              \
+        gemm_mma<T, BM, BN, WM, WN, A_TRANS, B_TRANS>(p);                                                          \
+    }
+// The largest tile is for the layers of a forward pass; gradients take the next one.
+#define HALF(NAME, T)                                                                                              \
+    MMA(nt, false, true, NAME, T, 128, 256, 64, 64, 1)                                                             \
+    MMA(nt, false, true, NAME, T, 128, 128, 64, 64, 2)                                                             \
+    MMA(nt, false, true, NAME, T, 64, 64, 32, 32, 4)                                                               \
+    MMA(nn, false, false, NAME, T, 128, 128, 64, 64, 2)                                                            \
+    MMA(nn, false, false, NAME, T, 64, 64, 32, 32, 4)                                                              \
+    MMA(tn, true, false, NAME, T, 128, 128, 64, 64, 2)                                                             \
+    MMA(tn, true, false, NAME, T, 64, 64, 32, 32, 4)                                                               \
+    MMA(tt, true, true, NAME, T, 64, 64, 32, 32, 4)                                                                \
+    DC_KERNEL(gemm_rows_##NAME, Gemm, ROWS_WARPS * 32, 2, ROWS_WARPS * 16 * ROWS_COLUMNS * 4) { gemm_rows<T>(p); }
+HALF(bf16, dc::bf16)
+HALF(f16, dc::f16)
+#undef HALF
+#undef MMA
+
+#define SIMT(NAME, T)                                                                                              \
+    DC_KERNEL(gemm_simt_128x128_f32_##NAME, Gemm, SIMT_THREADS, 1, sizeof(SimtShared<128>)) {                      \
+        gemm_simt<T, 128>(p);                                                                                      \
+    }                                                                                                              \
+    DC_KERNEL(gemm_simt_64x64_f32_##NAME, Gemm, SIMT_THREADS, 2, sizeof(SimtShared<64>)) { gemm_simt<T, 64>(p); } \
+    DC_KERNEL(gemm_rows_f32_##NAME, Gemm, F32_WARPS * 32, 4, 0) { gemm_rows_f32<T>(p); }                           \
+    DC_KERNEL(gemm_sum_##NAME, GemmSum, SUM_THREADS, 4, 0) { gemm_sum<T>(p); }
+SIMT(f32, float)
+SIMT(bf16, dc::bf16)
+SIMT(f16, dc::f16)
+#undef SIMT

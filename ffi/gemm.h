@@ -1,0 +1,50 @@
+#pragma once
+#include <stdint.h>
+
+#include "epilogue.h"
+
+/// Parameters of `gemm_*` but `gemm_sum_*`: y = epilogue(A*B), A of m rows and k columns, B of k rows and n
+/// columns, for each item of a batch (blockIdx.z). With gridDim.y > 1 each blockIdx.y sums `k_slice` of the k
+/// products only, y is [gridDim.y, batch, m, n] in f32, and `gemm_sum_*` does the rest.
+typedef struct Gemm {
+    /// A: rows of k values, or with `a_trans` its transpose, rows of m values; `a_step` elements apart.
+    uint64_t a;
+    /// B: rows of n values, or with `b_trans` its transpose, rows of k values; `b_step` elements apart.
+    uint64_t b;
+    /// y: dense m x n matrices one behind another.
+    uint64_t y;
+    int64_t a_step;
+    int64_t b_step;
+    /// Elements between two items of the batch in A and B; 0: shared.
+    int64_t a_batch;
+    int64_t b_batch;
+    /// The residual has the batch of y; the bias is shared.
+    Epilogue epilogue;
+    int32_t m;
+    int32_t n;
+    int32_t k;
+    /// Products of a block: a multiple of 32, or k.
+    int32_t k_slice;
+    /// Bytes (2 to 16, a power of two) that divide the address and all steps of A and B: the size of accesses.
+    int32_t a_align;
+    int32_t b_align;
+    /// How A and B are stored. Kernels of one layout (`gemm_nt_*`) do not ask.
+    int32_t a_trans;
+    int32_t b_trans;
+    /// Whether y (and the residual) is f32 where A and B are half precision.
+    int32_t y_f32;
+    /// Padding.
+    uint32_t reserved;
+} Gemm;
+
+/// Parameters of `gemm_sum_*`: y = epilogue(sum of the partial products of `splits` blocks).
+typedef struct GemmSum {
+    /// f32, `splits` runs of `len` values.
+    uint64_t partial;
+    /// y, `len` values, rows of `n`.
+    uint64_t y;
+    int64_t len;
+    Epilogue epilogue;
+    int32_t n;
+    int32_t splits;
+} GemmSum;

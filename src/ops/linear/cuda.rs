@@ -1,0 +1,48 @@
+//! A product with an epilogue: see [`crate::ops::matmul`] for the choice of the kernel.
+
+use super::Linear;
+use crate::device::kernel::Launch;
+use crate::graph::TensorType;
+use crate::graph::cuda::{CudaCall, Storage};
+use crate::ops::matmul::cuda::{Extents, Matrix, Product};
+use crate::tensor::DType;
+
+/// x and W in the compute type; an f32 product reads W as it is kept. The result is in the compute type, or
+/// like the residual, which is read as it is kept: f32 in a residual stream.
+pub(super) fn storage(op: &Linear, kept: &[DType], compute: DType) -> Storage {
+    let w = if compute == DType::F32 { kept[1] } else { compute };
+    let mut inputs = vec![compute, w];
+    inputs.extend(op.bias.then_some(DType::F32));
+    let mut y = compute;
+    if op.epilogue.residual {
+        y = if kept[op.arity() - 1] == compute { compute } else { DType::F32 };
+        inputs.push(y);
+    }
+    Storage { inputs, outputs: vec![y] }
+}
+
+fn extents(x: &TensorType, w: &TensorType) -> Extents {
+    let [n, k] = w.shape[..] else { unreachable!("infer takes a matrix") };
+    let m = x.shape[..x.shape.len() - 1].iter().product();
+    Extents { batch: 1, m, k, n, trans_a: false, trans_b: true, half: x.dtype != DType::F32 }
+}
+
+pub(super) fn scratch(inputs: &[&TensorType]) -> usize {
+    extents(inputs[0], inputs[1]).scratch()
+}
+
+pub(super) fn forward(op: &Linear, call: &CudaCall) -> Vec<Launch> {
+    let (x, w) = (&call.inputs[0], &call.inputs[1]);
+    let (_, k, step) = x.layout.as_rows().expect("accepts() asks for rows");
+    let y = &call.outputs[0];
+    let product = Product {
+        extents: extents(&x.ty, &w.ty),
+        a: Matrix::new(x, step, 0),
+        b: Matrix::new(w, k, 0),
+        y: y.address,
+        y_dtype: y.ty.dtype,
+        epilogue: op.epilogue.on_cuda(op.bias.then(|| &call.inputs[2]), call.inputs.last()),
+        scratch: call.scratch,
+    };
+    product.launches()
+}

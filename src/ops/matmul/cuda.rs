@@ -1,0 +1,281 @@
+//! Which kernels of `cuda/gemm.cu` run, and with what: for `matmul` here, for `linear` through [`Product`].
+
+use super::{Dims, MatMul};
+use crate::device::kernel::Launch;
+use crate::ffi;
+use crate::graph::cuda::{CudaCall, CudaOperand, Storage};
+use crate::graph::{Layout, TensorType};
+use crate::ops::epilogue::Epilogue;
+use crate::tensor::DType;
+
+/// Multiprocessors that a product is cut for: those of an A100, whatever the device, so that the order of
+/// additions (and the need for scratch) depends on the shape alone.
+const MULTIPROCESSORS: usize = 108;
+/// Inner extent of a step of the tensor-core kernels; slices of k are multiples of it.
+const STEP: usize = 32;
+/// Blocks along z of a launch.
+const MOST_BLOCKS_Z: usize = 65535;
+
+/// An operand of a product: matrices whose rows are dense.
+pub(in crate::ops) struct Matrix {
+    address: u64,
+    dtype: DType,
+    /// Elements between rows.
+    step: usize,
+    /// Elements between two items of the batch.
+    batch_step: usize,
+}
+
+impl Matrix {
+    /// Dense or padded rows of one matrix, or of the batch's matrices one behind another.
+    pub fn new(o: &CudaOperand, step: usize, batch_step: usize) -> Self {
+        Matrix { address: o.address, dtype: o.ty.dtype, step, batch_step }
+    }
+
+    /// The largest power of two, up to 16 bytes, that divides the address and all steps.
+    fn align(&self) -> i32 {
+        let size = self.dtype.size();
+        let all = self.address as usize | self.step * size | self.batch_step * size | 16;
+        1 << all.trailing_zeros()
+    }
+}
+
+/// Extents and layouts of a product.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::ops) struct Extents {
+    pub batch: usize,
+    pub m: usize,
+    pub k: usize,
+    pub n: usize,
+    pub trans_a: bool,
+    pub trans_b: bool,
+    /// Whether A and B are half precision.
+    pub half: bool,
+}
+
+/// A kernel, and into how many blocks' shares k is cut.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Plan {
+    tile: Tile,
+    splits: usize,
+    /// Products of a share.
+    k_slice: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Tile {
+    /// For up to 16 rows.
+    Rows,
+    /// Rows and columns of the result that a block computes.
+    Block(usize, usize),
+}
+
+impl Extents {
+    /// The fastest plan by a model of the time on an A100: waves of blocks, each at the kernel's share of a
+    /// multiprocessor's peak; for split products also the traffic and launch of the sum.
+    fn plan(&self) -> Plan {
+        let whole = |tile| Plan { tile, splits: 1, k_slice: self.k };
+        if self.m <= 16 && !self.trans_a && self.trans_b {
+            return whole(Tile::Rows);
+        }
+        // (rows, columns, share of the peak)
+        let tiles: &[(usize, usize, f64)] = match (self.half, self.trans_a, self.trans_b) {
+            (false, ..) => &[(128, 128, 0.85), (64, 64, 0.6)],
+            (true, false, true) => &[(128, 256, 0.8), (128, 128, 0.75), (64, 64, 0.5)],
+            (true, true, true) => &[(64, 64, 0.5)],
+            (true, ..) => &[(128, 128, 0.75), (64, 64, 0.5)],
+        };
+        let peak = if self.half { 312e12 } else { 19.5e12 } / MULTIPROCESSORS as f64;
+        let mut best = (f64::INFINITY, whole(Tile::Block(64, 64)));
+        for &(rows, columns, share) in tiles {
+            let blocks = self.batch * self.m.div_ceil(rows) * self.n.div_ceil(columns);
+            for splits in 1..=16 {
+                let k_slice = self.k.div_ceil(splits).next_multiple_of(STEP);
+                if splits > 1 && (k_slice < 8 * STEP || k_slice * (splits - 1) >= self.k) {
+                    continue;
+                }
+                let waves = (blocks * splits).div_ceil(MULTIPROCESSORS) as f64;
+                let block = 2.0 * (rows * columns * k_slice) as f64 / (peak * share);
+                let traffic = (self.batch * self.m * self.n * 8 * splits) as f64 / 1.5e12;
+                let sum = if splits > 1 { 3e-6 + traffic } else { 0.0 };
+                let time = waves * block + sum;
+                if time < best.0 {
+                    let k_slice = if splits > 1 { k_slice } else { self.k };
+                    best = (time, Plan { tile: Tile::Block(rows, columns), splits, k_slice });
+                }
+            }
+        }
+        best.1
+    }
+
+    /// Bytes for the parts of a split product.
+    pub fn scratch(&self) -> usize {
+        match self.plan().splits {
+            1 => 0,
+            splits => splits * self.batch * self.m * self.n * size_of::<f32>(),
+        }
+    }
+}
+
+/// y = epilogue(A·B) for every item of a batch.
+pub(in crate::ops) struct Product {
+    pub extents: Extents,
+    pub a: Matrix,
+    pub b: Matrix,
+    /// Address and element type of the dense result.
+    pub y: u64,
+    pub y_dtype: DType,
+    pub epilogue: ffi::Epilogue,
+    /// Address of [`Extents::scratch`] bytes.
+    pub scratch: u64,
+}
+
+impl Product {
+    pub fn launches(&self) -> Vec<Launch> {
+        let e = &self.extents;
+        if e.batch * e.m * e.n == 0 {
+            return vec![];
+        }
+        let plan = e.plan();
+        let kernel = self.kernel(plan.tile);
+        let blocks = match plan.tile {
+            Tile::Block(rows, columns) => [e.m.div_ceil(rows) * e.n.div_ceil(columns), plan.splits],
+            Tile::Rows if e.half => [e.n.div_ceil(16), 1],
+            Tile::Rows => [e.n.div_ceil(16), e.m.div_ceil(8)],
+        };
+        let part = plan.splits > 1;
+        let nothing = Epilogue::default().on_cuda(None, None);
+        let launch = |first: usize| {
+            let at = |m: &Matrix| m.address + (first * m.batch_step * m.dtype.size()) as u64;
+            let y_offset = (first * e.m * e.n * self.y_dtype.size()) as u64;
+            let mut epilogue = if part { nothing } else { self.epilogue };
+            epilogue.residual += if epilogue.residual == 0 { 0 } else { y_offset };
+            let params = ffi::Gemm {
+                a: at(&self.a),
+                b: at(&self.b),
+                y: if part { self.scratch } else { self.y + y_offset },
+                a_step: self.a.step as i64,
+                b_step: self.b.step as i64,
+                a_batch: self.a.batch_step as i64,
+                b_batch: self.b.batch_step as i64,
+                epilogue,
+                m: e.m as i32,
+                n: e.n as i32,
+                k: e.k as i32,
+                k_slice: plan.k_slice as i32,
+                a_align: self.a.align(),
+                b_align: self.b.align(),
+                a_trans: e.trans_a.into(),
+                b_trans: e.trans_b.into(),
+                y_f32: (part || self.y_dtype == DType::F32).into(),
+                reserved: 0,
+            };
+            let z = (e.batch - first).min(MOST_BLOCKS_Z);
+            Launch::new(&kernel, [blocks[0] as u32, blocks[1] as u32, z as u32], &params)
+        };
+        let mut all: Vec<_> = (0..e.batch).step_by(MOST_BLOCKS_Z).map(launch).collect();
+        if part {
+            debug_assert_eq!(all.len(), 1, "so many products fill the device without being split");
+            let len = e.batch * e.m * e.n;
+            let params = ffi::GemmSum {
+                partial: self.scratch,
+                y: self.y,
+                len: len as i64,
+                epilogue: self.epilogue,
+                n: e.n as i32,
+                splits: plan.splits as i32,
+            };
+            all.push(Launch::new(
+                format!("gemm_sum_{}", self.y_dtype),
+                [len.div_ceil(256) as u32, 1, 1],
+                &params,
+            ));
+        }
+        all
+    }
+
+    fn kernel(&self, tile: Tile) -> String {
+        let e = &self.extents;
+        let order = |transposed| if transposed { 't' } else { 'n' };
+        let (a, b) = (self.a.dtype, self.b.dtype);
+        match tile {
+            Tile::Rows if e.half => format!("gemm_rows_{a}"),
+            Tile::Rows => format!("gemm_rows_f32_{b}"),
+            Tile::Block(rows, columns) if e.half => {
+                format!("gemm_{}{}_{rows}x{columns}_{a}", order(e.trans_a), order(e.trans_b))
+            }
+            Tile::Block(rows, columns) => format!("gemm_simt_{rows}x{columns}_f32_{b}"),
+        }
+    }
+}
+
+/// (rows step, batch step) of matrices `[…, R, C]` whose rows are dense and whose leading axes fold into one.
+fn matrices(layout: &Layout) -> Option<(usize, usize)> {
+    let rank = layout.shape.len();
+    let (lead, last) = layout.shape.split_at_checked(rank.checked_sub(2)?)?;
+    let dense = |axis: usize| layout.shape[axis] == 1 || layout.strides[axis] == 1;
+    if !dense(rank - 1) {
+        return None;
+    }
+    let step = if last[0] == 1 { last[1] } else { layout.strides[rank - 2] };
+    // The batch as the rows of a matrix with one column.
+    let batch = Layout {
+        shape: lead.iter().copied().chain([1]).collect(),
+        strides: layout.strides[..rank - 2].iter().copied().chain([1]).collect(),
+        offset: 0,
+    };
+    let (count, _, batch_step) = batch.as_rows()?;
+    Some((step, if count == 1 { 0 } else { batch_step }))
+}
+
+/// Rows of A must have one step through the whole batch if A is not transposed: a product with a shared B
+/// is then one tall product.
+pub(super) fn accepts(op: &MatMul, input: usize, layout: &Layout) -> bool {
+    if input == 0 && !op.trans_a { layout.as_rows().is_some() } else { matrices(layout).is_some() }
+}
+
+/// Operands and result in the compute type, but a product over the rows of both operands (`trans_a`: the
+/// gradient of a weight) in f32. An f32 product reads B as it is kept.
+pub(super) fn storage(op: &MatMul, kept: &[DType], compute: DType) -> Storage {
+    let b = if compute == DType::F32 { kept[1] } else { compute };
+    Storage { inputs: vec![compute, b], outputs: vec![if op.trans_a { DType::F32 } else { compute }] }
+}
+
+/// Extents, with the batch as rows of A where B is shared.
+fn extents(op: &MatMul, a: &TensorType, b: &TensorType) -> (Extents, Dims) {
+    let (mut d, _) = op.dims(&a.shape, &b.shape).expect("infer checked");
+    if d.step_b == 0 && !op.trans_a {
+        d.m *= d.batch;
+        d.batch = 1;
+    }
+    let Dims { batch, m, k, n, .. } = d;
+    let half = a.dtype != DType::F32;
+    (Extents { batch, m, k, n, trans_a: op.trans_a, trans_b: op.trans_b, half }, d)
+}
+
+pub(super) fn scratch(op: &MatMul, inputs: &[&TensorType]) -> usize {
+    extents(op, inputs[0], inputs[1]).0.scratch()
+}
+
+pub(super) fn forward(op: &MatMul, call: &CudaCall) -> Vec<Launch> {
+    let [a, b] = &call.inputs[..] else { unreachable!("infer takes two operands") };
+    let (extents, d) = extents(op, &a.ty, &b.ty);
+    let (a_step, a_batch) = if op.trans_a {
+        matrices(a.layout).expect("accepts() asked")
+    } else {
+        let step = a.layout.as_rows().expect("accepts() asked").2;
+        (step, step * d.m)
+    };
+    let (b_step, b_batch) = matrices(b.layout).expect("accepts() asked");
+    let y = &call.outputs[0];
+    let product = Product {
+        extents,
+        a: Matrix::new(a, a_step, if d.step_a == 0 || d.batch == 1 { 0 } else { a_batch }),
+        b: Matrix::new(b, b_step, b_batch),
+        y: y.address,
+        y_dtype: y.ty.dtype,
+        epilogue: Epilogue::default().on_cuda(None, None),
+        scratch: call.scratch,
+    };
+    product.launches()
+}
