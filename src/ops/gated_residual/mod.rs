@@ -2,15 +2,19 @@
 //! what a block has computed.
 
 mod cpu;
+mod cuda;
 mod reference;
 
 use super::activation::expect_f32;
-use super::rows::{PerSample, expect_per_sample, is_rows};
+use super::rows::{PerSample, as_kept, expect_per_sample, is_rows};
 use super::{Case, CaseInput, OpEntry};
+use crate::device::kernel::Launch;
 use crate::error::Result;
+use crate::graph::cuda::{CudaCall, Storage};
 use crate::graph::{
     Cost, Gradient, GradientContext, GraphBuilder, Layout, Op, TensorType, ValueId, op::CpuCall,
 };
+use crate::tensor::DType;
 
 /// z = x + gate·y. Operands: x, f32 `[B, N, C]`; gate, f32 `[B or 1, 1, C]`, in any layout whose
 /// last axis is dense; y like x. Result like x, in the place of x or y where one of them dies.
@@ -63,6 +67,26 @@ impl Op for GatedResidual {
     fn in_place(&self, input: usize) -> bool {
         input != 1
     }
+
+    /// x and the result are the residual stream, f32; y comes from a matrix product.
+    fn cuda_storage(
+        &self,
+        _inputs: &[&TensorType],
+        _outputs: &[&TensorType],
+        kept: &[DType],
+        compute: DType,
+    ) -> Storage {
+        let inputs = vec![DType::F32, DType::F32, as_kept(kept[2], compute)];
+        Storage { inputs, outputs: vec![DType::F32] }
+    }
+
+    fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
+        cuda::forward(call)
+    }
+
+    fn cuda_in_place(&self, input: usize) -> bool {
+        input != 1
+    }
 }
 
 impl GraphBuilder {
@@ -88,6 +112,7 @@ fn cases() -> Vec<Case> {
     vec![
         Case::test("per_sample", GatedResidual, operands([3, 5, 37], 3)),
         Case::test("shared", GatedResidual, operands([2, 700, 40], 1)),
+        Case::test("vectors", GatedResidual, operands([2, 3, 516], 2)),
         Case::bench("pixart", GatedResidual, operands([2, 4096, 1152], 2)),
     ]
 }

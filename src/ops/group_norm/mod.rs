@@ -2,16 +2,20 @@
 //! `torch.nn.GroupNorm`, with the SiLU that follows it in diffusion networks where asked for.
 
 mod cpu;
+mod cuda;
 mod reference;
 
 use super::activation::expect_f32;
 use super::layer_norm::{expect_pair, expect_per_column};
-use super::rows::is_rows;
+use super::rows::{is_rows, norm_storage};
 use super::{Case, CaseInput, OpEntry};
+use crate::device::kernel::Launch;
 use crate::error::Result;
+use crate::graph::cuda::{CudaCall, Storage};
 use crate::graph::{
     Cost, Gradient, GradientContext, GraphBuilder, Layout, Op, TensorType, ValueId, op::CpuCall,
 };
+use crate::tensor::DType;
 
 /// y = f((x − mean) / √(variance + eps) · γ + β), f the identity or SiLU. Operands: x, f32
 /// `[B, …, C]`; γ and β of shape `[C]`. Mean and (biased) variance are those of one sample's
@@ -88,6 +92,28 @@ impl Op for GroupNorm {
     fn in_place(&self, input: usize) -> bool {
         input == 0
     }
+
+    fn cuda_storage(
+        &self,
+        _inputs: &[&TensorType],
+        _outputs: &[&TensorType],
+        kept: &[DType],
+        compute: DType,
+    ) -> Storage {
+        norm_storage(kept, compute)
+    }
+
+    fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
+        cuda::forward(self, call)
+    }
+
+    fn cuda_scratch(&self, inputs: &[&TensorType], _: &[&TensorType]) -> usize {
+        cuda::scratch_bytes(self, inputs[0])
+    }
+
+    fn cuda_in_place(&self, input: usize) -> bool {
+        input == 0
+    }
 }
 
 impl Op for GroupNormGrad {
@@ -124,6 +150,14 @@ impl Op for GroupNormGrad {
 
     fn accepts(&self, input: usize, layout: &Layout) -> bool {
         if input < 2 { is_rows(layout) } else { layout.is_dense() }
+    }
+
+    fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
+        cuda::backward(self, call)
+    }
+
+    fn cuda_scratch(&self, inputs: &[&TensorType], _: &[&TensorType]) -> usize {
+        cuda::scratch_bytes(&self.0, inputs[0])
     }
 }
 
@@ -187,6 +221,9 @@ fn forward_cases() -> Vec<Case> {
         Case::test("far_from_zero", op(2, false), far),
         // More pixels than one block of partial sums.
         Case::test("blocks", op(3, true), operands(&[1, 61, 53, 15])),
+        // Groups of ten channels are not whole vectors; more vectors than one tile.
+        Case::test("sdxl_width", op(4, true), operands(&[2, 4, 5, 40])),
+        Case::test("two_tiles", op(4, false), operands(&[1, 21, 160])),
         Case::bench("vae_up3_norm_silu", op(32, true), operands(&[1, 512, 512, 128])),
         Case::bench("vae_mid_norm", op(32, false), operands(&[1, 64, 64, 512])),
     ]
@@ -201,6 +238,7 @@ fn backward_cases() -> Vec<Case> {
         Case::test("image", GroupNormGrad(op(4, false)), operands(&[2, 5, 7, 12])),
         Case::test("image_silu", GroupNormGrad(op(4, true)), operands(&[2, 5, 7, 12])),
         Case::test("blocks", GroupNormGrad(op(3, true)), operands(&[1, 61, 53, 15])),
+        Case::test("two_tiles", GroupNormGrad(op(4, true)), operands(&[1, 21, 160])),
         Case::bench("vae_up3_norm_silu", GroupNormGrad(op(32, true)), operands(&[1, 256, 256, 128])),
     ]
 }

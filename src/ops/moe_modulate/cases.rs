@@ -25,6 +25,7 @@ fn modulate_cases() -> Vec<Case> {
     vec![
         Case::test("tokens", Modulate, operands(&[2, 5, 139])),
         Case::test("row", Modulate, operands(&[64])),
+        Case::test("vectors", Modulate, operands(&[5, 388])),
         Case::bench("dreamclear_am_pre", Modulate, operands(&[2, 4096, 1152])),
     ]
 }
@@ -42,6 +43,8 @@ const SMALL: &[(&str, &[usize], usize, usize)] = &[
     ("one", &[7], 64, 1),
     ("five", &[3, 2, 2], 18, 5),
     ("tasks", &[1, 900], 21, 2),
+    ("three_vectors", &[2, 3], 132, 3),
+    ("eight", &[3], 33, 8),
 ];
 
 fn forward_cases() -> Vec<Case> {

@@ -4,16 +4,20 @@
 
 mod cases;
 mod cpu;
+mod cuda;
 mod reference;
 
 pub use cases::ENTRIES;
 
 use super::activation::expect_f32;
 use super::rows::is_rows;
+use crate::device::kernel::Launch;
 use crate::error::Result;
+use crate::graph::cuda::{CudaCall, Storage};
 use crate::graph::{
     Cost, Gradient, GradientContext, GraphBuilder, Layout, Op, TensorType, ValueId, op::CpuCall,
 };
+use crate::tensor::DType;
 
 /// y = x·(1 + γ) + β. Operands: x, γ, β of equal shape, f32, of rank ≥ 1. Result like x, in its
 /// place where it dies.
@@ -88,6 +92,24 @@ impl Op for Modulate {
     fn in_place(&self, input: usize) -> bool {
         input == 0
     }
+
+    fn cuda_storage(
+        &self,
+        _inputs: &[&TensorType],
+        _outputs: &[&TensorType],
+        kept: &[DType],
+        compute: DType,
+    ) -> Storage {
+        cuda::storage(kept, compute)
+    }
+
+    fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
+        cuda::modulate(call)
+    }
+
+    fn cuda_in_place(&self, input: usize) -> bool {
+        input == 0
+    }
 }
 
 impl MoeModulate {
@@ -150,6 +172,24 @@ impl Op for MoeModulate {
     fn in_place(&self, input: usize) -> bool {
         input == 0
     }
+
+    fn cuda_storage(
+        &self,
+        _inputs: &[&TensorType],
+        _outputs: &[&TensorType],
+        kept: &[DType],
+        compute: DType,
+    ) -> Storage {
+        cuda::storage(kept, compute)
+    }
+
+    fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
+        cuda::forward(*self, call)
+    }
+
+    fn cuda_in_place(&self, input: usize) -> bool {
+        input == 0
+    }
 }
 
 impl Op for MoeModulateGrad {
@@ -184,6 +224,10 @@ impl Op for MoeModulateGrad {
 
     fn accepts(&self, _: usize, layout: &Layout) -> bool {
         is_rows(layout)
+    }
+
+    fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
+        cuda::backward(*self, call)
     }
 }
 

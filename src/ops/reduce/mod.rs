@@ -1,11 +1,14 @@
 //! `reduce`: sum, mean or maximum over adjacent axes, which stay with extent 1.
 
 mod cpu;
+pub(super) mod cuda;
 mod reference;
 
 use super::activation::expect_f32;
 use super::{Case, CaseInput, OpEntry};
+use crate::device::kernel::Launch;
 use crate::error::Result;
+use crate::graph::cuda::CudaCall;
 use crate::graph::{Cost, Gradient, GradientContext, GraphBuilder, Op, TensorType, ValueId, op::CpuCall};
 
 /// Which number stands for many.
@@ -101,6 +104,14 @@ impl Op for Reduce {
     fn cpu_scratch(&self, inputs: &[&TensorType], _: &[&TensorType], _: usize) -> usize {
         cpu::scratch_bytes(fold(&inputs[0].shape, self.axis, self.count))
     }
+
+    fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
+        cuda::forward(self, call)
+    }
+
+    fn cuda_scratch(&self, inputs: &[&TensorType], _: &[&TensorType]) -> usize {
+        cuda::scratch_bytes(fold(&inputs[0].shape, self.axis, self.count))
+    }
 }
 
 impl Op for ReduceMaxGrad {
@@ -128,6 +139,10 @@ impl Op for ReduceMaxGrad {
     fn cpu(&self, call: CpuCall) -> Result<(), String> {
         cpu::max_backward(self, call);
         Ok(())
+    }
+
+    fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
+        cuda::max_backward(self, call)
     }
 }
 
@@ -199,6 +214,9 @@ fn forward_cases() -> Vec<Case> {
         case("mean_batch", Kind::Mean, 0, 1, &[6, 5]),
         case("max_rows", Kind::Max, 1, 2, &[9, 4, 13]),
         case("max_pixels", Kind::Max, 1, 2, &[2, 9, 7, 5]),
+        case("max_long_rows", Kind::Max, 1, 1, &[2, 3001]),
+        case("max_long_columns", Kind::Max, 0, 1, &[1100, 3]),
+        case("sum_few_of_many", Kind::Sum, 0, 1, &[3, 700]),
         bench("pool_features", Kind::Mean, 1, 2, &[1, 256, 256, 64]),
         bench("loss_sum", Kind::Sum, 0, 4, &[1, 512, 512, 3]),
     ]
@@ -217,6 +235,15 @@ fn max_backward_cases() -> Vec<Case> {
                 values(&[4, 3], x.clone()),
                 values(&[4, 1], vec![5.0, 0.0, -1.0, 9.0]),
                 CaseInput::normal([4, 1]),
+            ],
+        ),
+        Case::test(
+            "long_row",
+            ReduceMaxGrad { axis: 0, count: 1 },
+            vec![
+                values(&[70], (0..70).map(|i| f64::from(-((i - 35i32) / 3).abs())).collect()),
+                values(&[1], vec![0.0]),
+                CaseInput::normal([1]),
             ],
         ),
         Case::test(

@@ -2,12 +2,15 @@
 //! transpose of broadcasting, and so the gradient of every broadcast operand.
 
 mod cpu;
+mod cuda;
 mod reference;
 
 use super::activation::expect_f32;
 use super::binary::broadcast_shape;
 use super::{Case, CaseInput, OpEntry};
+use crate::device::kernel::Launch;
 use crate::error::Result;
+use crate::graph::cuda::CudaCall;
 use crate::graph::{Cost, Gradient, GradientContext, GraphBuilder, Op, TensorType, ValueId, op::CpuCall};
 
 /// Operand: f32 of a shape to which `shape` broadcasts. Result: f32 of `shape`.
@@ -46,6 +49,14 @@ impl Op for SumTo {
         cpu::forward(call);
         Ok(())
     }
+
+    fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
+        cuda::forward(self, call)
+    }
+
+    fn cuda_scratch(&self, inputs: &[&TensorType], _: &[&TensorType]) -> usize {
+        cuda::scratch(self, &inputs[0].shape)
+    }
 }
 
 impl GraphBuilder {
@@ -75,6 +86,9 @@ fn cases() -> Vec<Case> {
         case("columns", &[5, 6, 7], &[5, 6, 1]),
         case("middle", &[5, 6, 7], &[5, 1, 7]),
         case("all", &[5, 600], &[]),
+        case("two_runs", &[3, 4, 5, 6], &[4, 1, 6]),
+        case("long_columns", &[1500, 20], &[20]),
+        case("only_a_shape", &[1, 1, 7], &[7]),
         Case::bench("linear_bias_grad", SumTo { shape: vec![1152] }, vec![CaseInput::normal([8192, 1152])]),
     ]
 }

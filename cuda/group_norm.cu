@@ -1,0 +1,320 @@
+// group_norm: channels-last images normalised over all pixels and a block of channels, SiLU fused, and its
+// gradient.
+//
+// Memory-bound: x is read twice and y written once, 10 bytes an element for f32 in, bf16 out, 6 in bf16
+// throughout (a map that fits the second-level cache, 40 MB on A100, is read from there the second time).
+// Three launches: moments of every channel over slabs of pixels; their combination (Chan's formula, in the
+// order of slabs) to one mean and rstd a group, a few microseconds; normalisation. Statistics are a
+// channel's until the second launch because the widths of groups (4, 10, 16, 30, …) are not whole vectors.
+//
+// A block of 256 threads is `tile` channel vectors wide and walks down its slab of pixels: neighbouring
+// threads read neighbouring vectors, a warp at least 256 contiguous bytes for 64 channels and more; a thread
+// keeps its channels, so that their statistics and weights stay in registers and nothing is divided in the
+// loop, which has 4 pixels under way. `v4` needs whole vectors of 4 channels, `v1` takes any number.
+#include "include/dc.cuh"
+#include "../ffi/group_norm.h"
+
+namespace {
+
+constexpr int THREADS = 256;
+constexpr int COMBINE_THREADS = 128;
+constexpr int UNROLL = 4;
+
+/// What a thread works on: channels c … c+W−1 of pixels first, first + step, … before end.
+template <int W>
+struct Place {
+    int c, rank, first, step, end;
+    bool active;
+    DC_FN explicit Place(const GroupNormTiles& t) {
+        rank = threadIdx.x / t.tile;
+        c = (blockIdx.y * t.tile + threadIdx.x - rank * t.tile) * W;
+        step = THREADS / t.tile;
+        first = blockIdx.x * t.slab + rank;
+        end = dc::min<int>(t.pixels, (blockIdx.x + 1) * t.slab);
+        active = rank < step && c < t.channels;
+    }
+};
+
+/// f(pixel, values of x…) for the pixels of a place, UNROLL pixels' loads under way at once.
+template <int W, class T, class F>
+DC_FN void each_pixel(const Place<W>& at, const T* x, int64_t step, F f) {
+    int p = at.first;
+    for (; p + (UNROLL - 1) * at.step < at.end; p += UNROLL * at.step) {
+        dc::Vec<T, W> v[UNROLL];
+        DC_UNROLL
+        for (int u = 0; u < UNROLL; ++u) v[u] = dc::load<W>(x + (p + u * at.step) * step);
+        DC_UNROLL
+        for (int u = 0; u < UNROLL; ++u) f(p + u * at.step, v[u]);
+    }
+    for (; p < at.end; p += at.step) f(p, dc::load<W>(x + p * step));
+}
+template <int W, class F>
+DC_FN void each_pixel(const Place<W>& at, const float* x, int64_t x_step, const float* y, int64_t y_step, F f) {
+    int p = at.first;
+    for (; p + (UNROLL - 1) * at.step < at.end; p += UNROLL * at.step) {
+        dc::Vec<float, W> v[UNROLL], w[UNROLL];
+        DC_UNROLL
+        for (int u = 0; u < UNROLL; ++u) {
+            v[u] = dc::load<W>(x + (p + u * at.step) * x_step);
+            w[u] = dc::load<W>(y + (p + u * at.step) * y_step);
+        }
+        DC_UNROLL
+        for (int u = 0; u < UNROLL; ++u) f(p + u * at.step, v[u], w[u]);
+    }
+    for (; p < at.end; p += at.step) f(p, dc::load<W>(x + p * x_step), dc::load<W>(y + p * y_step));
+}
+
+/// Pairs of sums, a thread's W channels each; the block adds those of a channel in the order of ranks.
+template <int W>
+struct PairSums {
+    float first[THREADS * W], second[THREADS * W];
+};
+
+/// Adds up the pairs of every channel of the block: write(channel, first, second) once a channel.
+template <int W, class F>
+DC_FN void combine_ranks(const Place<W>& at, const GroupNormTiles& t, const float (&first)[W],
+                         const float (&second)[W], F write) {
+    auto& s = dc::shared<PairSums<W>>();
+    DC_UNROLL
+    for (int k = 0; k < W; ++k) {
+        s.first[threadIdx.x * W + k] = first[k];
+        s.second[threadIdx.x * W + k] = second[k];
+    }
+    __syncthreads();
+    const int width = t.tile * W, base = blockIdx.y * width;
+    for (int i = threadIdx.x; i < width && base + i < t.channels; i += THREADS) {
+        float a = 0, b = 0;
+        for (int r = 0; r < at.step; ++r) {
+            a += s.first[r * width + i];
+            b += s.second[r * width + i];
+        }
+        write(base + i, a, b);
+    }
+}
+
+template <class In, int W>
+DC_FN void group_norm_moments(const GroupNormMoments& p) {
+    const GroupNormTiles& t = p.tiles;
+    const Place<W> at(t);
+    const In* x = dc::ptr<const In>(p.x) + int64_t(blockIdx.z) * t.pixels * p.x_step;
+    // Sums are of distances to the slab's first pixel: no cancellation where the mean is far from zero.
+    const In* pivots = x + int64_t(blockIdx.x) * t.slab * p.x_step;
+    float sum[W] = {}, squares[W] = {};
+    if (at.active) {
+        const auto raw = dc::load<W>(pivots + at.c);
+        dc::Vec<float, W> pivot;
+        DC_UNROLL
+        for (int k = 0; k < W; ++k) pivot[k] = dc::to_f32(raw[k]);
+        each_pixel<W>(at, x + at.c, p.x_step, [&](int, const auto& v) {
+            DC_UNROLL
+            for (int k = 0; k < W; ++k) {
+                const float d = dc::to_f32(v[k]) - pivot[k];
+                sum[k] += d;
+                squares[k] += d * d;
+            }
+        });
+    }
+    const int count = at.end - blockIdx.x * t.slab;
+    auto* out = dc::ptr<dc::Vec<float, 2>>(p.partials) + (int64_t(blockIdx.z) * t.slabs + blockIdx.x) * t.channels;
+    combine_ranks<W>(at, t, sum, squares, [&](int c, float sum, float squares) {
+        const float mean = sum / count;
+        out[c] = {dc::to_f32(pivots[c]) + mean, squares - sum * mean};
+    });
+}
+
+/// Calls f(pixels of the slab, pair of the channel and slab, channel) for every partial result of a group.
+template <class F>
+DC_FN void each_partial(const GroupNormTiles& t, uint64_t partials, F f) {
+    const int width = t.channels / t.groups;
+    const auto* pairs = dc::ptr<const dc::Vec<float, 2>>(partials) + int64_t(blockIdx.y) * t.slabs * t.channels;
+    for (int i = threadIdx.x; i < t.slabs * width; i += COMBINE_THREADS) {
+        const int slab = i / width, c = blockIdx.x * width + i - slab * width;
+        f(dc::min(t.slab, t.pixels - slab * t.slab), pairs[int64_t(slab) * t.channels + c], c);
+    }
+}
+
+DC_FN void group_norm_combine(const GroupNormCombine& p) {
+    auto& scratch = dc::shared<float[COMBINE_THREADS / 32]>();
+    const GroupNormTiles& t = p.tiles;
+    const float n = float(t.pixels) * float(t.channels / t.groups);
+    float sum = 0;
+    each_partial(t, p.partials, [&](int count, const auto& m, int) { sum += count * m[0]; });
+    const float mean = dc::block_sum<COMBINE_THREADS>(sum, scratch) / n;
+    float squares = 0;
+    each_partial(t, p.partials, [&](int count, const auto& m, int) {
+        squares += m[1] + count * (m[0] - mean) * (m[0] - mean);
+    });
+    const float variance = dc::block_sum<COMBINE_THREADS>(squares, scratch) / n;
+    auto* out = dc::ptr<dc::Vec<float, 2>>(p.moments) + int64_t(blockIdx.y) * t.groups + blockIdx.x;
+    if (threadIdx.x == 0) *out = {mean, dc::rsqrt(variance + p.eps)};
+}
+
+/// The statistics and weights of a thread's channels.
+template <int W>
+struct Affine {
+    float mean[W], rstd[W], gamma[W], beta[W];
+    DC_FN Affine(const GroupNormTiles& t, int c, uint64_t moments, uint64_t gammas, uint64_t betas) {
+        const auto* m = dc::ptr<const dc::Vec<float, 2>>(moments) + int64_t(blockIdx.z) * t.groups;
+        const int width = t.channels / t.groups;
+        DC_UNROLL
+        for (int k = 0; k < W; ++k) {
+            const auto of = m[(c + k) / width];
+            mean[k] = of[0];
+            rstd[k] = of[1];
+            gamma[k] = dc::ptr<const float>(gammas)[c + k];
+            beta[k] = dc::ptr<const float>(betas)[c + k];
+        }
+    }
+};
+
+template <class In, class Out, int W>
+DC_FN void group_norm_apply(const GroupNormApply& p) {
+    const GroupNormTiles& t = p.tiles;
+    const Place<W> at(t);
+    if (!at.active) return;  // no barrier follows
+    const Affine<W> a(t, at.c, p.moments, p.gamma, p.beta);
+    const int64_t sample = int64_t(blockIdx.z) * t.pixels;
+    const In* x = dc::ptr<const In>(p.x) + sample * p.x_step + at.c;
+    Out* y = dc::ptr<Out>(p.y) + sample * t.channels + at.c;
+    each_pixel<W>(at, x, p.x_step, [&](int pixel, const auto& v) {
+        dc::Vec<Out, W> out;
+        DC_UNROLL
+        for (int k = 0; k < W; ++k) {
+            float z = (dc::to_f32(v[k]) - a.mean[k]) * a.rstd[k] * a.gamma[k] + a.beta[k];
+            if (p.silu) z = z / (1 + dc::exp(-z));
+            out[k] = dc::from_f32<Out>(z);
+        }
+        dc::store(y + int64_t(pixel) * t.channels, out);
+    });
+}
+
+/// Gradient before the affine map's result z = n·gamma + beta.
+DC_FN float before_silu(float dy, float z) {
+    const float s = 1 / (1 + dc::exp(-z));
+    return dy * (s * (1 + z * (1 - s)));
+}
+
+template <int W>
+DC_FN void group_norm_grad_sums(const GroupNormBackward& p) {
+    const GroupNormTiles& t = p.tiles;
+    const Place<W> at(t);
+    const int64_t sample = int64_t(blockIdx.z) * t.pixels;
+    float plain[W] = {}, with_n[W] = {};
+    if (at.active) {
+        const Affine<W> a(t, at.c, p.moments, p.gamma, p.beta);
+        const float* x = dc::ptr<const float>(p.x) + sample * p.x_step + at.c;
+        const float* dy = dc::ptr<const float>(p.dy) + sample * p.dy_step + at.c;
+        each_pixel<W>(at, x, p.x_step, dy, p.dy_step, [&](int, const auto& x, const auto& dy) {
+            DC_UNROLL
+            for (int k = 0; k < W; ++k) {
+                const float n = (x[k] - a.mean[k]) * a.rstd[k];
+                const float dz = p.silu ? before_silu(dy[k], n * a.gamma[k] + a.beta[k]) : dy[k];
+                plain[k] += dz;
+                with_n[k] += dz * n;
+            }
+        });
+    }
+    auto* out = dc::ptr<dc::Vec<float, 2>>(p.partials) + (int64_t(blockIdx.z) * t.slabs + blockIdx.x) * t.channels;
+    combine_ranks<W>(at, t, plain, with_n, [&](int c, float plain, float with_n) { out[c] = {plain, with_n}; });
+}
+
+DC_FN void group_norm_grad_means(const GroupNormGradCombine& p) {
+    auto& scratch = dc::shared<float[COMBINE_THREADS / 32]>();
+    const GroupNormTiles& t = p.tiles;
+    const float* gamma = dc::ptr<const float>(p.gamma);
+    const float n = float(t.pixels) * float(t.channels / t.groups);
+    float plain = 0, with_n = 0;
+    each_partial(t, p.partials, [&](int, const auto& m, int c) {
+        plain += gamma[c] * m[0];
+        with_n += gamma[c] * m[1];
+    });
+    plain = dc::block_sum<COMBINE_THREADS>(plain, scratch) / n;
+    with_n = dc::block_sum<COMBINE_THREADS>(with_n, scratch) / n;
+    auto* out = dc::ptr<dc::Vec<float, 2>>(p.means) + int64_t(blockIdx.y) * t.groups + blockIdx.x;
+    if (threadIdx.x == 0) *out = {plain, with_n};
+}
+
+DC_FN void group_norm_grad_weights(const GroupNormGradCombine& p) {
+    const GroupNormTiles& t = p.tiles;
+    const int c = blockIdx.x * COMBINE_THREADS + threadIdx.x;
+    if (c >= t.channels) return;
+    const auto* pairs = dc::ptr<const dc::Vec<float, 2>>(p.partials) + c;
+    float plain = 0, with_n = 0;
+    for (int i = 0; i < p.samples * t.slabs; ++i) {
+        const auto m = pairs[int64_t(i) * t.channels];
+        plain += m[0];
+        with_n += m[1];
+    }
+    dc::ptr<float>(p.d_gamma)[c] = with_n;
+    dc::ptr<float>(p.d_beta)[c] = plain;
+}
+
+template <int W>
+DC_FN void group_norm_grad_apply(const GroupNormBackward& p) {
+    const GroupNormTiles& t = p.tiles;
+    const Place<W> at(t);
+    if (!at.active) return;  // no barrier follows
+    const Affine<W> a(t, at.c, p.moments, p.gamma, p.beta);
+    const auto* means = dc::ptr<const dc::Vec<float, 2>>(p.means) + int64_t(blockIdx.z) * t.groups;
+    float mean_d[W], mean_dn[W];
+    DC_UNROLL
+    for (int k = 0; k < W; ++k) {
+        const auto m = means[(at.c + k) / (t.channels / t.groups)];
+        mean_d[k] = m[0];
+        mean_dn[k] = m[1];
+    }
+    const int64_t sample = int64_t(blockIdx.z) * t.pixels;
+    const float* x = dc::ptr<const float>(p.x) + sample * p.x_step + at.c;
+    const float* dy = dc::ptr<const float>(p.dy) + sample * p.dy_step + at.c;
+    float* dx = dc::ptr<float>(p.dx) + sample * t.channels + at.c;
+    each_pixel<W>(at, x, p.x_step, dy, p.dy_step, [&](int pixel, const auto& x, const auto& dy) {
+        dc::Vec<float, W> out;
+        DC_UNROLL
+        for (int k = 0; k < W; ++k) {
+            const float n = (x[k] - a.mean[k]) * a.rstd[k];
+            const float dz = p.silu ? before_silu(dy[k], n * a.gamma[k] + a.beta[k]) : dy[k];
+            out[k] = (dz * a.gamma[k] - mean_d[k] - n * mean_dn[k]) * a.rstd[k];
+        }
+        dc::store(dx + int64_t(pixel) * t.channels, out);
+    });
+}
+
+}  // namespace
+
+#define MOMENTS(NAME, In)                                                                                         \
+    DC_KERNEL(group_norm_moments_v4_##NAME, GroupNormMoments, THREADS, 4, sizeof(PairSums<4>)) {                  \
+        group_norm_moments<In, 4>(p);                                                                             \
+    }                                                                                                             \
+    DC_KERNEL(group_norm_moments_v1_##NAME, GroupNormMoments, THREADS, 4, sizeof(PairSums<1>)) {                  \
+        group_norm_moments<In, 1>(p);                                                                             \
+    }
+MOMENTS(f32, float)
+MOMENTS(bf16, dc::bf16)
+MOMENTS(f16, dc::f16)
+#undef MOMENTS
+
+DC_KERNEL(group_norm_combine_f32, GroupNormCombine, COMBINE_THREADS, 1, COMBINE_THREADS / 8) { group_norm_combine(p); }
+
+#define APPLY(IN, OUT, In, Out)                                                                                   \
+    DC_KERNEL(group_norm_apply_v4_##IN##_##OUT, GroupNormApply, THREADS, 4, 0) { group_norm_apply<In, Out, 4>(p); } \
+    DC_KERNEL(group_norm_apply_v1_##IN##_##OUT, GroupNormApply, THREADS, 4, 0) { group_norm_apply<In, Out, 1>(p); }
+APPLY(f32, f32, float, float)
+APPLY(f32, bf16, float, dc::bf16)
+APPLY(f32, f16, float, dc::f16)
+APPLY(bf16, bf16, dc::bf16, dc::bf16)
+APPLY(f16, f16, dc::f16, dc::f16)
+#undef APPLY
+
+#define GRADIENT(W)                                                                                               \
+    DC_KERNEL(group_norm_grad_sums_v##W##_f32, GroupNormBackward, THREADS, 3, sizeof(PairSums<W>)) {              \
+        group_norm_grad_sums<W>(p);                                                                               \
+    }                                                                                                             \
+    DC_KERNEL(group_norm_grad_apply_v##W##_f32, GroupNormBackward, THREADS, 3, 0) { group_norm_grad_apply<W>(p); }
+GRADIENT(4)
+GRADIENT(1)
+#undef GRADIENT
+
+DC_KERNEL(group_norm_grad_means_f32, GroupNormGradCombine, COMBINE_THREADS, 1, COMBINE_THREADS / 8) {
+    group_norm_grad_means(p);
+}
+DC_KERNEL(group_norm_grad_weights_f32, GroupNormGradCombine, COMBINE_THREADS, 1, 0) { group_norm_grad_weights(p); }
