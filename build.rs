@@ -54,6 +54,11 @@ fn files(dir: &str, ending: &str) -> Vec<PathBuf> {
     found
 }
 
+/// `cuda/<family>.cu`.
+fn is_kernel_file(path: &Path) -> bool {
+    path.parent() == Some(Path::new("cuda")) && path.extension().is_some_and(|e| e == "cu")
+}
+
 /// The stem of `cuda/<family>.cu` or of a file of `cuda/sim/`.
 fn stem(path: &Path) -> String {
     path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
@@ -219,7 +224,11 @@ fn simulator(cache: &Cache) -> Result<()> {
     let Some(version) = version.ok().filter(|o| o.status.success()) else { return Ok(()) };
     let version = String::from_utf8_lossy(&version.stdout).lines().next().unwrap_or_default().to_owned();
     let flags = compiler.args().join(OsStr::new(" ")).to_string_lossy().into_owned();
-    let sources: Vec<_> = files("cuda/sim", "cpp").into_iter().chain(files("cuda", "cu")).collect();
+    let sources: Vec<_> = cache.sources.keys().map(PathBuf::from).collect();
+    let sources: Vec<_> = sources
+        .into_iter()
+        .filter(|p| is_kernel_file(p) || p.extension().is_some_and(|e| e == "cpp"))
+        .collect();
     // Flags that differ, as of a cross build, have a folder of their own.
     let target = env::var("TARGET").unwrap_or_default();
     let objects = Mutex::new(vec![PathBuf::new(); sources.len()]);
@@ -336,7 +345,8 @@ fn gpu_code(cache: &Cache) -> Result<()> {
         command.args(["-std=c++17", "-x", "cu", "-ptx", "-arch=compute_80", "-MD", "-MF"]);
         run(command.arg(depfile).arg("-o").arg(made).arg("cuda/sim/ffi_layout.cpp"))
     })?;
-    let mut sources = files("cuda", "cu");
+    // As seen when this build began: a file that appears meanwhile is the next build's.
+    let mut sources: Vec<_> = cache.sources.keys().map(PathBuf::from).filter(|p| is_kernel_file(p)).collect();
     // Large files first, so that no long compilation is left for the end.
     sources.sort_by_key(|p| std::cmp::Reverse(fs::metadata(p).map_or(0, |m| m.len())));
     let mut front_ends: Vec<_> = images.iter().map(Image::front_end).collect();
@@ -344,16 +354,23 @@ fn gpu_code(cache: &Cache) -> Result<()> {
     front_ends.dedup();
     cache.in_parallel(sources.len() * front_ends.len(), |i| {
         let (source, front_end) = (&sources[i / front_ends.len()], front_ends[i % front_ends.len()]);
-        let ptx = compile_ptx(cache, &nvcc, &compiler, source, front_end)?;
-        for image in images.iter().filter(|i| !i.ptx && i.front_end() == front_end) {
-            assemble(cache, &nvcc, &compiler, source, image, &ptx)?;
-        }
-        Ok(())
+        compile_ptx(cache, &nvcc, &compiler, source, front_end)
+    })?;
+    let machine: Vec<_> = images.iter().filter(|i| !i.ptx).collect();
+    let ptx_of = |source: &Path, image: &Image| {
+        cache.folder.join(format!("compute_{}", image.front_end())).join(format!("{}.ptx", stem(source)))
+    };
+    let mut cubins: Vec<_> = sources.iter().flat_map(|s| machine.iter().map(move |i| (s, *i))).collect();
+    cubins.sort_by_key(|(s, i)| std::cmp::Reverse(fs::metadata(ptx_of(s, i)).map_or(0, |m| m.len())));
+    cache.in_parallel(cubins.len(), |i| {
+        let (source, image) = cubins[i];
+        assemble(cache, &nvcc, &compiler, source, image, &ptx_of(source, image))
     })?;
 
+    sources.sort();
     let mut families = Vec::new();
-    for source in files("cuda", "cu") {
-        let family = stem(&source);
+    for source in &sources {
+        let family = stem(source);
         let fatbin = out.join(format!("{family}.fatbin"));
         let mut command = Command::new(nvcc.with_file_name("fatbinary"));
         command.arg(format!("--create={}", fatbin.display())).args(["-64", "--compress-all"]);
@@ -377,19 +394,14 @@ fn gpu_code(cache: &Cache) -> Result<()> {
 }
 
 /// `compute_<front_end>/<family>.ptx`.
-fn compile_ptx(
-    cache: &Cache,
-    nvcc: &Path,
-    compiler: &str,
-    source: &Path,
-    front_end: &str,
-) -> Result<PathBuf> {
+fn compile_ptx(cache: &Cache, nvcc: &Path, compiler: &str, source: &Path, front_end: &str) -> Result<()> {
     let kind = format!("compute_{front_end}");
     cache.object([&kind, &stem(source), "ptx"], compiler, &NVCC_FLAGS.join(" "), |made, depfile| {
         let mut command = Command::new(nvcc);
         command.args(NVCC_FLAGS).arg("-ptx").arg(format!("-arch={kind}")).arg("-MD").arg("-MF").arg(depfile);
         run(command.arg("-o").arg(made).arg(source))
-    })
+    })?;
+    Ok(())
 }
 
 /// `sm_<arch>/<family>.cubin`, with the report of ptxas as its log.
@@ -400,7 +412,7 @@ fn assemble(
     source: &Path,
     image: &Image,
     ptx: &Path,
-) -> Result<PathBuf> {
+) -> Result<()> {
     let kind = format!("sm_{}", image.arch);
     cache.object([&kind, &stem(source), "cubin"], compiler, &NVCC_FLAGS.join(" "), |made, depfile| {
         let inputs = ptx.with_extension("inputs");
@@ -409,7 +421,8 @@ fn assemble(
         at(depfile, fs::write(depfile, format!("cubin: {read}\n")))?;
         let mut command = Command::new(nvcc.with_file_name("ptxas"));
         run(command.arg("-v").arg(format!("-arch={kind}")).arg("-o").arg(made).arg(ptx))
-    })
+    })?;
+    Ok(())
 }
 
 fn write_fatbins_rs(out: &Path, summary: &str, families: &[(String, PathBuf)]) -> Result<()> {

@@ -6,6 +6,7 @@ nvcc, flags and every file that it was made of are byte for byte what <family>.i
 """
 
 import collections
+import concurrent.futures
 import contextlib
 import fcntl
 import json
@@ -144,25 +145,44 @@ def make(product, version, texts, command, dependencies_of):
     return log.read_text()
 
 
-def compile(toolchain, family, arch):
-    """The cubin of a family, and what nvcc and ptxas said. Hold the lock."""
+def make_ptx(toolchain, family, front_end):
+    """compute_<front end>/<family>.ptx and what nvcc said. Hold the lock."""
     texts = sources()
     if f"cuda/{family}.cu" not in texts:
         raise Failure(f"there is no cuda/{family}.cu; there are {', '.join(families())}")
-    virtual = f"compute_{FRONT_END.get(arch, arch)}"
-    ptx, cubin = CACHE / virtual / f"{family}.ptx", CACHE / f"sm_{arch}" / f"{family}.cubin"
-    depfile = CACHE / f".{family}.{os.getpid()}.d"
+    ptx = CACHE / f"compute_{front_end}" / f"{family}.ptx"
+    depfile = CACHE / f".{family}.{front_end}.{os.getpid()}.d"
+    command = [toolchain.nvcc, *FLAGS, "-ptx", f"-arch=compute_{front_end}", "-MD", "-MF", depfile, f"cuda/{family}.cu"]
     try:
-        front = [toolchain.nvcc, *FLAGS, "-ptx", f"-arch={virtual}", "-MD", "-MF", depfile, f"cuda/{family}.cu"]
-        said = make(ptx, toolchain.version, texts, front, lambda: dependencies(depfile.read_text(), texts))
-        back = [toolchain.tool("ptxas"), "-v", f"-arch=sm_{arch}", ptx]
-        read = re.search(r"^files (.*)$", ptx.with_suffix(".inputs").read_text(), re.M)[1].split()
-        said += make(cubin, toolchain.version, texts, back, lambda: read)
+        said = make(ptx, toolchain.version, texts, command, lambda: dependencies(depfile.read_text(), texts))
     except Failure as e:
-        raise Failure(f"cuda/{family}.cu does not compile for sm_{arch}:\n{e}") from None
+        raise Failure(f"cuda/{family}.cu does not compile for compute_{front_end}:\n{e}") from None
     finally:
         depfile.unlink(missing_ok=True)
+    return ptx, said
+
+
+def compile(toolchain, family, arch):
+    """sm_<arch>/<family>.cubin, and what nvcc and ptxas said. Hold the lock."""
+    ptx, said = make_ptx(toolchain, family, FRONT_END.get(arch, arch))
+    read = re.search(r"^files (.*)$", ptx.with_suffix(".inputs").read_text(), re.M)[1].split()
+    cubin = CACHE / f"sm_{arch}" / f"{family}.cubin"
+    command = [toolchain.tool("ptxas"), "-v", f"-arch=sm_{arch}", ptx]
+    try:
+        said += make(cubin, toolchain.version, sources(), command, lambda: read)
+    except Failure as e:
+        raise Failure(f"cuda/{family}.cu does not assemble for sm_{arch}:\n{e}") from None
     return cubin, said
+
+
+def compile_all(toolchain, names, archs, jobs=2):
+    """Everything that `measure` will ask for, some at once; the first failure is raised. Hold the lock."""
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        names = sorted(names, key=lambda n: -(ROOT / f"cuda/{n}.cu").stat().st_size)
+        front_ends = sorted({FRONT_END.get(a, a) for a in archs})
+        list(pool.map(lambda j: make_ptx(toolchain, *j), [(n, f) for n in names for f in front_ends]))
+        size = {(n, a): (CACHE / f"compute_{FRONT_END.get(a, a)}" / f"{n}.ptx").stat().st_size for n in names for a in archs}
+        list(pool.map(lambda j: compile(toolchain, *j), sorted(size, key=size.get, reverse=True)))
 
 
 def warnings(log):
