@@ -1,0 +1,246 @@
+//! Every kernel of `cuda/gemm.cu` on the simulator, over the edges of its own tile: the op registry's
+//! cases are so small that plans never choose the large ones.
+#![cfg(not(windows))]
+
+use dreamclear::device::kernel::{KernelInfo, Launch};
+use dreamclear::device::sim::{GuardedBuffer, Schedule, Simulator};
+use dreamclear::ffi::{self, Epilogue, Gemm};
+use dreamclear::ops::case::Rng;
+use dreamclear::tensor::{DType, HostTensor};
+
+/// What a kernel's name says.
+struct Kernel {
+    name: String,
+    /// Rows and columns of the result that a block computes.
+    tile: [usize; 2],
+    /// How A and B are stored, if the kernel runs one layout only.
+    trans: Option<[bool; 2]>,
+    a: DType,
+    b: DType,
+}
+
+fn parse(info: &KernelInfo) -> Option<Kernel> {
+    let words: Vec<&str> = info.name.strip_prefix("gemm_")?.split('_').collect();
+    let dtype = |name: &str| [DType::F32, DType::BF16, DType::F16].into_iter().find(|d| d.name() == name);
+    let tile = |t: &str| t.split_once('x').map(|(m, n)| [m.parse().unwrap(), n.parse().unwrap()]);
+    let (tile, trans, a, b) = match words[..] {
+        ["sum", _] => return None,
+        ["rows", d] => ([16, 16], Some([false, true]), d, d),
+        ["rows", a, b] => ([8, 16], Some([false, true]), a, b),
+        ["simt", t, a, b] => (tile(t)?, None, a, b),
+        [order, t, d] => {
+            let trans = [order.starts_with('t'), order.ends_with('t')];
+            (tile(t)?, Some(trans), d, d)
+        }
+        _ => panic!("what is {}?", info.name),
+    };
+    Some(Kernel { name: info.name.clone(), tile, trans, a: dtype(a)?, b: dtype(b)? })
+}
+
+/// One product. Rows are `pad` elements longer than they need to be.
+#[derive(Clone, Copy, Debug)]
+struct Problem {
+    batch: usize,
+    m: usize,
+    n: usize,
+    k: usize,
+    pad: [usize; 2],
+    trans: [bool; 2],
+    splits: usize,
+    y: DType,
+    /// With bias, activation, factor and residual.
+    epilogue: bool,
+}
+
+/// Rows of a matrix, drawn and stored; between them NaN.
+struct Matrix {
+    buffer: GuardedBuffer,
+    values: Vec<f64>,
+    cols: usize,
+    step: usize,
+    align: i32,
+}
+
+impl Matrix {
+    fn new(rng: &mut Rng, rows: usize, cols: usize, pad: usize, dtype: DType) -> Self {
+        let step = cols + pad;
+        let values: Vec<f64> =
+            (0..rows * step).map(|i| if i % step < cols { rng.normal() } else { f64::NAN }).collect();
+        let host = HostTensor::from_f64([rows, step], values).cast(dtype);
+        let bytes = (step * dtype.size()) | 16;
+        Matrix {
+            buffer: GuardedBuffer::of(host.bytes()),
+            values: host.to_f64(),
+            cols,
+            step,
+            align: 1 << bytes.trailing_zeros(),
+        }
+    }
+}
+
+fn run(kernel: &Kernel, problem: &Problem, simulator: &Simulator) -> Result<(), String> {
+    let Problem { batch, m, n, k, pad, trans, splits, y, epilogue } = *problem;
+    let mut rng = Rng::new(7);
+    let (ar, ac) = if trans[0] { (k, m) } else { (m, k) };
+    let (br, bc) = if trans[1] { (n, k) } else { (k, n) };
+    let a = Matrix::new(&mut rng, batch * ar, ac, pad[0], kernel.a);
+    let b = Matrix::new(&mut rng, br, bc, pad[1], kernel.b); // shared by the batch
+    let bias = Matrix::new(&mut rng, 1, n, 0, DType::F32);
+    let residual = Matrix::new(&mut rng, batch * m, n, 0, y);
+    let parts = if splits > 1 { splits * batch * m * n * 4 } else { 0 };
+    let partial = GuardedBuffer::new(parts);
+    let nothing = Epilogue { alpha: 1.0, ..Epilogue::default() };
+    let full = Epilogue {
+        bias: bias.buffer.address(),
+        residual: residual.buffer.address(),
+        alpha: 0.5,
+        act: ffi::ACTIVATION_SILU as i32,
+        ..nothing
+    };
+    let last = if epilogue { full } else { nothing };
+    let k_slice = if splits > 1 { k.div_ceil(splits).next_multiple_of(32) } else { k };
+    let mut first: Option<Vec<u8>> = None;
+    for schedule in Schedule::ALL {
+        let result = GuardedBuffer::new(batch * m * n * y.size());
+        let params = Gemm {
+            a: a.buffer.address(),
+            b: b.buffer.address(),
+            y: if splits > 1 { partial.address() } else { result.address() },
+            a_step: a.step as i64,
+            b_step: b.step as i64,
+            a_batch: (ar * a.step) as i64,
+            b_batch: 0,
+            epilogue: if splits > 1 { nothing } else { last },
+            m: m as i32,
+            n: n as i32,
+            k: k as i32,
+            k_slice: k_slice as i32,
+            a_align: a.align,
+            b_align: b.align,
+            a_trans: trans[0].into(),
+            b_trans: trans[1].into(),
+            y_f32: (splits > 1 || y == DType::F32).into(),
+            reserved: 0,
+        };
+        let tiles = [m.div_ceil(kernel.tile[0]), n.div_ceil(kernel.tile[1])];
+        let grid = match kernel.name.starts_with("gemm_rows") {
+            true => [tiles[1], tiles[0], batch],
+            false => [tiles[0] * tiles[1], splits, batch],
+        };
+        let mut launches = vec![Launch::new(&*kernel.name, grid.map(|g| g as u32), &params)];
+        if splits > 1 {
+            let len = batch * m * n;
+            let sum = ffi::GemmSum {
+                partial: partial.address(),
+                y: result.address(),
+                len: len as i64,
+                epilogue: last,
+                n: n as i32,
+                splits: splits as i32,
+            };
+            launches.push(Launch::new(format!("gemm_sum_{y}"), [len.div_ceil(256) as u32, 1, 1], &sum));
+        }
+        for launch in &launches {
+            // SAFETY: all addresses are buffers that live until the end of this function.
+            unsafe { simulator.launch(launch, schedule, 1) }?;
+        }
+        if !result.tail_is_untouched() || !partial.tail_is_untouched() {
+            return Err("wrote past the end".into());
+        }
+        if first.as_ref().is_some_and(|f| f != result.bytes()) {
+            return Err(format!("{schedule:?} gives other bytes: a race"));
+        }
+        first = Some(result.bytes().to_vec());
+    }
+    let got = HostTensor::copy_of(y, &[batch, m, n], &first.expect("schedules ran")).to_f64();
+    let epsilon = match y {
+        DType::F32 => 0.0,
+        DType::BF16 => 2f64.powi(-8),
+        _ => 2f64.powi(-11),
+    };
+    for (i, &g) in got.iter().enumerate() {
+        let (z, row, col) = (i / (m * n), i / n % m, i % n);
+        let mut sum = 0.0;
+        for p in 0..k {
+            let x = if trans[0] { (z * k + p) * a.step + row } else { (z * m + row) * a.step + p };
+            let w = if trans[1] { col * b.step + p } else { p * b.step + col };
+            sum += a.values[x] * b.values[w];
+        }
+        if epilogue {
+            sum += bias.values[col];
+            sum = 0.5 * sum / (1.0 + (-sum).exp()) + residual.values[i / n * residual.cols + col];
+        }
+        // Products of up to a few hundred normal values, added in f32; then rounded once.
+        let ok = (g - sum).abs() <= epsilon * sum.abs() + 2e-4;
+        if !ok {
+            return Err(format!("element {:?} is {g}, should be {sum}", [z, row, col]));
+        }
+    }
+    Ok(())
+}
+
+fn problems(kernel: &Kernel) -> Vec<Problem> {
+    let [tm, tn] = kernel.tile;
+    let small = kernel.name.starts_with("gemm_rows");
+    let (m, n) = (if small { tm - 3 } else { tm + 9 }, tn + 5);
+    let full = Problem {
+        batch: 1,
+        m,
+        n,
+        k: 133,
+        pad: [0, 0],
+        trans: kernel.trans.unwrap_or([false, true]),
+        splits: 1,
+        y: kernel.a,
+        epilogue: true,
+    };
+    // Rows of 16-, 8-, 4- and 2-byte alignment, by the length that each layout gives a row.
+    let aligned = |k: usize, to: usize| {
+        let pad = |len: usize| (len + 1).next_multiple_of(2 * to) + to - len;
+        let [ta, tb] = full.trans;
+        let of = |trans: bool, outer: usize, k: usize| pad(if trans { outer } else { k });
+        Problem { k, pad: [of(ta, m, k), of(!tb, n, k)], ..full }
+    };
+    let mut all = vec![
+        Problem { m: if small { m } else { tm }, n: tn, k: 64, epilogue: false, pad: [8, 8], ..full },
+        Problem { n: tn + 8, y: DType::F32, ..aligned(70, 8) },
+        Problem { batch: 2, m: m.min(20), n: n.min(24), k: 7, ..full },
+        Problem { m: m.min(20), n: n.min(24), ..aligned(133, 4) },
+        Problem { m: m.min(20), n: n.min(24), ..aligned(133, 2) },
+        Problem { m: m.min(20), n: n.min(24), ..aligned(133, 1) },
+    ];
+    if kernel.a == DType::F16 {
+        all.drain(..2); // the same template as bf16: only small problems again
+    }
+    if kernel.trans.is_none() {
+        let turn = |trans| Problem { trans, m: m.min(70), n: n.min(72), k: 50, ..full };
+        let padded = |trans| Problem { pad: [2, 4], k: 52, ..turn(trans) };
+        for trans in [[false, false], [true, false], [true, true]] {
+            all.extend([turn(trans), padded(trans)]);
+        }
+    }
+    if !small {
+        all.push(Problem { m: m.min(30), n: n.min(40), splits: 3, ..aligned(133, 8) });
+        all.push(Problem { m: m.min(3), n: n.min(4), splits: 4, k: 130, batch: 2, epilogue: false, ..full });
+    }
+    all
+}
+
+#[test]
+fn every_kernel_over_the_edges_of_its_tile() {
+    use rayon::prelude::*;
+    let Ok(simulator) = Simulator::new() else {
+        eprintln!("skipped: this build has no simulator (no C++ compiler)");
+        return;
+    };
+    let kernels: Vec<Kernel> = simulator.kernels().iter().filter_map(parse).collect();
+    assert!(kernels.len() > 20, "found {} kernels only", kernels.len());
+    let failures: Vec<String> = kernels
+        .par_iter()
+        .flat_map_iter(|kernel| problems(kernel).into_iter().map(move |p| (kernel, p)))
+        .filter_map(|(kernel, p)| {
+            run(kernel, &p, &simulator).err().map(|e| format!("{}: {p:?}: {e}", kernel.name))
+        })
+        .collect();
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
