@@ -30,7 +30,7 @@
 namespace dc {
 /// What the host reads of a kernel before it launches it.
 struct KernelInfo {
-    uint32_t threads, shared_bytes;
+    uint32_t threads, shared_bytes, param_bytes;
 };
 }  // namespace dc
 
@@ -43,8 +43,10 @@ struct KernelInfo {
 
 #ifdef __CUDA_ARCH__
 #define DC_UNROLL _Pragma("unroll")
+#define DC_ROLL _Pragma("unroll 1")
 #else
 #define DC_UNROLL
+#define DC_ROLL
 #endif
 
 namespace dc {

@@ -7,6 +7,8 @@ use crate::tensor::DType;
 
 pub mod copy;
 pub mod cpu;
+pub mod cuda;
+pub mod fatbin;
 pub mod kernel;
 pub mod sim;
 

@@ -147,6 +147,11 @@ impl Simulator {
         }
     }
 
+    /// The C functions `dcsim_kernels` and `dcsim_launch`, for a stand-in driver (`tests/fake_cuda`).
+    pub fn raw_functions(&self) -> [*const c_void; 2] {
+        [self.functions.kernels as *const c_void, self.functions.launch as *const c_void]
+    }
+
     /// All kernels, by name.
     pub fn kernels(&self) -> Vec<KernelInfo> {
         let none = RawKernel { name: std::ptr::null(), param_bytes: 0, threads: 0, shared_bytes: 0 };

@@ -1,0 +1,190 @@
+//! The CUDA device (`src/device/cuda.rs`) on a stand-in driver: every driver call of the program is made,
+//! kernels run in the simulator, and the faults of real machines are played.
+#![cfg(target_os = "linux")]
+
+use std::ffi::{CString, c_void};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use dreamclear::device::Device;
+use dreamclear::device::cpu::CpuDevice;
+use dreamclear::device::cuda::CudaDevice;
+use dreamclear::device::sim::Simulator;
+use dreamclear::graph::{Executable, Graph, GraphBuilder, Plan};
+use dreamclear::tensor::{DType, HostTensor};
+
+/// A folder with a `libcuda.so.1` of our own, or why there is none.
+fn fake_driver(dir: &Path) -> Result<PathBuf, String> {
+    Simulator::new().map_err(|e| e.to_string())?;
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fake_cuda/fake_cuda.cpp");
+    let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
+    let library = dir.join("libcuda.so.1");
+    let out = Command::new(&compiler)
+        .args(["-std=c++17", "-O1", "-Wall", "-shared", "-fPIC", "-o"])
+        .args([&library, &source])
+        .output()
+        .map_err(|e| format!("{compiler}: {e}"))?;
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    std::os::unix::fs::symlink("libcuda.so.1", dir.join("libcuda.so")).expect("a link beside it");
+    Ok(library)
+}
+
+/// Runs an ignored test of this file in a process that finds the stand-in driver.
+fn child(test: &str, fault: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    match fake_driver(dir.path()) {
+        Ok(_) => {}
+        Err(why) => return eprintln!("skipped: no stand-in driver ({why})"),
+    }
+    let out = Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", test, "--nocapture", "--test-threads=1"])
+        .env("LD_LIBRARY_PATH", dir.path())
+        .env("FAKE_CUDA", fault)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success() && text.contains("1 passed"), "{test} with fault \"{fault}\":\n{text}");
+}
+
+#[test]
+fn plans_run_through_the_driver() {
+    child("child_runs_a_plan", "");
+}
+
+#[test]
+fn faults_of_machines_are_one_sentence() {
+    for fault in ["none", "driver", "old", "full"] {
+        child("child_meets_a_fault", fault);
+    }
+}
+
+/// The library's own functions, beside those of the driver.
+struct Fake(*mut c_void);
+
+impl Fake {
+    /// Opens the stand-in by the name under which the program finds it, and gives it the simulator.
+    fn install() -> Self {
+        let simulator = Simulator::new().unwrap();
+        // SAFETY: the signatures are those of tests/fake_cuda/fake_cuda.cpp.
+        unsafe {
+            let fake = Fake(libc::dlopen(c"libcuda.so.1".as_ptr(), libc::RTLD_NOW));
+            assert!(!fake.0.is_null(), "the stand-in driver is on LD_LIBRARY_PATH");
+            let install: unsafe extern "C" fn(*const c_void, *const c_void) =
+                std::mem::transmute(fake.symbol("fake_cuda_install"));
+            let [kernels, launch] = simulator.raw_functions();
+            install(kernels, launch);
+            fake
+        }
+    }
+
+    fn symbol(&self, name: &str) -> *mut c_void {
+        let name = CString::new(name).unwrap();
+        // SAFETY: an open library.
+        let found = unsafe { libc::dlsym(self.0, name.as_ptr()) };
+        assert!(!found.is_null(), "{name:?}");
+        found
+    }
+
+    /// Bytes of device memory in use.
+    fn used(&self) -> usize {
+        // SAFETY: see `install`.
+        unsafe { std::mem::transmute::<*mut c_void, extern "C" fn() -> usize>(self.symbol("fake_cuda_used"))() }
+    }
+
+    /// Graphs started so far.
+    fn graph_launches(&self) -> u32 {
+        // SAFETY: see `install`.
+        unsafe {
+            std::mem::transmute::<*mut c_void, extern "C" fn() -> u32>(self.symbol("fake_cuda_graph_launches"))()
+        }
+    }
+}
+
+/// y = adaln(x) over shift and scale, twice.
+fn graph() -> Graph {
+    let mut b = GraphBuilder::new();
+    let x = b.input("x", DType::F32, [2, 3, 64]).unwrap();
+    let shift = b.param("shift", [1, 1, 64]).unwrap();
+    let scale = b.param("scale", [1, 1, 64]).unwrap();
+    let y = b.adaln(x, shift, scale, 1e-6).unwrap();
+    let y = b.adaln(y, scale, shift, 1e-6).unwrap();
+    b.output("y", y);
+    b.finish()
+}
+
+fn wave(shape: &[usize], step: f32) -> HostTensor {
+    let n = shape.iter().product();
+    HostTensor::from_f32(shape, (0..n).map(|i| (i as f32 * step).sin()).collect())
+}
+
+#[test]
+#[ignore = "run by plans_run_through_the_driver"]
+fn child_runs_a_plan() {
+    let fake = Fake::install();
+    let host = Arc::new(CpuDevice::new(2).unwrap());
+    let run = |device: &Device, x: &HostTensor| {
+        let plan = Plan::new(graph(), device).unwrap();
+        let mut exe =
+            Executable::new(plan, device.clone(), |key| Some(wave(&[1, 1, 64], if key == "shift" { 0.1 } else { 0.3 })))
+                .unwrap();
+        let first = exe.run(&[("x", x.clone())]).unwrap().remove(0).1;
+        let used = fake.used();
+        let second = exe.run(&[("x", x.clone())]).unwrap().remove(0).1;
+        assert_eq!(used, fake.used(), "a second run takes no memory");
+        assert_eq!(first.bytes(), second.bytes());
+        first
+    };
+    let x = wave(&[2, 3, 64], 0.7);
+    let want = run(&Device::from(host.clone()), &x).to_f64();
+    assert_eq!(fake.graph_launches(), 0);
+    let cuda = CudaDevice::open(0, &[("all", b"stand-in")]).unwrap();
+    assert!(cuda.kernels().any(|k| k.name == "adaln_fwd_f32_f32"));
+    let device = Device::kernels(host, Arc::new(cuda), DType::F32);
+    let got = run(&device, &x).to_f64();
+    assert_eq!(fake.graph_launches(), 2, "each run starts one recorded graph");
+    for (g, w) in got.iter().zip(&want) {
+        assert!((g - w).abs() <= 1e-5, "{g} against {w}");
+    }
+    drop(device);
+    assert_eq!(fake.used(), 0, "all device memory was given back");
+}
+
+#[test]
+#[ignore = "run by faults_of_machines_are_one_sentence"]
+fn child_meets_a_fault() {
+    let fault = std::env::var("FAKE_CUDA").unwrap();
+    let _fake = Fake::install();
+    let host = Arc::new(CpuDevice::new(1).unwrap());
+    let opened = CudaDevice::open(0, &[("all", b"stand-in")]);
+    let message = match fault.as_str() {
+        "full" => {
+            let device = Device::kernels(host, Arc::new(opened.unwrap()), DType::F32);
+            let mut b = GraphBuilder::new();
+            let big = [1, 1, 1 << 20];
+            let x = b.input("x", DType::F32, big).unwrap();
+            b.output("y", x);
+            let plan = Plan::new(b.finish(), &device).unwrap();
+            Executable::new(plan, device, |_| None).err().expect("4 MiB do not fit in 1").to_string()
+        }
+        _ => opened.err().expect("the device cannot be opened").to_string(),
+    };
+    let wanted = match fault.as_str() {
+        "none" => "finds no GPU",
+        "driver" => "does not start: system has unsupported display driver",
+        "old" => "Fake T4 has compute capability 7.5",
+        "full" => "no room for 4 MiB: 1 of its 1 MiB are free",
+        other => panic!("{other}"),
+    };
+    assert!(message.contains(wanted), "{message}");
+    assert!(!message.contains('\n'), "{message}");
+}
+
+#[test]
+fn a_device_that_is_not_there() {
+    if dreamclear::device::cuda::driver_found() {
+        return; // with a GPU `tools/verify-gpu` takes over
+    }
+    let e = CudaDevice::open(3, &[]).err().unwrap().to_string();
+    assert!(e.contains("no NVIDIA driver was found"), "{e}");
+}
