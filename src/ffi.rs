@@ -1,7 +1,7 @@
 //! Parameters of the kernels, one struct a kernel: what `ffi/*.h` says, in Rust.
 //!
 //! Written by `tools/bindgen`; change the headers, not this file.
-// headers sha256: 57721c5f4794c8c175cbef09b1fa9a3b6bd8f59ab934c4fa937dc993df8d4ab5
+// headers sha256: d7d22c1fe11f152195145e18b83080345c8b042077df15319d420eef7603d031
 
 /// As in the headers.
 pub const ACTIVATION_NONE: u32 = 0;
@@ -33,6 +33,22 @@ pub const ACTIVATION_COS: u32 = 12;
 pub const ACTIVATION_ABS: u32 = 13;
 /// As in the headers.
 pub const ACTIVATION_CLAMP: u32 = 14;
+/// As in the headers.
+pub const BINARY_ADD: u32 = 0;
+/// As in the headers.
+pub const BINARY_SUB: u32 = 1;
+/// As in the headers.
+pub const BINARY_MUL: u32 = 2;
+/// As in the headers.
+pub const BINARY_DIV: u32 = 3;
+/// As in the headers.
+pub const BINARY_OPERAND_VECTOR: u32 = 0;
+/// As in the headers.
+pub const BINARY_OPERAND_ONE: u32 = 1;
+/// As in the headers.
+pub const BINARY_OPERAND_NUMBER: u32 = 2;
+/// As in the headers.
+pub const CONV2D_SOURCES: u32 = 8;
 /// Parameters of `activation_fwd_*` and `activation_bwd_*`: y = f(x), or y = f'(x) * dy, element by element.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
@@ -110,6 +126,236 @@ const _: () = {
     ["Offset of field: AdalnFwd::tokens"][::std::mem::offset_of!(AdalnFwd, tokens) - 64usize];
     ["Offset of field: AdalnFwd::eps"][::std::mem::offset_of!(AdalnFwd, eps) - 68usize];
 };
+/// A tensor `[batch, tokens, heads, depth]` whose depth is dense.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct AttentionTensor {
+    /// The first element.
+    pub data: u64,
+    /// Elements between two entries of the batch, two tokens, two heads.
+    pub batch_step: i64,
+    /// See `batch_step`.
+    pub token_step: i64,
+    /// See `batch_step`.
+    pub head_step: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AttentionTensor"][::std::mem::size_of::<AttentionTensor>() - 32usize];
+    ["Alignment of AttentionTensor"][::std::mem::align_of::<AttentionTensor>() - 8usize];
+    ["Offset of field: AttentionTensor::data"][::std::mem::offset_of!(AttentionTensor, data) - 0usize];
+    ["Offset of field: AttentionTensor::batch_step"]
+        [::std::mem::offset_of!(AttentionTensor, batch_step) - 8usize];
+    ["Offset of field: AttentionTensor::token_step"]
+        [::std::mem::offset_of!(AttentionTensor, token_step) - 16usize];
+    ["Offset of field: AttentionTensor::head_step"]
+        [::std::mem::offset_of!(AttentionTensor, head_step) - 24usize];
+};
+/// What `attention_*` kernels of both directions need to know: operands, extents, visibility.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct AttentionProblem {
+    /// Queries, keys and values; the type in memory is the kernel's.
+    pub q: AttentionTensor,
+    /// See `q`.
+    pub k: AttentionTensor,
+    /// See `q`.
+    pub v: AttentionTensor,
+    /// Added to the scaled scores, f32 `[batch, heads, queries, keys]`; 0: none.
+    pub bias: u64,
+    /// Elements between two entries of the batch, two heads (0: shared), two queries.
+    pub bias_batch_step: i64,
+    /// See `bias_batch_step`.
+    pub bias_head_step: i64,
+    /// See `bias_batch_step`.
+    pub bias_query_step: i64,
+    /// int64, keys that each entry of k and v has, clamped to 0..=`keys`; 0: all.
+    pub key_lengths: u64,
+    /// int32, which entry of k, v and `key_lengths` each entry of q reads; 0: its own.
+    pub kv_rows: u64,
+    /// Entries of q.
+    pub batch: i32,
+    /// See `batch`.
+    pub heads: i32,
+    /// See `batch`.
+    pub queries: i32,
+    /// See `key_lengths`.
+    pub keys: i32,
+    /// Elements of a head of a token.
+    pub depth: i32,
+    /// Whether query i sees keys 0..=i only.
+    pub causal: i32,
+    /// Factor of the dot products.
+    pub scale: f32,
+    /// The same times log2(e): scores are exponents of 2.
+    pub scale_log2: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AttentionProblem"][::std::mem::size_of::<AttentionProblem>() - 176usize];
+    ["Alignment of AttentionProblem"][::std::mem::align_of::<AttentionProblem>() - 8usize];
+    ["Offset of field: AttentionProblem::q"][::std::mem::offset_of!(AttentionProblem, q) - 0usize];
+    ["Offset of field: AttentionProblem::k"][::std::mem::offset_of!(AttentionProblem, k) - 32usize];
+    ["Offset of field: AttentionProblem::v"][::std::mem::offset_of!(AttentionProblem, v) - 64usize];
+    ["Offset of field: AttentionProblem::bias"][::std::mem::offset_of!(AttentionProblem, bias) - 96usize];
+    ["Offset of field: AttentionProblem::bias_batch_step"]
+        [::std::mem::offset_of!(AttentionProblem, bias_batch_step) - 104usize];
+    ["Offset of field: AttentionProblem::bias_head_step"]
+        [::std::mem::offset_of!(AttentionProblem, bias_head_step) - 112usize];
+    ["Offset of field: AttentionProblem::bias_query_step"]
+        [::std::mem::offset_of!(AttentionProblem, bias_query_step) - 120usize];
+    ["Offset of field: AttentionProblem::key_lengths"]
+        [::std::mem::offset_of!(AttentionProblem, key_lengths) - 128usize];
+    ["Offset of field: AttentionProblem::kv_rows"]
+        [::std::mem::offset_of!(AttentionProblem, kv_rows) - 136usize];
+    ["Offset of field: AttentionProblem::batch"][::std::mem::offset_of!(AttentionProblem, batch) - 144usize];
+    ["Offset of field: AttentionProblem::heads"][::std::mem::offset_of!(AttentionProblem, heads) - 148usize];
+    ["Offset of field: AttentionProblem::queries"]
+        [::std::mem::offset_of!(AttentionProblem, queries) - 152usize];
+    ["Offset of field: AttentionProblem::keys"][::std::mem::offset_of!(AttentionProblem, keys) - 156usize];
+    ["Offset of field: AttentionProblem::depth"][::std::mem::offset_of!(AttentionProblem, depth) - 160usize];
+    ["Offset of field: AttentionProblem::causal"]
+        [::std::mem::offset_of!(AttentionProblem, causal) - 164usize];
+    ["Offset of field: AttentionProblem::scale"][::std::mem::offset_of!(AttentionProblem, scale) - 168usize];
+    ["Offset of field: AttentionProblem::scale_log2"]
+        [::std::mem::offset_of!(AttentionProblem, scale_log2) - 172usize];
+};
+/// Parameters of `attention_fwd_*`: out = softmax(scale·QKᵀ + bias)·V.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct AttentionFwd {
+    /// Operands and extents.
+    pub problem: AttentionProblem,
+    /// Result, dense `[batch, queries, heads, depth]`.
+    pub out: u64,
+    /// Natural logarithm of the sum of the exponentials of each row of scores, f32 `[batch, heads, queries]`.
+    pub lse: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AttentionFwd"][::std::mem::size_of::<AttentionFwd>() - 192usize];
+    ["Alignment of AttentionFwd"][::std::mem::align_of::<AttentionFwd>() - 8usize];
+    ["Offset of field: AttentionFwd::problem"][::std::mem::offset_of!(AttentionFwd, problem) - 0usize];
+    ["Offset of field: AttentionFwd::out"][::std::mem::offset_of!(AttentionFwd, out) - 176usize];
+    ["Offset of field: AttentionFwd::lse"][::std::mem::offset_of!(AttentionFwd, lse) - 184usize];
+};
+/// Parameters of `attention_delta_*`, `attention_dq_*`, `attention_dkv_*` and `attention_dbias_*`.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct AttentionBwd {
+    /// Operands and extents of the forward.
+    pub problem: AttentionProblem,
+    /// Result of the forward and its gradient.
+    pub out: AttentionTensor,
+    /// See `out`.
+    pub d_out: AttentionTensor,
+    /// Log-sum-exp of the forward, f32 `[batch, heads, queries]`.
+    pub lse: u64,
+    /// Its gradient, f32, dense; 0: none.
+    pub d_lse: u64,
+    /// Σ out·d_out − d_lse of each row, f32 `[batch, heads, queries]`: written by `attention_delta_*`.
+    pub delta: u64,
+    /// Gradients, dense: of q; of k; of v.
+    pub dq: u64,
+    /// See `dq`.
+    pub dk: u64,
+    /// See `dq`.
+    pub dv: u64,
+    /// Gradient of the bias, f32, dense `[bias_batch, bias_heads, queries, keys]`.
+    pub d_bias: u64,
+    /// Leading extents of the bias: `batch` or 1, `heads` or 1.
+    pub bias_batch: i32,
+    /// See `bias_batch`.
+    pub bias_heads: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AttentionBwd"][::std::mem::size_of::<AttentionBwd>() - 304usize];
+    ["Alignment of AttentionBwd"][::std::mem::align_of::<AttentionBwd>() - 8usize];
+    ["Offset of field: AttentionBwd::problem"][::std::mem::offset_of!(AttentionBwd, problem) - 0usize];
+    ["Offset of field: AttentionBwd::out"][::std::mem::offset_of!(AttentionBwd, out) - 176usize];
+    ["Offset of field: AttentionBwd::d_out"][::std::mem::offset_of!(AttentionBwd, d_out) - 208usize];
+    ["Offset of field: AttentionBwd::lse"][::std::mem::offset_of!(AttentionBwd, lse) - 240usize];
+    ["Offset of field: AttentionBwd::d_lse"][::std::mem::offset_of!(AttentionBwd, d_lse) - 248usize];
+    ["Offset of field: AttentionBwd::delta"][::std::mem::offset_of!(AttentionBwd, delta) - 256usize];
+    ["Offset of field: AttentionBwd::dq"][::std::mem::offset_of!(AttentionBwd, dq) - 264usize];
+    ["Offset of field: AttentionBwd::dk"][::std::mem::offset_of!(AttentionBwd, dk) - 272usize];
+    ["Offset of field: AttentionBwd::dv"][::std::mem::offset_of!(AttentionBwd, dv) - 280usize];
+    ["Offset of field: AttentionBwd::d_bias"][::std::mem::offset_of!(AttentionBwd, d_bias) - 288usize];
+    ["Offset of field: AttentionBwd::bias_batch"]
+        [::std::mem::offset_of!(AttentionBwd, bias_batch) - 296usize];
+    ["Offset of field: AttentionBwd::bias_heads"]
+        [::std::mem::offset_of!(AttentionBwd, bias_heads) - 300usize];
+};
+/// A divisor of numbers below 2^31, as a multiplication: n / value = (mulhi(n, factor) + n) >> shift.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Divisor {
+    /// The divisor.
+    pub value: u32,
+    /// ⌊2^32·(2^shift − value) / value⌋ + 1
+    pub factor: u32,
+    /// ⌈log2 value⌉
+    pub shift: u32,
+    /// Padding.
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of Divisor"][::std::mem::size_of::<Divisor>() - 16usize];
+    ["Alignment of Divisor"][::std::mem::align_of::<Divisor>() - 4usize];
+    ["Offset of field: Divisor::value"][::std::mem::offset_of!(Divisor, value) - 0usize];
+    ["Offset of field: Divisor::factor"][::std::mem::offset_of!(Divisor, factor) - 4usize];
+    ["Offset of field: Divisor::shift"][::std::mem::offset_of!(Divisor, shift) - 8usize];
+    ["Offset of field: Divisor::reserved"][::std::mem::offset_of!(Divisor, reserved) - 12usize];
+};
+/// Parameters of `binary_fwd_*`: z = f(x, y) element by element. A unit is what a thread handles at once: some
+/// neighbouring elements of z.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct BinaryFwd {
+    /// x and y, strided; 0 strides repeat.
+    pub x: u64,
+    /// See `x`.
+    pub y: u64,
+    /// z, dense.
+    pub z: u64,
+    /// Elements to step for one unit along each axis, outermost first.
+    pub x_strides: [i64; 8usize],
+    /// See `x_strides`.
+    pub y_strides: [i64; 8usize],
+    /// Extents of the axes, in units.
+    pub extents: [Divisor; 8usize],
+    /// Number of units, below 2^31.
+    pub units: u32,
+    /// Number of axes.
+    pub rank: u32,
+    /// One of `BINARY_*`.
+    pub kind: i32,
+    /// What a unit reads of x, and of y: one of `BINARY_OPERAND_*`.
+    pub x_form: i32,
+    /// See `x_form`.
+    pub y_form: i32,
+    /// Padding.
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of BinaryFwd"][::std::mem::size_of::<BinaryFwd>() - 304usize];
+    ["Alignment of BinaryFwd"][::std::mem::align_of::<BinaryFwd>() - 8usize];
+    ["Offset of field: BinaryFwd::x"][::std::mem::offset_of!(BinaryFwd, x) - 0usize];
+    ["Offset of field: BinaryFwd::y"][::std::mem::offset_of!(BinaryFwd, y) - 8usize];
+    ["Offset of field: BinaryFwd::z"][::std::mem::offset_of!(BinaryFwd, z) - 16usize];
+    ["Offset of field: BinaryFwd::x_strides"][::std::mem::offset_of!(BinaryFwd, x_strides) - 24usize];
+    ["Offset of field: BinaryFwd::y_strides"][::std::mem::offset_of!(BinaryFwd, y_strides) - 88usize];
+    ["Offset of field: BinaryFwd::extents"][::std::mem::offset_of!(BinaryFwd, extents) - 152usize];
+    ["Offset of field: BinaryFwd::units"][::std::mem::offset_of!(BinaryFwd, units) - 280usize];
+    ["Offset of field: BinaryFwd::rank"][::std::mem::offset_of!(BinaryFwd, rank) - 284usize];
+    ["Offset of field: BinaryFwd::kind"][::std::mem::offset_of!(BinaryFwd, kind) - 288usize];
+    ["Offset of field: BinaryFwd::x_form"][::std::mem::offset_of!(BinaryFwd, x_form) - 292usize];
+    ["Offset of field: BinaryFwd::y_form"][::std::mem::offset_of!(BinaryFwd, y_form) - 296usize];
+    ["Offset of field: BinaryFwd::reserved"][::std::mem::offset_of!(BinaryFwd, reserved) - 300usize];
+};
 /// What a product or convolution does to its result while it is in registers, part of the parameters of
 /// those kernels: y = alpha * act(sum + bias) + residual.
 #[repr(C)]
@@ -121,11 +367,11 @@ pub struct Epilogue {
     pub residual: u64,
     /// Factor.
     pub alpha: f32,
-    /// Which function (the codes of cuda/include/activation.cuh); -1: none.
+    /// Which function: one of `ACTIVATION_*` (ffi/activation.h), and what it is given (`act_a`, `act_b`).
     pub act: i32,
-    /// Numbers that the function takes: the slope of leaky relu, the bounds of clamp.
+    /// See `act`.
     pub act_a: f32,
-    /// See `act_a`.
+    /// See `act`.
     pub act_b: f32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
@@ -138,4 +384,1620 @@ const _: () = {
     ["Offset of field: Epilogue::act"][::std::mem::offset_of!(Epilogue, act) - 20usize];
     ["Offset of field: Epilogue::act_a"][::std::mem::offset_of!(Epilogue, act_a) - 24usize];
     ["Offset of field: Epilogue::act_b"][::std::mem::offset_of!(Epilogue, act_b) - 28usize];
+};
+/// One input of a convolution: its pixels `[batch, height, width]`, each a row of dense channels.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct ConvSource {
+    /// Address of the first pixel.
+    pub x: u64,
+    /// Elements from one pixel to the next.
+    pub step: i64,
+    /// Channels of this input.
+    pub channels: i32,
+    /// Their slices of 32, the last one filled up with zeros (tensor-core forms).
+    pub slices: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ConvSource"][::std::mem::size_of::<ConvSource>() - 24usize];
+    ["Alignment of ConvSource"][::std::mem::align_of::<ConvSource>() - 8usize];
+    ["Offset of field: ConvSource::x"][::std::mem::offset_of!(ConvSource, x) - 0usize];
+    ["Offset of field: ConvSource::step"][::std::mem::offset_of!(ConvSource, step) - 8usize];
+    ["Offset of field: ConvSource::channels"][::std::mem::offset_of!(ConvSource, channels) - 16usize];
+    ["Offset of field: ConvSource::slices"][::std::mem::offset_of!(ConvSource, slices) - 20usize];
+};
+/// Where a convolution reads: result (oy, ox) at tap (ky, kx) reads input pixel (ty / repeat_y, tx / repeat_x) with
+/// ty = oy * stride_y - pad_y + ky * dilation_y, likewise x, if 0 <= ty < reach_y. A forward convolution has
+/// repeat = enlargement; the gradient of the input is the convolution of dy that strides become in reverse:
+/// repeat = stride with `stuffed`, where only ty that are multiples of repeat_y count.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct ConvGeometry {
+    /// Input pixels of one picture, rows and columns as in memory.
+    pub height: i32,
+    /// See `height`.
+    pub width: i32,
+    /// Exclusive limits of ty and tx: height * repeat_y, width * repeat_x.
+    pub reach_y: i32,
+    /// See `reach_y`.
+    pub reach_x: i32,
+    /// Rows and columns of the result.
+    pub out_h: i32,
+    /// See `out_h`.
+    pub out_w: i32,
+    /// Taps of the kernel.
+    pub kernel_h: i32,
+    /// See `kernel_h`.
+    pub kernel_w: i32,
+    /// Steps of the result's pixels in the input.
+    pub stride_y: i32,
+    /// See `stride_y`.
+    pub stride_x: i32,
+    /// Zeros above and left; negative in gradients that crop.
+    pub pad_y: i32,
+    /// See `pad_y`.
+    pub pad_x: i32,
+    /// Distance of taps.
+    pub dilation_y: i32,
+    /// See `dilation_y`.
+    pub dilation_x: i32,
+    /// How often an input pixel is repeated (or, if `stuffed`, the distance of pixels in a sea of zeros).
+    pub repeat_y: i32,
+    /// See `repeat_y`.
+    pub repeat_x: i32,
+    /// 1: zeros lie between the input's pixels; 0: copies.
+    pub stuffed: i32,
+    /// All result pixels: batch * out_h * out_w.
+    pub pixels: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ConvGeometry"][::std::mem::size_of::<ConvGeometry>() - 72usize];
+    ["Alignment of ConvGeometry"][::std::mem::align_of::<ConvGeometry>() - 4usize];
+    ["Offset of field: ConvGeometry::height"][::std::mem::offset_of!(ConvGeometry, height) - 0usize];
+    ["Offset of field: ConvGeometry::width"][::std::mem::offset_of!(ConvGeometry, width) - 4usize];
+    ["Offset of field: ConvGeometry::reach_y"][::std::mem::offset_of!(ConvGeometry, reach_y) - 8usize];
+    ["Offset of field: ConvGeometry::reach_x"][::std::mem::offset_of!(ConvGeometry, reach_x) - 12usize];
+    ["Offset of field: ConvGeometry::out_h"][::std::mem::offset_of!(ConvGeometry, out_h) - 16usize];
+    ["Offset of field: ConvGeometry::out_w"][::std::mem::offset_of!(ConvGeometry, out_w) - 20usize];
+    ["Offset of field: ConvGeometry::kernel_h"][::std::mem::offset_of!(ConvGeometry, kernel_h) - 24usize];
+    ["Offset of field: ConvGeometry::kernel_w"][::std::mem::offset_of!(ConvGeometry, kernel_w) - 28usize];
+    ["Offset of field: ConvGeometry::stride_y"][::std::mem::offset_of!(ConvGeometry, stride_y) - 32usize];
+    ["Offset of field: ConvGeometry::stride_x"][::std::mem::offset_of!(ConvGeometry, stride_x) - 36usize];
+    ["Offset of field: ConvGeometry::pad_y"][::std::mem::offset_of!(ConvGeometry, pad_y) - 40usize];
+    ["Offset of field: ConvGeometry::pad_x"][::std::mem::offset_of!(ConvGeometry, pad_x) - 44usize];
+    ["Offset of field: ConvGeometry::dilation_y"][::std::mem::offset_of!(ConvGeometry, dilation_y) - 48usize];
+    ["Offset of field: ConvGeometry::dilation_x"][::std::mem::offset_of!(ConvGeometry, dilation_x) - 52usize];
+    ["Offset of field: ConvGeometry::repeat_y"][::std::mem::offset_of!(ConvGeometry, repeat_y) - 56usize];
+    ["Offset of field: ConvGeometry::repeat_x"][::std::mem::offset_of!(ConvGeometry, repeat_x) - 60usize];
+    ["Offset of field: ConvGeometry::stuffed"][::std::mem::offset_of!(ConvGeometry, stuffed) - 64usize];
+    ["Offset of field: ConvGeometry::pixels"][::std::mem::offset_of!(ConvGeometry, pixels) - 68usize];
+};
+/// Parameters of `conv2d_fwd_*`: y = epilogue(sum over taps and channels of x * w), NHWC.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Conv2dFwd {
+    /// The inputs, concatenated along their channels; `sources` of them.
+    pub source: [ConvSource; 8usize],
+    /// Weights as `conv2d_pack_*` arranges them.
+    pub w: u64,
+    /// y, dense `[pixels, groups * cout]`.
+    pub y: u64,
+    /// What happens to a sum.
+    pub epilogue: Epilogue,
+    /// Where taps read.
+    pub geometry: ConvGeometry,
+    /// How many inputs.
+    pub sources: i32,
+    /// Channel groups (general form; 1 in tensor-core forms).
+    pub groups: i32,
+    /// Input channels of a group.
+    pub cin: i32,
+    /// Output channels of a group.
+    pub cout: i32,
+    /// `cout` rounded up to what the packed weights have, a multiple of the kernel's tile.
+    pub cout_padded: i32,
+    /// 1: y and the residual are f32 whatever x is.
+    pub y_is_f32: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of Conv2dFwd"][::std::mem::size_of::<Conv2dFwd>() - 336usize];
+    ["Alignment of Conv2dFwd"][::std::mem::align_of::<Conv2dFwd>() - 8usize];
+    ["Offset of field: Conv2dFwd::source"][::std::mem::offset_of!(Conv2dFwd, source) - 0usize];
+    ["Offset of field: Conv2dFwd::w"][::std::mem::offset_of!(Conv2dFwd, w) - 192usize];
+    ["Offset of field: Conv2dFwd::y"][::std::mem::offset_of!(Conv2dFwd, y) - 200usize];
+    ["Offset of field: Conv2dFwd::epilogue"][::std::mem::offset_of!(Conv2dFwd, epilogue) - 208usize];
+    ["Offset of field: Conv2dFwd::geometry"][::std::mem::offset_of!(Conv2dFwd, geometry) - 240usize];
+    ["Offset of field: Conv2dFwd::sources"][::std::mem::offset_of!(Conv2dFwd, sources) - 312usize];
+    ["Offset of field: Conv2dFwd::groups"][::std::mem::offset_of!(Conv2dFwd, groups) - 316usize];
+    ["Offset of field: Conv2dFwd::cin"][::std::mem::offset_of!(Conv2dFwd, cin) - 320usize];
+    ["Offset of field: Conv2dFwd::cout"][::std::mem::offset_of!(Conv2dFwd, cout) - 324usize];
+    ["Offset of field: Conv2dFwd::cout_padded"][::std::mem::offset_of!(Conv2dFwd, cout_padded) - 328usize];
+    ["Offset of field: Conv2dFwd::y_is_f32"][::std::mem::offset_of!(Conv2dFwd, y_is_f32) - 332usize];
+};
+/// Parameters of `conv2d_pack_*`: weights from `[out, in/groups, kh, kw]` into the order of a kernel's slices. The
+/// gradient of the input wants the kernel turned by 180 degrees with input and output exchanged; the steps say that.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Conv2dPack {
+    /// w as stored.
+    pub w: u64,
+    /// Packed weights: 16 bytes a thread.
+    pub packed: u64,
+    /// Elements of w between groups, between output channels and between input channels of this use.
+    pub group_step: i64,
+    /// See `group_step`.
+    pub cout_step: i64,
+    /// See `group_step`.
+    pub cin_step: i64,
+    /// How many 16-byte pieces are written.
+    pub pieces: i64,
+    /// Channels of each input (tensor-core forms).
+    pub channels: [i32; 8usize],
+    /// How many inputs.
+    pub sources: i32,
+    /// Taps of the kernel, kh * kw.
+    pub taps: i32,
+    /// 1: the last tap comes first.
+    pub turned: i32,
+    /// Input channels of a group.
+    pub cin: i32,
+    /// Output channels of a group, and that rounded up to the tile.
+    pub cout: i32,
+    /// See `cout`.
+    pub cout_padded: i32,
+    /// taps * cin rounded up to the depth of a slice (general form).
+    pub depth_padded: i32,
+    /// Padding.
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of Conv2dPack"][::std::mem::size_of::<Conv2dPack>() - 112usize];
+    ["Alignment of Conv2dPack"][::std::mem::align_of::<Conv2dPack>() - 8usize];
+    ["Offset of field: Conv2dPack::w"][::std::mem::offset_of!(Conv2dPack, w) - 0usize];
+    ["Offset of field: Conv2dPack::packed"][::std::mem::offset_of!(Conv2dPack, packed) - 8usize];
+    ["Offset of field: Conv2dPack::group_step"][::std::mem::offset_of!(Conv2dPack, group_step) - 16usize];
+    ["Offset of field: Conv2dPack::cout_step"][::std::mem::offset_of!(Conv2dPack, cout_step) - 24usize];
+    ["Offset of field: Conv2dPack::cin_step"][::std::mem::offset_of!(Conv2dPack, cin_step) - 32usize];
+    ["Offset of field: Conv2dPack::pieces"][::std::mem::offset_of!(Conv2dPack, pieces) - 40usize];
+    ["Offset of field: Conv2dPack::channels"][::std::mem::offset_of!(Conv2dPack, channels) - 48usize];
+    ["Offset of field: Conv2dPack::sources"][::std::mem::offset_of!(Conv2dPack, sources) - 80usize];
+    ["Offset of field: Conv2dPack::taps"][::std::mem::offset_of!(Conv2dPack, taps) - 84usize];
+    ["Offset of field: Conv2dPack::turned"][::std::mem::offset_of!(Conv2dPack, turned) - 88usize];
+    ["Offset of field: Conv2dPack::cin"][::std::mem::offset_of!(Conv2dPack, cin) - 92usize];
+    ["Offset of field: Conv2dPack::cout"][::std::mem::offset_of!(Conv2dPack, cout) - 96usize];
+    ["Offset of field: Conv2dPack::cout_padded"][::std::mem::offset_of!(Conv2dPack, cout_padded) - 100usize];
+    ["Offset of field: Conv2dPack::depth_padded"]
+        [::std::mem::offset_of!(Conv2dPack, depth_padded) - 104usize];
+    ["Offset of field: Conv2dPack::reserved"][::std::mem::offset_of!(Conv2dPack, reserved) - 108usize];
+};
+/// Parameters of `conv2d_grad_weight_*`: partial[split][n][tap, c] = sum over the split's pixels of dy[pixel, n] *
+/// x[pixel at tap, c].
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Conv2dGradWeight {
+    /// x and how far its pixels are apart.
+    pub x: u64,
+    /// See `x`.
+    pub x_step: i64,
+    /// dy, likewise.
+    pub dy: u64,
+    /// See `dy`.
+    pub dy_step: i64,
+    /// Partial sums, f32, dense `[splits, groups * cout, kernel_h * kernel_w * cin]`.
+    pub partial: u64,
+    /// Of the forward convolution; pixels are those of dy.
+    pub geometry: ConvGeometry,
+    /// Channel groups.
+    pub groups: i32,
+    /// Input channels of a group.
+    pub cin: i32,
+    /// Output channels of a group.
+    pub cout: i32,
+    /// Pixels of one split, a multiple of 32.
+    pub split_pixels: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of Conv2dGradWeight"][::std::mem::size_of::<Conv2dGradWeight>() - 128usize];
+    ["Alignment of Conv2dGradWeight"][::std::mem::align_of::<Conv2dGradWeight>() - 8usize];
+    ["Offset of field: Conv2dGradWeight::x"][::std::mem::offset_of!(Conv2dGradWeight, x) - 0usize];
+    ["Offset of field: Conv2dGradWeight::x_step"][::std::mem::offset_of!(Conv2dGradWeight, x_step) - 8usize];
+    ["Offset of field: Conv2dGradWeight::dy"][::std::mem::offset_of!(Conv2dGradWeight, dy) - 16usize];
+    ["Offset of field: Conv2dGradWeight::dy_step"]
+        [::std::mem::offset_of!(Conv2dGradWeight, dy_step) - 24usize];
+    ["Offset of field: Conv2dGradWeight::partial"]
+        [::std::mem::offset_of!(Conv2dGradWeight, partial) - 32usize];
+    ["Offset of field: Conv2dGradWeight::geometry"]
+        [::std::mem::offset_of!(Conv2dGradWeight, geometry) - 40usize];
+    ["Offset of field: Conv2dGradWeight::groups"]
+        [::std::mem::offset_of!(Conv2dGradWeight, groups) - 112usize];
+    ["Offset of field: Conv2dGradWeight::cin"][::std::mem::offset_of!(Conv2dGradWeight, cin) - 116usize];
+    ["Offset of field: Conv2dGradWeight::cout"][::std::mem::offset_of!(Conv2dGradWeight, cout) - 120usize];
+    ["Offset of field: Conv2dGradWeight::split_pixels"]
+        [::std::mem::offset_of!(Conv2dGradWeight, split_pixels) - 124usize];
+};
+/// Parameters of `conv2d_grad_weight_sum_*`: dw[n][c][tap] = sum over splits of partial[split][n][tap, c], in order.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Conv2dGradWeightSum {
+    /// Partial sums of `conv2d_grad_weight_*`.
+    pub partial: u64,
+    /// dw, f32, dense `[rows, cin, taps]`.
+    pub dw: u64,
+    /// Output channels of all groups times `cin` times `taps`.
+    pub len: i64,
+    /// How many partial sums.
+    pub splits: i32,
+    /// Input channels of a group.
+    pub cin: i32,
+    /// Taps of the kernel.
+    pub taps: i32,
+    /// Padding.
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of Conv2dGradWeightSum"][::std::mem::size_of::<Conv2dGradWeightSum>() - 40usize];
+    ["Alignment of Conv2dGradWeightSum"][::std::mem::align_of::<Conv2dGradWeightSum>() - 8usize];
+    ["Offset of field: Conv2dGradWeightSum::partial"]
+        [::std::mem::offset_of!(Conv2dGradWeightSum, partial) - 0usize];
+    ["Offset of field: Conv2dGradWeightSum::dw"][::std::mem::offset_of!(Conv2dGradWeightSum, dw) - 8usize];
+    ["Offset of field: Conv2dGradWeightSum::len"][::std::mem::offset_of!(Conv2dGradWeightSum, len) - 16usize];
+    ["Offset of field: Conv2dGradWeightSum::splits"]
+        [::std::mem::offset_of!(Conv2dGradWeightSum, splits) - 24usize];
+    ["Offset of field: Conv2dGradWeightSum::cin"][::std::mem::offset_of!(Conv2dGradWeightSum, cin) - 28usize];
+    ["Offset of field: Conv2dGradWeightSum::taps"]
+        [::std::mem::offset_of!(Conv2dGradWeightSum, taps) - 32usize];
+    ["Offset of field: Conv2dGradWeightSum::reserved"]
+        [::std::mem::offset_of!(Conv2dGradWeightSum, reserved) - 36usize];
+};
+/// Parameters of `copy_strided_*` and `cast_*`: elements from one strided tensor to another of the same shape.
+/// A unit is what one access moves: a few neighbouring elements.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct CopyStrided {
+    /// First element read.
+    pub src: u64,
+    /// First element written.
+    pub dst: u64,
+    /// Strides of each axis, outermost first, in units.
+    pub src_strides: [i64; 8usize],
+    /// See `src_strides`.
+    pub dst_strides: [i64; 8usize],
+    /// Extents of the axes, in units.
+    pub extents: [Divisor; 8usize],
+    /// Number of units: the product of the extents, below 2^31.
+    pub units: u32,
+    /// Number of axes; the others are not looked at.
+    pub rank: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of CopyStrided"][::std::mem::size_of::<CopyStrided>() - 280usize];
+    ["Alignment of CopyStrided"][::std::mem::align_of::<CopyStrided>() - 8usize];
+    ["Offset of field: CopyStrided::src"][::std::mem::offset_of!(CopyStrided, src) - 0usize];
+    ["Offset of field: CopyStrided::dst"][::std::mem::offset_of!(CopyStrided, dst) - 8usize];
+    ["Offset of field: CopyStrided::src_strides"][::std::mem::offset_of!(CopyStrided, src_strides) - 16usize];
+    ["Offset of field: CopyStrided::dst_strides"][::std::mem::offset_of!(CopyStrided, dst_strides) - 80usize];
+    ["Offset of field: CopyStrided::extents"][::std::mem::offset_of!(CopyStrided, extents) - 144usize];
+    ["Offset of field: CopyStrided::units"][::std::mem::offset_of!(CopyStrided, units) - 272usize];
+    ["Offset of field: CopyStrided::rank"][::std::mem::offset_of!(CopyStrided, rank) - 276usize];
+};
+/// Parameters of `copy_transpose_*`: a batch of matrices whose rows are dense where they are read and whose
+/// columns are dense where they are written.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct CopyTranspose {
+    /// First element read.
+    pub src: u64,
+    /// First element written.
+    pub dst: u64,
+    /// Elements between the dense rows of src, and between those of dst.
+    pub src_step: i64,
+    /// See `src_step`.
+    pub dst_step: i64,
+    /// Strides of the batch axes, outermost first, in elements.
+    pub src_strides: [i64; 6usize],
+    /// See `src_strides`.
+    pub dst_strides: [i64; 6usize],
+    /// Extents of the batch axes.
+    pub extents: [Divisor; 6usize],
+    /// Tiles along a dense row of src, and in one matrix.
+    pub tiles_across: Divisor,
+    /// See `tiles_across`.
+    pub tiles: Divisor,
+    /// Length of a dense row of src, and of one of dst.
+    pub across: u32,
+    /// See `across`.
+    pub down: u32,
+    /// Number of batch axes.
+    pub rank: u32,
+    /// Padding.
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of CopyTranspose"][::std::mem::size_of::<CopyTranspose>() - 272usize];
+    ["Alignment of CopyTranspose"][::std::mem::align_of::<CopyTranspose>() - 8usize];
+    ["Offset of field: CopyTranspose::src"][::std::mem::offset_of!(CopyTranspose, src) - 0usize];
+    ["Offset of field: CopyTranspose::dst"][::std::mem::offset_of!(CopyTranspose, dst) - 8usize];
+    ["Offset of field: CopyTranspose::src_step"][::std::mem::offset_of!(CopyTranspose, src_step) - 16usize];
+    ["Offset of field: CopyTranspose::dst_step"][::std::mem::offset_of!(CopyTranspose, dst_step) - 24usize];
+    ["Offset of field: CopyTranspose::src_strides"]
+        [::std::mem::offset_of!(CopyTranspose, src_strides) - 32usize];
+    ["Offset of field: CopyTranspose::dst_strides"]
+        [::std::mem::offset_of!(CopyTranspose, dst_strides) - 80usize];
+    ["Offset of field: CopyTranspose::extents"][::std::mem::offset_of!(CopyTranspose, extents) - 128usize];
+    ["Offset of field: CopyTranspose::tiles_across"]
+        [::std::mem::offset_of!(CopyTranspose, tiles_across) - 224usize];
+    ["Offset of field: CopyTranspose::tiles"][::std::mem::offset_of!(CopyTranspose, tiles) - 240usize];
+    ["Offset of field: CopyTranspose::across"][::std::mem::offset_of!(CopyTranspose, across) - 256usize];
+    ["Offset of field: CopyTranspose::down"][::std::mem::offset_of!(CopyTranspose, down) - 260usize];
+    ["Offset of field: CopyTranspose::rank"][::std::mem::offset_of!(CopyTranspose, rank) - 264usize];
+    ["Offset of field: CopyTranspose::reserved"][::std::mem::offset_of!(CopyTranspose, reserved) - 268usize];
+};
+/// Parameters of `copy_gather_*`: dst is dense; along each axis a table says which index of src stands there.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct CopyGather {
+    /// First element read.
+    pub src: u64,
+    /// dst, dense.
+    pub dst: u64,
+    /// int32 tables, one entry per index of dst: the index of src, or -1 for zeros. 0: every index is itself.
+    pub tables: [u64; 8usize],
+    /// Strides of the axes of src, outermost first, in units.
+    pub src_strides: [i64; 8usize],
+    /// Extents of the axes of dst, in units.
+    pub extents: [Divisor; 8usize],
+    /// Number of units of dst, below 2^31.
+    pub units: u32,
+    /// Number of axes.
+    pub rank: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of CopyGather"][::std::mem::size_of::<CopyGather>() - 280usize];
+    ["Alignment of CopyGather"][::std::mem::align_of::<CopyGather>() - 8usize];
+    ["Offset of field: CopyGather::src"][::std::mem::offset_of!(CopyGather, src) - 0usize];
+    ["Offset of field: CopyGather::dst"][::std::mem::offset_of!(CopyGather, dst) - 8usize];
+    ["Offset of field: CopyGather::tables"][::std::mem::offset_of!(CopyGather, tables) - 16usize];
+    ["Offset of field: CopyGather::src_strides"][::std::mem::offset_of!(CopyGather, src_strides) - 80usize];
+    ["Offset of field: CopyGather::extents"][::std::mem::offset_of!(CopyGather, extents) - 144usize];
+    ["Offset of field: CopyGather::units"][::std::mem::offset_of!(CopyGather, units) - 272usize];
+    ["Offset of field: CopyGather::rank"][::std::mem::offset_of!(CopyGather, rank) - 276usize];
+};
+/// Parameters of `embedding_fwd_*` and `embedding_bwd_*`: rows of a table by index, and their sums.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Embedding {
+    /// Forward: the table, `rows` dense rows of `cols`. Gradient: dy, f32, one dense row for each index.
+    pub x: u64,
+    /// i64 indices.
+    pub indices: u64,
+    /// Forward: f32, one dense row for each index. Gradient: f32, `rows` dense rows.
+    pub y: u64,
+    /// Number of indices.
+    pub count: i64,
+    /// Rows of the table.
+    pub rows: i64,
+    /// Columns of the table.
+    pub cols: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of Embedding"][::std::mem::size_of::<Embedding>() - 48usize];
+    ["Alignment of Embedding"][::std::mem::align_of::<Embedding>() - 8usize];
+    ["Offset of field: Embedding::x"][::std::mem::offset_of!(Embedding, x) - 0usize];
+    ["Offset of field: Embedding::indices"][::std::mem::offset_of!(Embedding, indices) - 8usize];
+    ["Offset of field: Embedding::y"][::std::mem::offset_of!(Embedding, y) - 16usize];
+    ["Offset of field: Embedding::count"][::std::mem::offset_of!(Embedding, count) - 24usize];
+    ["Offset of field: Embedding::rows"][::std::mem::offset_of!(Embedding, rows) - 32usize];
+    ["Offset of field: Embedding::cols"][::std::mem::offset_of!(Embedding, cols) - 40usize];
+};
+/// Parameters of `gated_residual_*`: z = x + gate * y, row by row.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct GatedResidualFwd {
+    /// x, f32: `rows` rows of `cols` elements, `x_step` elements apart.
+    pub x: u64,
+    /// gate, f32: one vector of `cols` elements a sample, `gate_step` apart (0: shared).
+    pub gate: u64,
+    /// y, like x but of the kernel's element type, its rows `y_step` elements apart.
+    pub y: u64,
+    /// z, f32, dense rows; may be x or y.
+    pub z: u64,
+    /// See `x`.
+    pub x_step: i64,
+    /// See `gate`.
+    pub gate_step: i64,
+    /// See `y`.
+    pub y_step: i64,
+    /// See `x`.
+    pub rows: i32,
+    /// See `x`.
+    pub cols: i32,
+    /// Rows of one sample.
+    pub tokens: i32,
+    /// Zero.
+    pub reserved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GatedResidualFwd"][::std::mem::size_of::<GatedResidualFwd>() - 72usize];
+    ["Alignment of GatedResidualFwd"][::std::mem::align_of::<GatedResidualFwd>() - 8usize];
+    ["Offset of field: GatedResidualFwd::x"][::std::mem::offset_of!(GatedResidualFwd, x) - 0usize];
+    ["Offset of field: GatedResidualFwd::gate"][::std::mem::offset_of!(GatedResidualFwd, gate) - 8usize];
+    ["Offset of field: GatedResidualFwd::y"][::std::mem::offset_of!(GatedResidualFwd, y) - 16usize];
+    ["Offset of field: GatedResidualFwd::z"][::std::mem::offset_of!(GatedResidualFwd, z) - 24usize];
+    ["Offset of field: GatedResidualFwd::x_step"][::std::mem::offset_of!(GatedResidualFwd, x_step) - 32usize];
+    ["Offset of field: GatedResidualFwd::gate_step"]
+        [::std::mem::offset_of!(GatedResidualFwd, gate_step) - 40usize];
+    ["Offset of field: GatedResidualFwd::y_step"][::std::mem::offset_of!(GatedResidualFwd, y_step) - 48usize];
+    ["Offset of field: GatedResidualFwd::rows"][::std::mem::offset_of!(GatedResidualFwd, rows) - 56usize];
+    ["Offset of field: GatedResidualFwd::cols"][::std::mem::offset_of!(GatedResidualFwd, cols) - 60usize];
+    ["Offset of field: GatedResidualFwd::tokens"][::std::mem::offset_of!(GatedResidualFwd, tokens) - 64usize];
+    ["Offset of field: GatedResidualFwd::reserved"]
+        [::std::mem::offset_of!(GatedResidualFwd, reserved) - 68usize];
+};
+/// Parameters of `gemm_*` but `gemm_sum_*`: y = epilogue(A*B), A of m rows and k columns, B of k rows and n
+/// columns, for each item of a batch (blockIdx.z). With gridDim.y > 1 each blockIdx.y sums `k_slice` of the k
+/// products only, y is [gridDim.y, batch, m, n] in f32, and `gemm_sum_*` does the rest.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Gemm {
+    /// A: rows of k values, or with `a_trans` its transpose, rows of m values; `a_step` elements apart.
+    pub a: u64,
+    /// B: rows of n values, or with `b_trans` its transpose, rows of k values; `b_step` elements apart.
+    pub b: u64,
+    /// y: dense m x n matrices one behind another.
+    pub y: u64,
+    /// See `a`.
+    pub a_step: i64,
+    /// See `b`.
+    pub b_step: i64,
+    /// Elements between two items of the batch in A and B; 0: shared.
+    pub a_batch: i64,
+    /// See `a_batch`.
+    pub b_batch: i64,
+    /// The residual has the batch of y; the bias is shared.
+    pub epilogue: Epilogue,
+    /// See `epilogue`.
+    pub m: i32,
+    /// See `epilogue`.
+    pub n: i32,
+    /// See `epilogue`.
+    pub k: i32,
+    /// Products of a block: a multiple of 32, or k.
+    pub k_slice: i32,
+    /// Bytes (2 to 16, a power of two) that divide the address and all steps of A and B: the size of accesses.
+    pub a_align: i32,
+    /// See `a_align`.
+    pub b_align: i32,
+    /// How A and B are stored. Kernels of one layout (`gemm_nt_*`) do not ask.
+    pub a_trans: i32,
+    /// See `b`.
+    pub b_trans: i32,
+    /// Whether y (and the residual) is f32 where A and B are half precision.
+    pub y_f32: i32,
+    /// Padding.
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of Gemm"][::std::mem::size_of::<Gemm>() - 128usize];
+    ["Alignment of Gemm"][::std::mem::align_of::<Gemm>() - 8usize];
+    ["Offset of field: Gemm::a"][::std::mem::offset_of!(Gemm, a) - 0usize];
+    ["Offset of field: Gemm::b"][::std::mem::offset_of!(Gemm, b) - 8usize];
+    ["Offset of field: Gemm::y"][::std::mem::offset_of!(Gemm, y) - 16usize];
+    ["Offset of field: Gemm::a_step"][::std::mem::offset_of!(Gemm, a_step) - 24usize];
+    ["Offset of field: Gemm::b_step"][::std::mem::offset_of!(Gemm, b_step) - 32usize];
+    ["Offset of field: Gemm::a_batch"][::std::mem::offset_of!(Gemm, a_batch) - 40usize];
+    ["Offset of field: Gemm::b_batch"][::std::mem::offset_of!(Gemm, b_batch) - 48usize];
+    ["Offset of field: Gemm::epilogue"][::std::mem::offset_of!(Gemm, epilogue) - 56usize];
+    ["Offset of field: Gemm::m"][::std::mem::offset_of!(Gemm, m) - 88usize];
+    ["Offset of field: Gemm::n"][::std::mem::offset_of!(Gemm, n) - 92usize];
+    ["Offset of field: Gemm::k"][::std::mem::offset_of!(Gemm, k) - 96usize];
+    ["Offset of field: Gemm::k_slice"][::std::mem::offset_of!(Gemm, k_slice) - 100usize];
+    ["Offset of field: Gemm::a_align"][::std::mem::offset_of!(Gemm, a_align) - 104usize];
+    ["Offset of field: Gemm::b_align"][::std::mem::offset_of!(Gemm, b_align) - 108usize];
+    ["Offset of field: Gemm::a_trans"][::std::mem::offset_of!(Gemm, a_trans) - 112usize];
+    ["Offset of field: Gemm::b_trans"][::std::mem::offset_of!(Gemm, b_trans) - 116usize];
+    ["Offset of field: Gemm::y_f32"][::std::mem::offset_of!(Gemm, y_f32) - 120usize];
+    ["Offset of field: Gemm::reserved"][::std::mem::offset_of!(Gemm, reserved) - 124usize];
+};
+/// Parameters of `gemm_sum_*`: y = epilogue(sum of the partial products of `splits` blocks).
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct GemmSum {
+    /// f32, `splits` runs of `len` values.
+    pub partial: u64,
+    /// y, `len` values, rows of `n`.
+    pub y: u64,
+    /// See `partial`.
+    pub len: i64,
+    /// See `y`.
+    pub epilogue: Epilogue,
+    /// See `y`.
+    pub n: i32,
+    /// See `partial`.
+    pub splits: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GemmSum"][::std::mem::size_of::<GemmSum>() - 64usize];
+    ["Alignment of GemmSum"][::std::mem::align_of::<GemmSum>() - 8usize];
+    ["Offset of field: GemmSum::partial"][::std::mem::offset_of!(GemmSum, partial) - 0usize];
+    ["Offset of field: GemmSum::y"][::std::mem::offset_of!(GemmSum, y) - 8usize];
+    ["Offset of field: GemmSum::len"][::std::mem::offset_of!(GemmSum, len) - 16usize];
+    ["Offset of field: GemmSum::epilogue"][::std::mem::offset_of!(GemmSum, epilogue) - 24usize];
+    ["Offset of field: GemmSum::n"][::std::mem::offset_of!(GemmSum, n) - 56usize];
+    ["Offset of field: GemmSum::splits"][::std::mem::offset_of!(GemmSum, splits) - 60usize];
+};
+/// How the images [samples, pixels, channels] of a group norm are shared out. Block (s, t, b) of a launch over pixels
+/// has the pixels of slab s and the channels of tile t of sample b.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct GroupNormTiles {
+    /// Pixels of a sample.
+    pub pixels: i32,
+    /// See `pixels`.
+    pub channels: i32,
+    /// Blocks of channels that are normalised together.
+    pub groups: i32,
+    /// Channel vectors of a tile; the threads of a block are `tile` wide and share out the pixels.
+    pub tile: i32,
+    /// Pixels of a slab.
+    pub slab: i32,
+    /// Slabs of a sample.
+    pub slabs: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GroupNormTiles"][::std::mem::size_of::<GroupNormTiles>() - 24usize];
+    ["Alignment of GroupNormTiles"][::std::mem::align_of::<GroupNormTiles>() - 4usize];
+    ["Offset of field: GroupNormTiles::pixels"][::std::mem::offset_of!(GroupNormTiles, pixels) - 0usize];
+    ["Offset of field: GroupNormTiles::channels"][::std::mem::offset_of!(GroupNormTiles, channels) - 4usize];
+    ["Offset of field: GroupNormTiles::groups"][::std::mem::offset_of!(GroupNormTiles, groups) - 8usize];
+    ["Offset of field: GroupNormTiles::tile"][::std::mem::offset_of!(GroupNormTiles, tile) - 12usize];
+    ["Offset of field: GroupNormTiles::slab"][::std::mem::offset_of!(GroupNormTiles, slab) - 16usize];
+    ["Offset of field: GroupNormTiles::slabs"][::std::mem::offset_of!(GroupNormTiles, slabs) - 20usize];
+};
+/// Parameters of `group_norm_moments_*`: mean and sum of squared distances from it, of every channel over every slab.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct GroupNormMoments {
+    /// x, pixels `x_step` elements apart.
+    pub x: u64,
+    /// Result, f32 [samples, slabs, channels, 2].
+    pub partials: u64,
+    /// See `x`.
+    pub x_step: i64,
+    /// See `partials`.
+    pub tiles: GroupNormTiles,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GroupNormMoments"][::std::mem::size_of::<GroupNormMoments>() - 48usize];
+    ["Alignment of GroupNormMoments"][::std::mem::align_of::<GroupNormMoments>() - 8usize];
+    ["Offset of field: GroupNormMoments::x"][::std::mem::offset_of!(GroupNormMoments, x) - 0usize];
+    ["Offset of field: GroupNormMoments::partials"]
+        [::std::mem::offset_of!(GroupNormMoments, partials) - 8usize];
+    ["Offset of field: GroupNormMoments::x_step"][::std::mem::offset_of!(GroupNormMoments, x_step) - 16usize];
+    ["Offset of field: GroupNormMoments::tiles"][::std::mem::offset_of!(GroupNormMoments, tiles) - 24usize];
+};
+/// Parameters of `group_norm_combine`: mean and reciprocal standard deviation of every group. Block (g, b): one group
+/// of one sample.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct GroupNormCombine {
+    /// f32 [samples, slabs, channels, 2], as `group_norm_moments_*` writes it.
+    pub partials: u64,
+    /// Result, f32 [samples, groups, 2].
+    pub moments: u64,
+    /// See `moments`.
+    pub tiles: GroupNormTiles,
+    /// Added to the variance.
+    pub eps: f32,
+    /// Zero.
+    pub reserved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GroupNormCombine"][::std::mem::size_of::<GroupNormCombine>() - 48usize];
+    ["Alignment of GroupNormCombine"][::std::mem::align_of::<GroupNormCombine>() - 8usize];
+    ["Offset of field: GroupNormCombine::partials"]
+        [::std::mem::offset_of!(GroupNormCombine, partials) - 0usize];
+    ["Offset of field: GroupNormCombine::moments"]
+        [::std::mem::offset_of!(GroupNormCombine, moments) - 8usize];
+    ["Offset of field: GroupNormCombine::tiles"][::std::mem::offset_of!(GroupNormCombine, tiles) - 16usize];
+    ["Offset of field: GroupNormCombine::eps"][::std::mem::offset_of!(GroupNormCombine, eps) - 40usize];
+    ["Offset of field: GroupNormCombine::reserved"]
+        [::std::mem::offset_of!(GroupNormCombine, reserved) - 44usize];
+};
+/// Parameters of `group_norm_apply_*`: y = f((x - mean) * rstd * gamma + beta).
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct GroupNormApply {
+    /// x, pixels `x_step` elements apart.
+    pub x: u64,
+    /// Mean and reciprocal standard deviation, f32 [samples, groups, 2].
+    pub moments: u64,
+    /// gamma and beta, f32 [channels].
+    pub gamma: u64,
+    /// See `gamma`.
+    pub beta: u64,
+    /// y, dense; may be x.
+    pub y: u64,
+    /// See `x`.
+    pub x_step: i64,
+    /// See `y`.
+    pub tiles: GroupNormTiles,
+    /// 1: f is SiLU; 0: f is the identity.
+    pub silu: i32,
+    /// Zero.
+    pub reserved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GroupNormApply"][::std::mem::size_of::<GroupNormApply>() - 80usize];
+    ["Alignment of GroupNormApply"][::std::mem::align_of::<GroupNormApply>() - 8usize];
+    ["Offset of field: GroupNormApply::x"][::std::mem::offset_of!(GroupNormApply, x) - 0usize];
+    ["Offset of field: GroupNormApply::moments"][::std::mem::offset_of!(GroupNormApply, moments) - 8usize];
+    ["Offset of field: GroupNormApply::gamma"][::std::mem::offset_of!(GroupNormApply, gamma) - 16usize];
+    ["Offset of field: GroupNormApply::beta"][::std::mem::offset_of!(GroupNormApply, beta) - 24usize];
+    ["Offset of field: GroupNormApply::y"][::std::mem::offset_of!(GroupNormApply, y) - 32usize];
+    ["Offset of field: GroupNormApply::x_step"][::std::mem::offset_of!(GroupNormApply, x_step) - 40usize];
+    ["Offset of field: GroupNormApply::tiles"][::std::mem::offset_of!(GroupNormApply, tiles) - 48usize];
+    ["Offset of field: GroupNormApply::silu"][::std::mem::offset_of!(GroupNormApply, silu) - 72usize];
+    ["Offset of field: GroupNormApply::reserved"][::std::mem::offset_of!(GroupNormApply, reserved) - 76usize];
+};
+/// Parameters of `group_norm_grad_sums_*` and `group_norm_grad_apply_*`. With z = n * gamma + beta and dz = f'(z) * dy,
+/// the first sums dz and dz * n of every channel over every slab, and the second writes
+/// dx = (dz * gamma - mean(dz * gamma) - n * mean(dz * gamma * n)) * rstd.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct GroupNormBackward {
+    /// x and dy, f32, pixels `x_step` and `dy_step` elements apart.
+    pub x: u64,
+    /// See `x`.
+    pub dy: u64,
+    /// Mean and reciprocal standard deviation, f32 [samples, groups, 2].
+    pub moments: u64,
+    /// gamma and beta, f32 [channels].
+    pub gamma: u64,
+    /// See `gamma`.
+    pub beta: u64,
+    /// Sums of dz and dz * n, f32 [samples, slabs, channels, 2]: result of the first kernel.
+    pub partials: u64,
+    /// Means of dz * gamma and dz * gamma * n, f32 [samples, groups, 2]: operand of the second kernel.
+    pub means: u64,
+    /// dx, f32, dense: result of the second kernel.
+    pub dx: u64,
+    /// See `x`.
+    pub x_step: i64,
+    /// See `x`.
+    pub dy_step: i64,
+    /// See `dx`.
+    pub tiles: GroupNormTiles,
+    /// 1: f is SiLU; 0: f is the identity.
+    pub silu: i32,
+    /// Zero.
+    pub reserved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GroupNormBackward"][::std::mem::size_of::<GroupNormBackward>() - 112usize];
+    ["Alignment of GroupNormBackward"][::std::mem::align_of::<GroupNormBackward>() - 8usize];
+    ["Offset of field: GroupNormBackward::x"][::std::mem::offset_of!(GroupNormBackward, x) - 0usize];
+    ["Offset of field: GroupNormBackward::dy"][::std::mem::offset_of!(GroupNormBackward, dy) - 8usize];
+    ["Offset of field: GroupNormBackward::moments"]
+        [::std::mem::offset_of!(GroupNormBackward, moments) - 16usize];
+    ["Offset of field: GroupNormBackward::gamma"][::std::mem::offset_of!(GroupNormBackward, gamma) - 24usize];
+    ["Offset of field: GroupNormBackward::beta"][::std::mem::offset_of!(GroupNormBackward, beta) - 32usize];
+    ["Offset of field: GroupNormBackward::partials"]
+        [::std::mem::offset_of!(GroupNormBackward, partials) - 40usize];
+    ["Offset of field: GroupNormBackward::means"][::std::mem::offset_of!(GroupNormBackward, means) - 48usize];
+    ["Offset of field: GroupNormBackward::dx"][::std::mem::offset_of!(GroupNormBackward, dx) - 56usize];
+    ["Offset of field: GroupNormBackward::x_step"]
+        [::std::mem::offset_of!(GroupNormBackward, x_step) - 64usize];
+    ["Offset of field: GroupNormBackward::dy_step"]
+        [::std::mem::offset_of!(GroupNormBackward, dy_step) - 72usize];
+    ["Offset of field: GroupNormBackward::tiles"][::std::mem::offset_of!(GroupNormBackward, tiles) - 80usize];
+    ["Offset of field: GroupNormBackward::silu"][::std::mem::offset_of!(GroupNormBackward, silu) - 104usize];
+    ["Offset of field: GroupNormBackward::reserved"]
+        [::std::mem::offset_of!(GroupNormBackward, reserved) - 108usize];
+};
+/// Parameters of `group_norm_grad_means` (block (g, b): one group of one sample) and `group_norm_grad_weights` (a thread
+/// a channel).
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct GroupNormGradCombine {
+    /// Sums of dz and dz * n, f32 [samples, slabs, channels, 2].
+    pub partials: u64,
+    /// gamma, f32 [channels].
+    pub gamma: u64,
+    /// Means of dz * gamma and dz * gamma * n, f32 [samples, groups, 2]: result of `group_norm_grad_means`.
+    pub means: u64,
+    /// Gradients of gamma and beta, f32 [channels]: results of `group_norm_grad_weights`.
+    pub d_gamma: u64,
+    /// See `d_gamma`.
+    pub d_beta: u64,
+    /// See `d_gamma`.
+    pub tiles: GroupNormTiles,
+    /// See `d_gamma`.
+    pub samples: i32,
+    /// Zero.
+    pub reserved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GroupNormGradCombine"][::std::mem::size_of::<GroupNormGradCombine>() - 72usize];
+    ["Alignment of GroupNormGradCombine"][::std::mem::align_of::<GroupNormGradCombine>() - 8usize];
+    ["Offset of field: GroupNormGradCombine::partials"]
+        [::std::mem::offset_of!(GroupNormGradCombine, partials) - 0usize];
+    ["Offset of field: GroupNormGradCombine::gamma"]
+        [::std::mem::offset_of!(GroupNormGradCombine, gamma) - 8usize];
+    ["Offset of field: GroupNormGradCombine::means"]
+        [::std::mem::offset_of!(GroupNormGradCombine, means) - 16usize];
+    ["Offset of field: GroupNormGradCombine::d_gamma"]
+        [::std::mem::offset_of!(GroupNormGradCombine, d_gamma) - 24usize];
+    ["Offset of field: GroupNormGradCombine::d_beta"]
+        [::std::mem::offset_of!(GroupNormGradCombine, d_beta) - 32usize];
+    ["Offset of field: GroupNormGradCombine::tiles"]
+        [::std::mem::offset_of!(GroupNormGradCombine, tiles) - 40usize];
+    ["Offset of field: GroupNormGradCombine::samples"]
+        [::std::mem::offset_of!(GroupNormGradCombine, samples) - 64usize];
+    ["Offset of field: GroupNormGradCombine::reserved"]
+        [::std::mem::offset_of!(GroupNormGradCombine, reserved) - 68usize];
+};
+/// Parameters of `layer_norm_fwd_*`: y = (x - mean) * rstd [* gamma + beta], row by row.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct LayerNormFwd {
+    /// x, `rows` rows of `cols` elements, `x_step` elements apart.
+    pub x: u64,
+    /// gamma and beta, f32 [cols]; both 0: no weights.
+    pub gamma: u64,
+    /// See `gamma`.
+    pub beta: u64,
+    /// y, dense rows.
+    pub y: u64,
+    /// See `x`.
+    pub x_step: i64,
+    /// See `x`.
+    pub rows: i32,
+    /// See `x`.
+    pub cols: i32,
+    /// Added to the variance.
+    pub eps: f32,
+    /// Zero.
+    pub reserved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LayerNormFwd"][::std::mem::size_of::<LayerNormFwd>() - 56usize];
+    ["Alignment of LayerNormFwd"][::std::mem::align_of::<LayerNormFwd>() - 8usize];
+    ["Offset of field: LayerNormFwd::x"][::std::mem::offset_of!(LayerNormFwd, x) - 0usize];
+    ["Offset of field: LayerNormFwd::gamma"][::std::mem::offset_of!(LayerNormFwd, gamma) - 8usize];
+    ["Offset of field: LayerNormFwd::beta"][::std::mem::offset_of!(LayerNormFwd, beta) - 16usize];
+    ["Offset of field: LayerNormFwd::y"][::std::mem::offset_of!(LayerNormFwd, y) - 24usize];
+    ["Offset of field: LayerNormFwd::x_step"][::std::mem::offset_of!(LayerNormFwd, x_step) - 32usize];
+    ["Offset of field: LayerNormFwd::rows"][::std::mem::offset_of!(LayerNormFwd, rows) - 40usize];
+    ["Offset of field: LayerNormFwd::cols"][::std::mem::offset_of!(LayerNormFwd, cols) - 44usize];
+    ["Offset of field: LayerNormFwd::eps"][::std::mem::offset_of!(LayerNormFwd, eps) - 48usize];
+    ["Offset of field: LayerNormFwd::reserved"][::std::mem::offset_of!(LayerNormFwd, reserved) - 52usize];
+};
+/// Parameters of `layer_norm_grad_rows_*`: dx = (d - mean(d) - n * mean(d * n)) * rstd with d = dy [* gamma] and
+/// n = (x - mean) * rstd, row by row.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct LayerNormGradRows {
+    /// x, f32: `rows` rows of `cols` elements, `x_step` elements apart.
+    pub x: u64,
+    /// dy, f32, like x, its rows `dy_step` elements apart.
+    pub dy: u64,
+    /// gamma, f32 [cols]; 0: none.
+    pub gamma: u64,
+    /// dx, f32, dense rows.
+    pub dx: u64,
+    /// Result for the next launch: mean and rstd of every row, f32 [rows, 2]; 0: not wanted.
+    pub moments: u64,
+    /// See `x`.
+    pub x_step: i64,
+    /// See `dy`.
+    pub dy_step: i64,
+    /// See `x`.
+    pub rows: i32,
+    /// See `x`.
+    pub cols: i32,
+    /// Added to the variance.
+    pub eps: f32,
+    /// Zero.
+    pub reserved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LayerNormGradRows"][::std::mem::size_of::<LayerNormGradRows>() - 72usize];
+    ["Alignment of LayerNormGradRows"][::std::mem::align_of::<LayerNormGradRows>() - 8usize];
+    ["Offset of field: LayerNormGradRows::x"][::std::mem::offset_of!(LayerNormGradRows, x) - 0usize];
+    ["Offset of field: LayerNormGradRows::dy"][::std::mem::offset_of!(LayerNormGradRows, dy) - 8usize];
+    ["Offset of field: LayerNormGradRows::gamma"][::std::mem::offset_of!(LayerNormGradRows, gamma) - 16usize];
+    ["Offset of field: LayerNormGradRows::dx"][::std::mem::offset_of!(LayerNormGradRows, dx) - 24usize];
+    ["Offset of field: LayerNormGradRows::moments"]
+        [::std::mem::offset_of!(LayerNormGradRows, moments) - 32usize];
+    ["Offset of field: LayerNormGradRows::x_step"]
+        [::std::mem::offset_of!(LayerNormGradRows, x_step) - 40usize];
+    ["Offset of field: LayerNormGradRows::dy_step"]
+        [::std::mem::offset_of!(LayerNormGradRows, dy_step) - 48usize];
+    ["Offset of field: LayerNormGradRows::rows"][::std::mem::offset_of!(LayerNormGradRows, rows) - 56usize];
+    ["Offset of field: LayerNormGradRows::cols"][::std::mem::offset_of!(LayerNormGradRows, cols) - 60usize];
+    ["Offset of field: LayerNormGradRows::eps"][::std::mem::offset_of!(LayerNormGradRows, eps) - 64usize];
+    ["Offset of field: LayerNormGradRows::reserved"]
+        [::std::mem::offset_of!(LayerNormGradRows, reserved) - 68usize];
+};
+/// Parameters of `modulate_*`: y = x * (1 + gamma) + beta, row by row.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct ModulateFwd {
+    /// x, f32: `rows` rows of `cols` elements, `x_step` elements apart.
+    pub x: u64,
+    /// gamma and beta, like x but of the kernel's element type, rows `gamma_step` and `beta_step` elements apart.
+    pub gamma: u64,
+    /// See `gamma`.
+    pub beta: u64,
+    /// y, f32, dense rows; may be x.
+    pub y: u64,
+    /// See `x`.
+    pub x_step: i64,
+    /// See `gamma`.
+    pub gamma_step: i64,
+    /// See `gamma`.
+    pub beta_step: i64,
+    /// See `x`.
+    pub rows: i32,
+    /// See `x`.
+    pub cols: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ModulateFwd"][::std::mem::size_of::<ModulateFwd>() - 64usize];
+    ["Alignment of ModulateFwd"][::std::mem::align_of::<ModulateFwd>() - 8usize];
+    ["Offset of field: ModulateFwd::x"][::std::mem::offset_of!(ModulateFwd, x) - 0usize];
+    ["Offset of field: ModulateFwd::gamma"][::std::mem::offset_of!(ModulateFwd, gamma) - 8usize];
+    ["Offset of field: ModulateFwd::beta"][::std::mem::offset_of!(ModulateFwd, beta) - 16usize];
+    ["Offset of field: ModulateFwd::y"][::std::mem::offset_of!(ModulateFwd, y) - 24usize];
+    ["Offset of field: ModulateFwd::x_step"][::std::mem::offset_of!(ModulateFwd, x_step) - 32usize];
+    ["Offset of field: ModulateFwd::gamma_step"][::std::mem::offset_of!(ModulateFwd, gamma_step) - 40usize];
+    ["Offset of field: ModulateFwd::beta_step"][::std::mem::offset_of!(ModulateFwd, beta_step) - 48usize];
+    ["Offset of field: ModulateFwd::rows"][::std::mem::offset_of!(ModulateFwd, rows) - 56usize];
+    ["Offset of field: ModulateFwd::cols"][::std::mem::offset_of!(ModulateFwd, cols) - 60usize];
+};
+/// Operands of a mixture of experts' modulations: rows of `cols` elements with one logit an expert.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct MoeOperands {
+    /// gamma of each expert, rows `gamma_step` elements apart; of the kernel's element type.
+    pub gamma: [u64; 8usize],
+    /// beta of each expert, rows `beta_step` elements apart; of the kernel's element type.
+    pub beta: [u64; 8usize],
+    /// x, f32, rows `x_step` elements apart.
+    pub x: u64,
+    /// Logits, `experts` a row, rows `logits_step` elements apart; of the kernel's element type.
+    pub logits: u64,
+    /// See `gamma`.
+    pub gamma_step: [i64; 8usize],
+    /// See `beta`.
+    pub beta_step: [i64; 8usize],
+    /// See `x`.
+    pub x_step: i64,
+    /// See `logits`.
+    pub logits_step: i64,
+    /// See `logits`.
+    pub rows: i32,
+    /// See `logits`.
+    pub cols: i32,
+    /// At most 8.
+    pub experts: i32,
+    /// Zero.
+    pub reserved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoeOperands"][::std::mem::size_of::<MoeOperands>() - 304usize];
+    ["Alignment of MoeOperands"][::std::mem::align_of::<MoeOperands>() - 8usize];
+    ["Offset of field: MoeOperands::gamma"][::std::mem::offset_of!(MoeOperands, gamma) - 0usize];
+    ["Offset of field: MoeOperands::beta"][::std::mem::offset_of!(MoeOperands, beta) - 64usize];
+    ["Offset of field: MoeOperands::x"][::std::mem::offset_of!(MoeOperands, x) - 128usize];
+    ["Offset of field: MoeOperands::logits"][::std::mem::offset_of!(MoeOperands, logits) - 136usize];
+    ["Offset of field: MoeOperands::gamma_step"][::std::mem::offset_of!(MoeOperands, gamma_step) - 144usize];
+    ["Offset of field: MoeOperands::beta_step"][::std::mem::offset_of!(MoeOperands, beta_step) - 208usize];
+    ["Offset of field: MoeOperands::x_step"][::std::mem::offset_of!(MoeOperands, x_step) - 272usize];
+    ["Offset of field: MoeOperands::logits_step"]
+        [::std::mem::offset_of!(MoeOperands, logits_step) - 280usize];
+    ["Offset of field: MoeOperands::rows"][::std::mem::offset_of!(MoeOperands, rows) - 288usize];
+    ["Offset of field: MoeOperands::cols"][::std::mem::offset_of!(MoeOperands, cols) - 292usize];
+    ["Offset of field: MoeOperands::experts"][::std::mem::offset_of!(MoeOperands, experts) - 296usize];
+    ["Offset of field: MoeOperands::reserved"][::std::mem::offset_of!(MoeOperands, reserved) - 300usize];
+};
+/// Parameters of `moe_modulate_fwd_*`: y = x * (1 + sum(g[k] * gamma[k])) + sum(g[k] * beta[k]), g = softmax(logits).
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct MoeModulateFwd {
+    /// Operands.
+    pub of: MoeOperands,
+    /// y, f32, dense rows; may be x.
+    pub y: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoeModulateFwd"][::std::mem::size_of::<MoeModulateFwd>() - 312usize];
+    ["Alignment of MoeModulateFwd"][::std::mem::align_of::<MoeModulateFwd>() - 8usize];
+    ["Offset of field: MoeModulateFwd::of"][::std::mem::offset_of!(MoeModulateFwd, of) - 0usize];
+    ["Offset of field: MoeModulateFwd::y"][::std::mem::offset_of!(MoeModulateFwd, y) - 304usize];
+};
+/// Parameters of `moe_modulate_grad_*`: gradients of all operands of the forward op.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct MoeModulateBwd {
+    /// Operands of the forward op, all f32.
+    pub of: MoeOperands,
+    /// dy, f32, rows `dy_step` elements apart.
+    pub dy: u64,
+    /// See `dy`.
+    pub dy_step: i64,
+    /// Gradients, f32, dense: of x, of the logits, of every gamma and every beta.
+    pub dx: u64,
+    /// See `dx`.
+    pub d_logits: u64,
+    /// See `dx`.
+    pub d_gamma: [u64; 8usize],
+    /// See `dx`.
+    pub d_beta: [u64; 8usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoeModulateBwd"][::std::mem::size_of::<MoeModulateBwd>() - 464usize];
+    ["Alignment of MoeModulateBwd"][::std::mem::align_of::<MoeModulateBwd>() - 8usize];
+    ["Offset of field: MoeModulateBwd::of"][::std::mem::offset_of!(MoeModulateBwd, of) - 0usize];
+    ["Offset of field: MoeModulateBwd::dy"][::std::mem::offset_of!(MoeModulateBwd, dy) - 304usize];
+    ["Offset of field: MoeModulateBwd::dy_step"][::std::mem::offset_of!(MoeModulateBwd, dy_step) - 312usize];
+    ["Offset of field: MoeModulateBwd::dx"][::std::mem::offset_of!(MoeModulateBwd, dx) - 320usize];
+    ["Offset of field: MoeModulateBwd::d_logits"]
+        [::std::mem::offset_of!(MoeModulateBwd, d_logits) - 328usize];
+    ["Offset of field: MoeModulateBwd::d_gamma"][::std::mem::offset_of!(MoeModulateBwd, d_gamma) - 336usize];
+    ["Offset of field: MoeModulateBwd::d_beta"][::std::mem::offset_of!(MoeModulateBwd, d_beta) - 400usize];
+};
+/// Parameters of `prelu_fwd_*`: y = x, or w of its column times x below zero.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct PreluFwd {
+    /// x, rows `x_step` elements apart.
+    pub x: u64,
+    /// w, f32, one number a column.
+    pub w: u64,
+    /// y, dense.
+    pub y: u64,
+    /// See `x`.
+    pub x_step: i64,
+    /// Columns, in units: neighbouring elements that a thread handles at once.
+    pub cols: Divisor,
+    /// Number of units of y, below 2^31.
+    pub units: u32,
+    /// Padding.
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of PreluFwd"][::std::mem::size_of::<PreluFwd>() - 56usize];
+    ["Alignment of PreluFwd"][::std::mem::align_of::<PreluFwd>() - 8usize];
+    ["Offset of field: PreluFwd::x"][::std::mem::offset_of!(PreluFwd, x) - 0usize];
+    ["Offset of field: PreluFwd::w"][::std::mem::offset_of!(PreluFwd, w) - 8usize];
+    ["Offset of field: PreluFwd::y"][::std::mem::offset_of!(PreluFwd, y) - 16usize];
+    ["Offset of field: PreluFwd::x_step"][::std::mem::offset_of!(PreluFwd, x_step) - 24usize];
+    ["Offset of field: PreluFwd::cols"][::std::mem::offset_of!(PreluFwd, cols) - 32usize];
+    ["Offset of field: PreluFwd::units"][::std::mem::offset_of!(PreluFwd, units) - 48usize];
+    ["Offset of field: PreluFwd::reserved"][::std::mem::offset_of!(PreluFwd, reserved) - 52usize];
+};
+/// Parameters of `prelu_bwd_*`: dx, and dw in two passes: sums over blocks of rows, then over the blocks.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct PreluBwd {
+    /// x and dy, f32, rows `x_step` and `dy_step` elements apart.
+    pub x: u64,
+    /// See `x`.
+    pub dy: u64,
+    /// w, f32, one number a column.
+    pub w: u64,
+    /// dx, f32, dense.
+    pub dx: u64,
+    /// f32, one row of `cols` for each block of rows.
+    pub partial: u64,
+    /// dw, f32, one number a column.
+    pub dw: u64,
+    /// See `x`.
+    pub x_step: i64,
+    /// See `x`.
+    pub dy_step: i64,
+    /// See `dw`.
+    pub rows: i64,
+    /// Rows of one block.
+    pub rows_per_block: i64,
+    /// See `partial`.
+    pub cols: i32,
+    /// Number of blocks.
+    pub blocks: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of PreluBwd"][::std::mem::size_of::<PreluBwd>() - 88usize];
+    ["Alignment of PreluBwd"][::std::mem::align_of::<PreluBwd>() - 8usize];
+    ["Offset of field: PreluBwd::x"][::std::mem::offset_of!(PreluBwd, x) - 0usize];
+    ["Offset of field: PreluBwd::dy"][::std::mem::offset_of!(PreluBwd, dy) - 8usize];
+    ["Offset of field: PreluBwd::w"][::std::mem::offset_of!(PreluBwd, w) - 16usize];
+    ["Offset of field: PreluBwd::dx"][::std::mem::offset_of!(PreluBwd, dx) - 24usize];
+    ["Offset of field: PreluBwd::partial"][::std::mem::offset_of!(PreluBwd, partial) - 32usize];
+    ["Offset of field: PreluBwd::dw"][::std::mem::offset_of!(PreluBwd, dw) - 40usize];
+    ["Offset of field: PreluBwd::x_step"][::std::mem::offset_of!(PreluBwd, x_step) - 48usize];
+    ["Offset of field: PreluBwd::dy_step"][::std::mem::offset_of!(PreluBwd, dy_step) - 56usize];
+    ["Offset of field: PreluBwd::rows"][::std::mem::offset_of!(PreluBwd, rows) - 64usize];
+    ["Offset of field: PreluBwd::rows_per_block"][::std::mem::offset_of!(PreluBwd, rows_per_block) - 72usize];
+    ["Offset of field: PreluBwd::cols"][::std::mem::offset_of!(PreluBwd, cols) - 80usize];
+    ["Offset of field: PreluBwd::blocks"][::std::mem::offset_of!(PreluBwd, blocks) - 84usize];
+};
+/// Parameters of `reduce_rows_*` and `reduce_columns_*`: y[o, s, i] = scale * f(x[o, k, i] for k of slab s), f a sum
+/// or the maximum. Of more than one slab, a second launch reduces the slabs.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct ReduceFwd {
+    /// x, f32, dense [outer, n, inner].
+    pub x: u64,
+    /// y, f32, dense [outer, slabs, inner].
+    pub y: u64,
+    /// See `y`.
+    pub outer: i64,
+    /// See `y`.
+    pub n: i64,
+    /// 1 for `reduce_rows_*`.
+    pub inner: i64,
+    /// How many of the n numbers are reduced to one.
+    pub slab: i64,
+    /// ceil(n / slab), at least 1.
+    pub slabs: i64,
+    /// `reduce_columns_*`: columns of a block, a power of two of up to 256; the other threads share out the slab.
+    pub tile: i32,
+    /// Factor of the result.
+    pub scale: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ReduceFwd"][::std::mem::size_of::<ReduceFwd>() - 64usize];
+    ["Alignment of ReduceFwd"][::std::mem::align_of::<ReduceFwd>() - 8usize];
+    ["Offset of field: ReduceFwd::x"][::std::mem::offset_of!(ReduceFwd, x) - 0usize];
+    ["Offset of field: ReduceFwd::y"][::std::mem::offset_of!(ReduceFwd, y) - 8usize];
+    ["Offset of field: ReduceFwd::outer"][::std::mem::offset_of!(ReduceFwd, outer) - 16usize];
+    ["Offset of field: ReduceFwd::n"][::std::mem::offset_of!(ReduceFwd, n) - 24usize];
+    ["Offset of field: ReduceFwd::inner"][::std::mem::offset_of!(ReduceFwd, inner) - 32usize];
+    ["Offset of field: ReduceFwd::slab"][::std::mem::offset_of!(ReduceFwd, slab) - 40usize];
+    ["Offset of field: ReduceFwd::slabs"][::std::mem::offset_of!(ReduceFwd, slabs) - 48usize];
+    ["Offset of field: ReduceFwd::tile"][::std::mem::offset_of!(ReduceFwd, tile) - 56usize];
+    ["Offset of field: ReduceFwd::scale"][::std::mem::offset_of!(ReduceFwd, scale) - 60usize];
+};
+/// Parameters of `reduce_max_grad_*`: dx = dy where the first maximum y of x stands, 0 elsewhere.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct ReduceMaxBwd {
+    /// x, f32, dense [outer, n, inner].
+    pub x: u64,
+    /// y and dy, f32, dense [outer, inner].
+    pub y: u64,
+    /// See `y`.
+    pub dy: u64,
+    /// dx, f32, like x.
+    pub dx: u64,
+    /// See `dx`.
+    pub outer: i64,
+    /// See `dx`.
+    pub n: i64,
+    /// See `dx`.
+    pub inner: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ReduceMaxBwd"][::std::mem::size_of::<ReduceMaxBwd>() - 56usize];
+    ["Alignment of ReduceMaxBwd"][::std::mem::align_of::<ReduceMaxBwd>() - 8usize];
+    ["Offset of field: ReduceMaxBwd::x"][::std::mem::offset_of!(ReduceMaxBwd, x) - 0usize];
+    ["Offset of field: ReduceMaxBwd::y"][::std::mem::offset_of!(ReduceMaxBwd, y) - 8usize];
+    ["Offset of field: ReduceMaxBwd::dy"][::std::mem::offset_of!(ReduceMaxBwd, dy) - 16usize];
+    ["Offset of field: ReduceMaxBwd::dx"][::std::mem::offset_of!(ReduceMaxBwd, dx) - 24usize];
+    ["Offset of field: ReduceMaxBwd::outer"][::std::mem::offset_of!(ReduceMaxBwd, outer) - 32usize];
+    ["Offset of field: ReduceMaxBwd::n"][::std::mem::offset_of!(ReduceMaxBwd, n) - 40usize];
+    ["Offset of field: ReduceMaxBwd::inner"][::std::mem::offset_of!(ReduceMaxBwd, inner) - 48usize];
+};
+/// A source index with its weight.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct ResizeTap {
+    /// Index along the axis.
+    pub pixel: i32,
+    /// Its weight.
+    pub weight: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ResizeTap"][::std::mem::size_of::<ResizeTap>() - 8usize];
+    ["Alignment of ResizeTap"][::std::mem::align_of::<ResizeTap>() - 4usize];
+    ["Offset of field: ResizeTap::pixel"][::std::mem::offset_of!(ResizeTap, pixel) - 0usize];
+    ["Offset of field: ResizeTap::weight"][::std::mem::offset_of!(ResizeTap, weight) - 4usize];
+};
+/// Parameters of `resize_axis_*`: along one axis, every new element is a weighted sum of old ones.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct ResizeAxis {
+    /// x, dense `[outer, from, inner]`.
+    pub x: u64,
+    /// y, dense `[outer, to, inner]`.
+    pub y: u64,
+    /// int32, `to` + 1: where the taps of each new index start.
+    pub starts: u64,
+    /// `ResizeTap`s.
+    pub taps: u64,
+    /// inner, in units: neighbouring elements that a thread handles at once.
+    pub inner: Divisor,
+    /// to
+    pub to: Divisor,
+    /// from
+    pub from: u32,
+    /// Units of y, below 2^31.
+    pub units: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ResizeAxis"][::std::mem::size_of::<ResizeAxis>() - 72usize];
+    ["Alignment of ResizeAxis"][::std::mem::align_of::<ResizeAxis>() - 8usize];
+    ["Offset of field: ResizeAxis::x"][::std::mem::offset_of!(ResizeAxis, x) - 0usize];
+    ["Offset of field: ResizeAxis::y"][::std::mem::offset_of!(ResizeAxis, y) - 8usize];
+    ["Offset of field: ResizeAxis::starts"][::std::mem::offset_of!(ResizeAxis, starts) - 16usize];
+    ["Offset of field: ResizeAxis::taps"][::std::mem::offset_of!(ResizeAxis, taps) - 24usize];
+    ["Offset of field: ResizeAxis::inner"][::std::mem::offset_of!(ResizeAxis, inner) - 32usize];
+    ["Offset of field: ResizeAxis::to"][::std::mem::offset_of!(ResizeAxis, to) - 48usize];
+    ["Offset of field: ResizeAxis::from"][::std::mem::offset_of!(ResizeAxis, from) - 64usize];
+    ["Offset of field: ResizeAxis::units"][::std::mem::offset_of!(ResizeAxis, units) - 68usize];
+};
+/// Parameters of `resize_image_*`: an image to another size in one pass.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct ResizeImage {
+    /// x, dense `[batch, from[0], from[1], channels]`.
+    pub x: u64,
+    /// y, dense `[batch, height, width, channels]`.
+    pub y: u64,
+    /// int32: where the taps of each new row, and column, start; one more entry than there are of them.
+    pub row_starts: u64,
+    /// See `row_starts`.
+    pub column_starts: u64,
+    /// `ResizeTap`s.
+    pub row_taps: u64,
+    /// See `row_taps`.
+    pub column_taps: u64,
+    /// channels, in units: neighbouring elements that a thread handles at once.
+    pub channels: Divisor,
+    /// See `channels`.
+    pub width: Divisor,
+    /// See `channels`.
+    pub height: Divisor,
+    /// Old height and width.
+    pub from: [u32; 2usize],
+    /// Units of y, below 2^31.
+    pub units: u32,
+    /// Padding.
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ResizeImage"][::std::mem::size_of::<ResizeImage>() - 112usize];
+    ["Alignment of ResizeImage"][::std::mem::align_of::<ResizeImage>() - 8usize];
+    ["Offset of field: ResizeImage::x"][::std::mem::offset_of!(ResizeImage, x) - 0usize];
+    ["Offset of field: ResizeImage::y"][::std::mem::offset_of!(ResizeImage, y) - 8usize];
+    ["Offset of field: ResizeImage::row_starts"][::std::mem::offset_of!(ResizeImage, row_starts) - 16usize];
+    ["Offset of field: ResizeImage::column_starts"]
+        [::std::mem::offset_of!(ResizeImage, column_starts) - 24usize];
+    ["Offset of field: ResizeImage::row_taps"][::std::mem::offset_of!(ResizeImage, row_taps) - 32usize];
+    ["Offset of field: ResizeImage::column_taps"][::std::mem::offset_of!(ResizeImage, column_taps) - 40usize];
+    ["Offset of field: ResizeImage::channels"][::std::mem::offset_of!(ResizeImage, channels) - 48usize];
+    ["Offset of field: ResizeImage::width"][::std::mem::offset_of!(ResizeImage, width) - 64usize];
+    ["Offset of field: ResizeImage::height"][::std::mem::offset_of!(ResizeImage, height) - 80usize];
+    ["Offset of field: ResizeImage::from"][::std::mem::offset_of!(ResizeImage, from) - 96usize];
+    ["Offset of field: ResizeImage::units"][::std::mem::offset_of!(ResizeImage, units) - 104usize];
+    ["Offset of field: ResizeImage::reserved"][::std::mem::offset_of!(ResizeImage, reserved) - 108usize];
+};
+/// Parameters of `rms_norm_fwd_*`: y = x / sqrt(mean(x * x) + eps) [* weight], row by row.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct RmsNormFwd {
+    /// x, `rows` rows of `cols` elements, `x_step` elements apart.
+    pub x: u64,
+    /// weight, f32 [cols]; 0: none.
+    pub weight: u64,
+    /// y, dense rows.
+    pub y: u64,
+    /// See `x`.
+    pub x_step: i64,
+    /// See `x`.
+    pub rows: i32,
+    /// See `x`.
+    pub cols: i32,
+    /// Added to the mean square.
+    pub eps: f32,
+    /// Zero.
+    pub reserved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RmsNormFwd"][::std::mem::size_of::<RmsNormFwd>() - 48usize];
+    ["Alignment of RmsNormFwd"][::std::mem::align_of::<RmsNormFwd>() - 8usize];
+    ["Offset of field: RmsNormFwd::x"][::std::mem::offset_of!(RmsNormFwd, x) - 0usize];
+    ["Offset of field: RmsNormFwd::weight"][::std::mem::offset_of!(RmsNormFwd, weight) - 8usize];
+    ["Offset of field: RmsNormFwd::y"][::std::mem::offset_of!(RmsNormFwd, y) - 16usize];
+    ["Offset of field: RmsNormFwd::x_step"][::std::mem::offset_of!(RmsNormFwd, x_step) - 24usize];
+    ["Offset of field: RmsNormFwd::rows"][::std::mem::offset_of!(RmsNormFwd, rows) - 32usize];
+    ["Offset of field: RmsNormFwd::cols"][::std::mem::offset_of!(RmsNormFwd, cols) - 36usize];
+    ["Offset of field: RmsNormFwd::eps"][::std::mem::offset_of!(RmsNormFwd, eps) - 40usize];
+    ["Offset of field: RmsNormFwd::reserved"][::std::mem::offset_of!(RmsNormFwd, reserved) - 44usize];
+};
+/// Parameters of `rms_norm_grad_rows_*`: dx = (d - n * mean(d * n)) * r with d = dy [* weight],
+/// r = 1 / sqrt(mean(x * x) + eps) and n = x * r, row by row.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct RmsNormGradRows {
+    /// x, f32: `rows` rows of `cols` elements, `x_step` elements apart.
+    pub x: u64,
+    /// dy, f32, like x, its rows `dy_step` elements apart.
+    pub dy: u64,
+    /// weight, f32 [cols]; 0: none.
+    pub weight: u64,
+    /// dx, f32, dense rows.
+    pub dx: u64,
+    /// Result for the next launch: 0 and r of every row, f32 [rows, 2]; 0: not wanted.
+    pub moments: u64,
+    /// See `x`.
+    pub x_step: i64,
+    /// See `dy`.
+    pub dy_step: i64,
+    /// See `x`.
+    pub rows: i32,
+    /// See `x`.
+    pub cols: i32,
+    /// Added to the mean square.
+    pub eps: f32,
+    /// Zero.
+    pub reserved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RmsNormGradRows"][::std::mem::size_of::<RmsNormGradRows>() - 72usize];
+    ["Alignment of RmsNormGradRows"][::std::mem::align_of::<RmsNormGradRows>() - 8usize];
+    ["Offset of field: RmsNormGradRows::x"][::std::mem::offset_of!(RmsNormGradRows, x) - 0usize];
+    ["Offset of field: RmsNormGradRows::dy"][::std::mem::offset_of!(RmsNormGradRows, dy) - 8usize];
+    ["Offset of field: RmsNormGradRows::weight"][::std::mem::offset_of!(RmsNormGradRows, weight) - 16usize];
+    ["Offset of field: RmsNormGradRows::dx"][::std::mem::offset_of!(RmsNormGradRows, dx) - 24usize];
+    ["Offset of field: RmsNormGradRows::moments"][::std::mem::offset_of!(RmsNormGradRows, moments) - 32usize];
+    ["Offset of field: RmsNormGradRows::x_step"][::std::mem::offset_of!(RmsNormGradRows, x_step) - 40usize];
+    ["Offset of field: RmsNormGradRows::dy_step"][::std::mem::offset_of!(RmsNormGradRows, dy_step) - 48usize];
+    ["Offset of field: RmsNormGradRows::rows"][::std::mem::offset_of!(RmsNormGradRows, rows) - 56usize];
+    ["Offset of field: RmsNormGradRows::cols"][::std::mem::offset_of!(RmsNormGradRows, cols) - 60usize];
+    ["Offset of field: RmsNormGradRows::eps"][::std::mem::offset_of!(RmsNormGradRows, eps) - 64usize];
+    ["Offset of field: RmsNormGradRows::reserved"]
+        [::std::mem::offset_of!(RmsNormGradRows, reserved) - 68usize];
+};
+/// Parameters of `*_grad_columns`: sums over slabs of rows of dy * (x - mean) * rstd and of dy, per column.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct NormColumnSums {
+    /// x, f32: `rows` rows of `cols` elements, `x_step` elements apart.
+    pub x: u64,
+    /// dy, f32, like x, its rows `dy_step` elements apart.
+    pub dy: u64,
+    /// Mean and reciprocal standard deviation of every row of x, f32 [rows, 2].
+    pub moments: u64,
+    /// Result, f32 [2, slabs, cols]: sums with x, then plain ones.
+    pub sums: u64,
+    /// See `x`.
+    pub x_step: i64,
+    /// See `dy`.
+    pub dy_step: i64,
+    /// See `x`.
+    pub rows: i32,
+    /// See `x`.
+    pub cols: i32,
+    /// Rows of a slab; the grid's y extent is the number of slabs.
+    pub slab: i32,
+    /// Zero.
+    pub reserved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of NormColumnSums"][::std::mem::size_of::<NormColumnSums>() - 64usize];
+    ["Alignment of NormColumnSums"][::std::mem::align_of::<NormColumnSums>() - 8usize];
+    ["Offset of field: NormColumnSums::x"][::std::mem::offset_of!(NormColumnSums, x) - 0usize];
+    ["Offset of field: NormColumnSums::dy"][::std::mem::offset_of!(NormColumnSums, dy) - 8usize];
+    ["Offset of field: NormColumnSums::moments"][::std::mem::offset_of!(NormColumnSums, moments) - 16usize];
+    ["Offset of field: NormColumnSums::sums"][::std::mem::offset_of!(NormColumnSums, sums) - 24usize];
+    ["Offset of field: NormColumnSums::x_step"][::std::mem::offset_of!(NormColumnSums, x_step) - 32usize];
+    ["Offset of field: NormColumnSums::dy_step"][::std::mem::offset_of!(NormColumnSums, dy_step) - 40usize];
+    ["Offset of field: NormColumnSums::rows"][::std::mem::offset_of!(NormColumnSums, rows) - 48usize];
+    ["Offset of field: NormColumnSums::cols"][::std::mem::offset_of!(NormColumnSums, cols) - 52usize];
+    ["Offset of field: NormColumnSums::slab"][::std::mem::offset_of!(NormColumnSums, slab) - 56usize];
+    ["Offset of field: NormColumnSums::reserved"][::std::mem::offset_of!(NormColumnSums, reserved) - 60usize];
+};
+/// Parameters of `*_grad_finish`: sums of the slabs.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct NormColumnFinish {
+    /// f32 [2, `slabs`, `cols`], as `*_grad_columns` writes it.
+    pub sums: u64,
+    /// Gradient of the weight, f32 [cols].
+    pub d_weight: u64,
+    /// Gradient of the bias, f32 [cols]; not written where the grid's y extent is 1.
+    pub d_bias: u64,
+    /// See `sums`.
+    pub slabs: i32,
+    /// See `sums`.
+    pub cols: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of NormColumnFinish"][::std::mem::size_of::<NormColumnFinish>() - 32usize];
+    ["Alignment of NormColumnFinish"][::std::mem::align_of::<NormColumnFinish>() - 8usize];
+    ["Offset of field: NormColumnFinish::sums"][::std::mem::offset_of!(NormColumnFinish, sums) - 0usize];
+    ["Offset of field: NormColumnFinish::d_weight"]
+        [::std::mem::offset_of!(NormColumnFinish, d_weight) - 8usize];
+    ["Offset of field: NormColumnFinish::d_bias"][::std::mem::offset_of!(NormColumnFinish, d_bias) - 16usize];
+    ["Offset of field: NormColumnFinish::slabs"][::std::mem::offset_of!(NormColumnFinish, slabs) - 24usize];
+    ["Offset of field: NormColumnFinish::cols"][::std::mem::offset_of!(NormColumnFinish, cols) - 28usize];
+};
+/// Parameters of `softmax_fwd_*`: y = exp(x) / sum(exp(x)), row by row.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct SoftmaxFwd {
+    /// x, `rows` rows of `cols` elements, `x_step` elements apart.
+    pub x: u64,
+    /// y, dense rows of the same element type; may be x.
+    pub y: u64,
+    /// See `x`.
+    pub x_step: i64,
+    /// See `x`.
+    pub rows: i64,
+    /// See `x`.
+    pub cols: i32,
+    /// Zero.
+    pub reserved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of SoftmaxFwd"][::std::mem::size_of::<SoftmaxFwd>() - 40usize];
+    ["Alignment of SoftmaxFwd"][::std::mem::align_of::<SoftmaxFwd>() - 8usize];
+    ["Offset of field: SoftmaxFwd::x"][::std::mem::offset_of!(SoftmaxFwd, x) - 0usize];
+    ["Offset of field: SoftmaxFwd::y"][::std::mem::offset_of!(SoftmaxFwd, y) - 8usize];
+    ["Offset of field: SoftmaxFwd::x_step"][::std::mem::offset_of!(SoftmaxFwd, x_step) - 16usize];
+    ["Offset of field: SoftmaxFwd::rows"][::std::mem::offset_of!(SoftmaxFwd, rows) - 24usize];
+    ["Offset of field: SoftmaxFwd::cols"][::std::mem::offset_of!(SoftmaxFwd, cols) - 32usize];
+    ["Offset of field: SoftmaxFwd::reserved"][::std::mem::offset_of!(SoftmaxFwd, reserved) - 36usize];
+};
+/// Parameters of `softmax_grad_*`: dx = y * (dy - sum(y * dy)), row by row.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct SoftmaxGradRows {
+    /// y, f32: `rows` rows of `cols` elements, `y_step` elements apart.
+    pub y: u64,
+    /// dy, f32, like y, its rows `dy_step` elements apart.
+    pub dy: u64,
+    /// dx, f32, dense rows.
+    pub dx: u64,
+    /// See `y`.
+    pub y_step: i64,
+    /// See `dy`.
+    pub dy_step: i64,
+    /// See `y`.
+    pub rows: i64,
+    /// See `y`.
+    pub cols: i32,
+    /// Zero.
+    pub reserved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of SoftmaxGradRows"][::std::mem::size_of::<SoftmaxGradRows>() - 56usize];
+    ["Alignment of SoftmaxGradRows"][::std::mem::align_of::<SoftmaxGradRows>() - 8usize];
+    ["Offset of field: SoftmaxGradRows::y"][::std::mem::offset_of!(SoftmaxGradRows, y) - 0usize];
+    ["Offset of field: SoftmaxGradRows::dy"][::std::mem::offset_of!(SoftmaxGradRows, dy) - 8usize];
+    ["Offset of field: SoftmaxGradRows::dx"][::std::mem::offset_of!(SoftmaxGradRows, dx) - 16usize];
+    ["Offset of field: SoftmaxGradRows::y_step"][::std::mem::offset_of!(SoftmaxGradRows, y_step) - 24usize];
+    ["Offset of field: SoftmaxGradRows::dy_step"][::std::mem::offset_of!(SoftmaxGradRows, dy_step) - 32usize];
+    ["Offset of field: SoftmaxGradRows::rows"][::std::mem::offset_of!(SoftmaxGradRows, rows) - 40usize];
+    ["Offset of field: SoftmaxGradRows::cols"][::std::mem::offset_of!(SoftmaxGradRows, cols) - 48usize];
+    ["Offset of field: SoftmaxGradRows::reserved"]
+        [::std::mem::offset_of!(SoftmaxGradRows, reserved) - 52usize];
+};
+/// How windows lie in images: see `WindowAttention` in src/ops/window_attention.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct WindowGrid {
+    /// Tokens of an image: multiples of `window`.
+    pub height: i32,
+    /// See `height`.
+    pub width: i32,
+    /// Side of a window in tokens.
+    pub window: i32,
+    /// How far windows are moved: less than `window`.
+    pub shift: i32,
+    /// Heads, and elements of one head of one token.
+    pub heads: i32,
+    /// See `heads`.
+    pub depth: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of WindowGrid"][::std::mem::size_of::<WindowGrid>() - 24usize];
+    ["Alignment of WindowGrid"][::std::mem::align_of::<WindowGrid>() - 4usize];
+    ["Offset of field: WindowGrid::height"][::std::mem::offset_of!(WindowGrid, height) - 0usize];
+    ["Offset of field: WindowGrid::width"][::std::mem::offset_of!(WindowGrid, width) - 4usize];
+    ["Offset of field: WindowGrid::window"][::std::mem::offset_of!(WindowGrid, window) - 8usize];
+    ["Offset of field: WindowGrid::shift"][::std::mem::offset_of!(WindowGrid, shift) - 12usize];
+    ["Offset of field: WindowGrid::heads"][::std::mem::offset_of!(WindowGrid, heads) - 16usize];
+    ["Offset of field: WindowGrid::depth"][::std::mem::offset_of!(WindowGrid, depth) - 20usize];
+};
+/// How far tokens lie apart.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct WindowSteps {
+    /// Elements from image to image, `row` to `row`, `column` to `column`.
+    pub image: i64,
+    /// See `image`.
+    pub row: i64,
+    /// See `image`.
+    pub column: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of WindowSteps"][::std::mem::size_of::<WindowSteps>() - 24usize];
+    ["Alignment of WindowSteps"][::std::mem::align_of::<WindowSteps>() - 8usize];
+    ["Offset of field: WindowSteps::image"][::std::mem::offset_of!(WindowSteps, image) - 0usize];
+    ["Offset of field: WindowSteps::row"][::std::mem::offset_of!(WindowSteps, row) - 8usize];
+    ["Offset of field: WindowSteps::column"][::std::mem::offset_of!(WindowSteps, column) - 16usize];
+};
+/// Parameters of `window_attention_fwd_*`: attention of each head within each window.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct WindowAttentionFwd {
+    /// q, k, v of every token, [batch, height, width, 3·heads·depth], each token's channels dense.
+    pub qkv: u64,
+    /// f32 [(2·window-1)², heads], dense: bias by where the query lies from the key.
+    pub table: u64,
+    /// Result, [batch, height, width, heads·depth], dense.
+    pub out: u64,
+    /// Steps of qkv.
+    pub steps: WindowSteps,
+    /// See `steps`.
+    pub grid: WindowGrid,
+    /// Factor of the products of queries and keys.
+    pub scale: f32,
+    /// Half precision: 1 if depth, steps and addresses allow access to two elements at once, else 0.
+    pub pairs: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of WindowAttentionFwd"][::std::mem::size_of::<WindowAttentionFwd>() - 80usize];
+    ["Alignment of WindowAttentionFwd"][::std::mem::align_of::<WindowAttentionFwd>() - 8usize];
+    ["Offset of field: WindowAttentionFwd::qkv"][::std::mem::offset_of!(WindowAttentionFwd, qkv) - 0usize];
+    ["Offset of field: WindowAttentionFwd::table"]
+        [::std::mem::offset_of!(WindowAttentionFwd, table) - 8usize];
+    ["Offset of field: WindowAttentionFwd::out"][::std::mem::offset_of!(WindowAttentionFwd, out) - 16usize];
+    ["Offset of field: WindowAttentionFwd::steps"]
+        [::std::mem::offset_of!(WindowAttentionFwd, steps) - 24usize];
+    ["Offset of field: WindowAttentionFwd::grid"][::std::mem::offset_of!(WindowAttentionFwd, grid) - 48usize];
+    ["Offset of field: WindowAttentionFwd::scale"]
+        [::std::mem::offset_of!(WindowAttentionFwd, scale) - 72usize];
+    ["Offset of field: WindowAttentionFwd::pairs"]
+        [::std::mem::offset_of!(WindowAttentionFwd, pairs) - 76usize];
+};
+/// Parameters of `window_attention_grad_*` but the last step: gradients of q, k and v, and the parts of that of
+/// the bias table.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct WindowAttentionGrad {
+    /// As in `WindowAttentionFwd`.
+    pub qkv: u64,
+    /// See `qkv`.
+    pub table: u64,
+    /// Gradient of the result, [batch, height, width, heads·depth], each token's channels dense.
+    pub d_out: u64,
+    /// Gradient of qkv, dense.
+    pub d_qkv: u64,
+    /// f32 [groups, heads, key, query]: gradient of the scores, summed over the windows of a group.
+    pub d_bias: u64,
+    /// f32 [windows, heads, 3, query]: largest score, 1 / sum of exponentials, mean of the weights' gradient.
+    pub stats: u64,
+    /// Steps of qkv.
+    pub steps: WindowSteps,
+    /// Steps of d_out.
+    pub d_out_steps: WindowSteps,
+    /// See `d_out_steps`.
+    pub grid: WindowGrid,
+    /// Windows of the batch, and of a group (the last group may have fewer).
+    pub windows: i32,
+    /// See `windows`.
+    pub per_group: i32,
+    /// As in `WindowAttentionFwd`.
+    pub scale: f32,
+    /// See `scale`.
+    pub pairs: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of WindowAttentionGrad"][::std::mem::size_of::<WindowAttentionGrad>() - 136usize];
+    ["Alignment of WindowAttentionGrad"][::std::mem::align_of::<WindowAttentionGrad>() - 8usize];
+    ["Offset of field: WindowAttentionGrad::qkv"][::std::mem::offset_of!(WindowAttentionGrad, qkv) - 0usize];
+    ["Offset of field: WindowAttentionGrad::table"]
+        [::std::mem::offset_of!(WindowAttentionGrad, table) - 8usize];
+    ["Offset of field: WindowAttentionGrad::d_out"]
+        [::std::mem::offset_of!(WindowAttentionGrad, d_out) - 16usize];
+    ["Offset of field: WindowAttentionGrad::d_qkv"]
+        [::std::mem::offset_of!(WindowAttentionGrad, d_qkv) - 24usize];
+    ["Offset of field: WindowAttentionGrad::d_bias"]
+        [::std::mem::offset_of!(WindowAttentionGrad, d_bias) - 32usize];
+    ["Offset of field: WindowAttentionGrad::stats"]
+        [::std::mem::offset_of!(WindowAttentionGrad, stats) - 40usize];
+    ["Offset of field: WindowAttentionGrad::steps"]
+        [::std::mem::offset_of!(WindowAttentionGrad, steps) - 48usize];
+    ["Offset of field: WindowAttentionGrad::d_out_steps"]
+        [::std::mem::offset_of!(WindowAttentionGrad, d_out_steps) - 72usize];
+    ["Offset of field: WindowAttentionGrad::grid"]
+        [::std::mem::offset_of!(WindowAttentionGrad, grid) - 96usize];
+    ["Offset of field: WindowAttentionGrad::windows"]
+        [::std::mem::offset_of!(WindowAttentionGrad, windows) - 120usize];
+    ["Offset of field: WindowAttentionGrad::per_group"]
+        [::std::mem::offset_of!(WindowAttentionGrad, per_group) - 124usize];
+    ["Offset of field: WindowAttentionGrad::scale"]
+        [::std::mem::offset_of!(WindowAttentionGrad, scale) - 128usize];
+    ["Offset of field: WindowAttentionGrad::pairs"]
+        [::std::mem::offset_of!(WindowAttentionGrad, pairs) - 132usize];
+};
+/// Parameters of `window_attention_grad_table_f32`: the parts of the bias table's gradient, summed.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct WindowAttentionGradTable {
+    /// As in `WindowAttentionGrad`.
+    pub d_bias: u64,
+    /// f32 [(2·window-1)², heads], dense.
+    pub d_table: u64,
+    /// See `d_table`.
+    pub groups: i32,
+    /// See `d_table`.
+    pub heads: i32,
+    /// See `d_table`.
+    pub window: i32,
+    /// Zero.
+    pub reserved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of WindowAttentionGradTable"][::std::mem::size_of::<WindowAttentionGradTable>() - 32usize];
+    ["Alignment of WindowAttentionGradTable"][::std::mem::align_of::<WindowAttentionGradTable>() - 8usize];
+    ["Offset of field: WindowAttentionGradTable::d_bias"]
+        [::std::mem::offset_of!(WindowAttentionGradTable, d_bias) - 0usize];
+    ["Offset of field: WindowAttentionGradTable::d_table"]
+        [::std::mem::offset_of!(WindowAttentionGradTable, d_table) - 8usize];
+    ["Offset of field: WindowAttentionGradTable::groups"]
+        [::std::mem::offset_of!(WindowAttentionGradTable, groups) - 16usize];
+    ["Offset of field: WindowAttentionGradTable::heads"]
+        [::std::mem::offset_of!(WindowAttentionGradTable, heads) - 20usize];
+    ["Offset of field: WindowAttentionGradTable::window"]
+        [::std::mem::offset_of!(WindowAttentionGradTable, window) - 24usize];
+    ["Offset of field: WindowAttentionGradTable::reserved"]
+        [::std::mem::offset_of!(WindowAttentionGradTable, reserved) - 28usize];
 };

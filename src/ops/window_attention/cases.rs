@@ -29,6 +29,9 @@ const SETUPS: &[Setup] = &[
     ("one_window", [1, 4, 4], [4, 2, 2, 4], false),
     ("uneven_shift", [2, 9, 6], [3, 1, 1, 17], false),
     ("two_strips", [1, 9, 9], [9, 4, 1, 6], false),
+    ("head_groups_8", [1, 8, 8], [8, 3, 4, 7], false),
+    ("three_windows_8", [1, 24, 8], [8, 2, 1, 32], false),
+    ("deep", [1, 2, 4], [2, 1, 1, 150], false),
     ("swinir_window", [1, 64, 64], [8, 4, 6, 30], true),
 ];
 

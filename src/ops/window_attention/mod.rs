@@ -7,16 +7,20 @@
 mod cases;
 mod cpu;
 mod cpu_grad;
+mod cuda;
 mod reference;
 
 pub use cases::ENTRIES;
 
 use super::activation::expect_f32;
 use super::attention::last_axis_dense;
+use crate::device::kernel::Launch;
 use crate::error::Result;
+use crate::graph::cuda::{CudaCall, Storage};
 use crate::graph::{
-    Cost, Gradient, GradientContext, GraphBuilder, Layout, Op, TensorType, ValueId, op::CpuCall,
+    Array, Cost, Gradient, GradientContext, GraphBuilder, Layout, Op, TensorType, ValueId, op::CpuCall,
 };
+use crate::tensor::DType;
 
 /// Added to the score of two tokens of a window that are no neighbours in the image.
 const MASKED: f32 = -100.0;
@@ -172,6 +176,24 @@ impl Op for WindowAttention {
         cpu::scratch(Windows::of(self, &inputs[0].shape), threads)
     }
 
+    fn cuda_storage(
+        &self,
+        inputs: &[&TensorType],
+        outputs: &[&TensorType],
+        _kept: &[DType],
+        compute: DType,
+    ) -> Storage {
+        cuda::storage(self, inputs, outputs, compute)
+    }
+
+    fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
+        cuda::forward(self, call)
+    }
+
+    fn naive_in(&self, inputs: &[Array<f64>], dtype: DType) -> Option<Vec<Array<f64>>> {
+        Some(reference::forward_in(self, inputs, dtype))
+    }
+
     fn accepts(&self, input: usize, layout: &Layout) -> bool {
         if input == 0 { last_axis_dense(layout) } else { layout.is_dense() }
     }
@@ -210,6 +232,28 @@ impl Op for WindowAttentionGrad {
 
     fn cpu_scratch(&self, inputs: &[&TensorType], _: &[&TensorType], threads: usize) -> usize {
         cpu_grad::scratch(Windows::of(&self.0, &inputs[0].shape), threads)
+    }
+
+    fn cuda_storage(
+        &self,
+        inputs: &[&TensorType],
+        outputs: &[&TensorType],
+        _kept: &[DType],
+        compute: DType,
+    ) -> Storage {
+        cuda::storage(&self.0, inputs, outputs, compute)
+    }
+
+    fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
+        cuda::backward(&self.0, call)
+    }
+
+    fn naive_in(&self, inputs: &[Array<f64>], dtype: DType) -> Option<Vec<Array<f64>>> {
+        Some(reference::backward_in(&self.0, inputs, dtype))
+    }
+
+    fn cuda_scratch(&self, inputs: &[&TensorType], _: &[&TensorType]) -> usize {
+        cuda::backward_scratch(&self.0, inputs[0])
     }
 
     fn accepts(&self, input: usize, layout: &Layout) -> bool {
