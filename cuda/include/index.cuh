@@ -23,4 +23,13 @@ DC_FN uint32_t take_digit(uint32_t& n, const Divisor& d) {
     return digit;
 }
 
+/// The number of the lowest bit that is set; some bit is.
+DC_FN int lowest_bit(unsigned x) {
+#ifdef __CUDA_ARCH__
+    return __ffs(int(x)) - 1;
+#else
+    return __builtin_ctz(x);
+#endif
+}
+
 }  // namespace dc

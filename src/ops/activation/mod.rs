@@ -248,13 +248,15 @@ fn operand(kind: Kind, shape: &[usize]) -> CaseInput {
 
 fn forward_cases() -> Vec<Case> {
     let small = KINDS.iter().map(|&(name, k)| Case::test(name, Activation(k), vec![operand(k, &[3, 7, 11])]));
+    // More than a block, with a last vector that is not whole.
+    let blocks = Case::test("two_blocks", Activation(Kind::GeluTanh), vec![CaseInput::normal([2051])]);
     let mlp = [4096, 4608];
     let model = [
         Case::bench("pixart_mlp_gelu_tanh", Activation(Kind::GeluTanh), vec![CaseInput::normal(mlp)]),
         Case::bench("swinir_mlp_gelu", Activation(Kind::Gelu), vec![CaseInput::normal([4096, 360])]),
         Case::bench("vae_silu", Activation(Kind::Silu), vec![CaseInput::normal([512, 512, 128])]),
     ];
-    small.chain(model).collect()
+    small.chain([blocks]).chain(model).collect()
 }
 
 fn backward_cases() -> Vec<Case> {

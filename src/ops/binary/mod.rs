@@ -168,6 +168,11 @@ fn cases() -> Vec<Case> {
         Case::test("mul_outer", Binary(Mul), vec![n(&[4, 1, 7]), n(&[5, 1])]),
         Case::test("mul_scalar", Binary(Mul), vec![n(&[4, 9]), n(&[])]),
         Case::test("div_left_broadcast", Binary(Div), vec![n(&[9]), far(&[2, 3, 9])]),
+        Case::test("add_vectors", Binary(Add), vec![n(&[3, 5, 64]), n(&[3, 5, 64])]),
+        Case::test("mul_bias_vectors", Binary(Mul), vec![n(&[2, 17, 72]), n(&[72])]),
+        Case::test("mul_per_sample_vectors", Binary(Mul), vec![n(&[2, 9, 16]), n(&[2, 1, 16])]),
+        Case::test("div_scalar_left", Binary(Div), vec![n(&[]), far(&[2, 24])]),
+        Case::test("sub_scalars", Binary(Sub), vec![n(&[]), n(&[1, 1])]),
         Case::test("div_column", Binary(Div), vec![n(&[6, 9]), far(&[6, 1])]),
         Case::bench("pixart_residual", Binary(Add), vec![n(&[8192, 1152]), n(&[8192, 1152])]),
     ]

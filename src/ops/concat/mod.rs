@@ -2,15 +2,20 @@
 //! several tensors absorbs it.
 
 mod cpu;
+mod cuda;
 mod reference;
 
 use super::activation::expect_f32;
 use super::rows::is_rows;
+use super::view::cuda::alike;
 use super::{Case, CaseInput, OpEntry};
+use crate::device::kernel::Launch;
 use crate::error::Result;
+use crate::graph::cuda::{CudaCall, Storage};
 use crate::graph::{
     Cost, Gradient, GradientContext, GraphBuilder, Layout, Op, TensorType, ValueId, op::CpuCall,
 };
+use crate::tensor::DType;
 
 /// Operands: one or more f32 tensors, equal in shape but for `axis`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +70,18 @@ impl Op for Concat {
     fn cpu(&self, call: CpuCall) -> Result<(), String> {
         cpu::forward(self.axis, call);
         Ok(())
+    }
+
+    fn cuda_storage(&self, _: &[&TensorType], _: &[&TensorType], kept: &[DType], _: DType) -> Storage {
+        alike(kept, 1)
+    }
+
+    fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
+        cuda::forward(self.axis, call)
+    }
+
+    fn cuda_accepts(&self, _: usize, _: &Layout) -> bool {
+        true
     }
 
     fn accepts(&self, _: usize, layout: &Layout) -> bool {

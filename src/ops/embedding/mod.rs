@@ -1,12 +1,15 @@
 //! `embedding`: rows of a table by index.
 
 mod cpu;
+mod cuda;
 mod reference;
 
 use super::activation::expect_f32;
 use super::weight::expect_weight;
 use super::{Case, CaseInput, OpEntry};
+use crate::device::kernel::Launch;
 use crate::error::Result;
+use crate::graph::cuda::{CudaCall, Storage};
 use crate::graph::{Cost, Gradient, GradientContext, GraphBuilder, Op, TensorType, ValueId, op::CpuCall};
 use crate::tensor::DType;
 
@@ -61,6 +64,15 @@ impl Op for Embedding {
     fn cpu(&self, call: CpuCall) -> Result<(), String> {
         cpu::forward(call)
     }
+
+    /// Tables as they come; the rows start a residual stream.
+    fn cuda_storage(&self, _: &[&TensorType], _: &[&TensorType], kept: &[DType], _: DType) -> Storage {
+        Storage { inputs: kept.to_vec(), outputs: vec![DType::F32] }
+    }
+
+    fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
+        Ok(cuda::forward(call))
+    }
 }
 
 impl Op for EmbeddingGrad {
@@ -90,6 +102,10 @@ impl Op for EmbeddingGrad {
 
     fn cpu(&self, call: CpuCall) -> Result<(), String> {
         cpu::backward(call)
+    }
+
+    fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
+        Ok(cuda::backward(call))
     }
 }
 

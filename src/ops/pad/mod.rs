@@ -1,12 +1,17 @@
 //! `pad`: zeros before and after each axis. (Reflect and replicate padding: see `pad_edges`.)
 
 mod cpu;
+mod cuda;
 mod reference;
 
 use super::activation::expect_f32;
+use super::view::cuda::alike;
 use super::{Case, CaseInput, OpEntry};
+use crate::device::kernel::Launch;
 use crate::error::Result;
+use crate::graph::cuda::{CudaCall, Storage};
 use crate::graph::{Cost, Gradient, GradientContext, GraphBuilder, Op, TensorType, ValueId, op::CpuCall};
+use crate::tensor::DType;
 
 /// Operand: f32. Result: the operand with zeros around it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +58,14 @@ impl Op for Pad {
     fn cpu(&self, call: CpuCall) -> Result<(), String> {
         cpu::forward(self, call);
         Ok(())
+    }
+
+    fn cuda_storage(&self, _: &[&TensorType], _: &[&TensorType], kept: &[DType], _: DType) -> Storage {
+        alike(kept, 1)
+    }
+
+    fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
+        cuda::forward(self, call)
     }
 }
 

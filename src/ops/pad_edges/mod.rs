@@ -2,12 +2,17 @@
 //! `torch.nn.functional.pad` does with `reflect` and `replicate`. (Zeros: see `pad`.)
 
 mod cpu;
+mod cuda;
 mod reference;
 
 use super::activation::expect_f32;
+use super::view::cuda::alike;
 use super::{Case, CaseInput, OpEntry};
+use crate::device::kernel::Launch;
 use crate::error::Result;
+use crate::graph::cuda::{CudaCall, Storage};
 use crate::graph::{Cost, Gradient, GradientContext, GraphBuilder, Op, TensorType, ValueId, op::CpuCall};
+use crate::tensor::DType;
 
 /// What stands beyond an edge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +113,14 @@ impl Op for PadEdges {
         cpu::forward(self, call);
         Ok(())
     }
+
+    fn cuda_storage(&self, _: &[&TensorType], _: &[&TensorType], kept: &[DType], _: DType) -> Storage {
+        alike(kept, 1)
+    }
+
+    fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
+        cuda::forward(self, call)
+    }
 }
 
 impl Op for PadEdgesGrad {
@@ -136,6 +149,14 @@ impl Op for PadEdgesGrad {
     fn cpu(&self, call: CpuCall) -> Result<(), String> {
         cpu::backward(&self.0, call);
         Ok(())
+    }
+
+    fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
+        cuda::backward(&self.0, call)
+    }
+
+    fn cuda_scratch(&self, inputs: &[&TensorType], _: &[&TensorType]) -> usize {
+        cuda::backward_scratch(inputs[0])
     }
 }
 

@@ -2,12 +2,17 @@
 //! of pixels and back, in PyTorch's channel order (channel·r² + row·r + column).
 
 mod cpu;
+mod cuda;
 mod reference;
 
 use super::activation::expect_f32;
+use super::view::cuda::alike;
 use super::{Case, CaseInput, OpEntry};
+use crate::device::kernel::Launch;
 use crate::error::Result;
+use crate::graph::cuda::{CudaCall, Storage};
 use crate::graph::{Cost, Gradient, GradientContext, GraphBuilder, Op, TensorType, ValueId, op::CpuCall};
+use crate::tensor::DType;
 
 /// `[B, H, W, C·r²]` to `[B, H·r, W·r, C]`, f32. The factor r.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +55,14 @@ impl Op for PixelShuffle {
         cpu::shuffle(self.0, call);
         Ok(())
     }
+
+    fn cuda_storage(&self, _: &[&TensorType], _: &[&TensorType], kept: &[DType], _: DType) -> Storage {
+        alike(kept, 1)
+    }
+
+    fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
+        cuda::shuffle(self.0, call)
+    }
 }
 
 impl Op for PixelUnshuffle {
@@ -78,6 +91,14 @@ impl Op for PixelUnshuffle {
     fn cpu(&self, call: CpuCall) -> Result<(), String> {
         cpu::unshuffle(self.0, call);
         Ok(())
+    }
+
+    fn cuda_storage(&self, _: &[&TensorType], _: &[&TensorType], kept: &[DType], _: DType) -> Storage {
+        alike(kept, 1)
+    }
+
+    fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
+        cuda::unshuffle(self.0, call)
     }
 }
 

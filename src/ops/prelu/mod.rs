@@ -1,16 +1,20 @@
 //! `prelu`: x, or a learned slope of its channel times x below zero.
 
 mod cpu;
+mod cuda;
 mod reference;
 
 use super::activation::expect_f32;
 use super::layer_norm::{expect_pair, expect_per_column};
 use super::rows::{is_rows, rows_of};
 use super::{Case, CaseInput, OpEntry};
+use crate::device::kernel::Launch;
 use crate::error::Result;
+use crate::graph::cuda::{CudaCall, Storage};
 use crate::graph::{
     Cost, Gradient, GradientContext, GraphBuilder, Layout, Op, TensorType, ValueId, op::CpuCall,
 };
+use crate::tensor::DType;
 
 /// y = max(x, 0) + w·min(x, 0). Operands: x, f32 `[…, C]`; w of shape `[C]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +58,18 @@ impl Op for Prelu {
     fn in_place(&self, input: usize) -> bool {
         input == 0
     }
+
+    fn cuda_storage(&self, _: &[&TensorType], _: &[&TensorType], kept: &[DType], _: DType) -> Storage {
+        Storage { inputs: vec![kept[0], DType::F32], outputs: vec![kept[0]] }
+    }
+
+    fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
+        Ok(cuda::forward(call))
+    }
+
+    fn cuda_in_place(&self, input: usize) -> bool {
+        input == 0
+    }
 }
 
 impl Op for PreluGrad {
@@ -83,6 +99,14 @@ impl Op for PreluGrad {
 
     fn cpu_scratch(&self, inputs: &[&TensorType], _: &[&TensorType], _: usize) -> usize {
         cpu::partial_sums_bytes(rows_of(inputs[0]))
+    }
+
+    fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
+        Ok(cuda::backward(call))
+    }
+
+    fn cuda_scratch(&self, inputs: &[&TensorType], _: &[&TensorType]) -> usize {
+        cuda::partial_sums_bytes(inputs[0])
     }
 
     fn accepts(&self, input: usize, layout: &Layout) -> bool {

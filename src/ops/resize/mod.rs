@@ -3,13 +3,18 @@
 //! pixels make up a new one, with which weights; the gradient is the same op with transposed taps.
 
 mod cpu;
+pub(super) mod cuda;
 mod reference;
 pub mod taps;
 
 use super::activation::expect_f32;
+use super::view::cuda::alike;
 use super::{Case, CaseInput, OpEntry};
+use crate::device::kernel::Launch;
 use crate::error::Result;
+use crate::graph::cuda::{CudaCall, Storage};
 use crate::graph::{Cost, Gradient, GradientContext, GraphBuilder, Op, TensorType, ValueId, op::CpuCall};
+use crate::tensor::DType;
 pub use taps::Mode;
 use taps::Taps;
 
@@ -57,6 +62,11 @@ impl Resize {
         (plain && r >= 1 && self.size == [h * r, w * r]).then_some(r)
     }
 
+    /// Whether each new pixel is one old one.
+    fn copies(&self) -> bool {
+        matches!(self.mode, Mode::Nearest | Mode::NearestExact)
+    }
+
     fn check(&self, from: [usize; 2]) -> Result<(), String> {
         let (size, factors) = (self.size, self.factors.unwrap_or([1.0; 2]));
         if size.contains(&0) || from.contains(&0) {
@@ -66,6 +76,14 @@ impl Resize {
             return Err(format!("scale factors must be positive, found {factors:?}"));
         }
         Ok(())
+    }
+}
+
+impl ResizeGrad {
+    /// Taps of rows and of columns: the forward op's, seen from its operand.
+    fn transposed(&self) -> [Taps; 2] {
+        let taps = self.resize.taps(self.from);
+        [0, 1].map(|axis| taps[axis].transposed(self.from[axis]))
     }
 }
 
@@ -95,8 +113,7 @@ impl Op for Resize {
 
     fn cost(&self, inputs: &[&TensorType], outputs: &[&TensorType]) -> Cost {
         let (x, y) = (&inputs[0].shape, &outputs[0].shape);
-        let copies = matches!(self.mode, Mode::Nearest | Mode::NearestExact);
-        let flops = if copies { 0.0 } else { flops(x, y, &self.taps([x[1], x[2]])) };
+        let flops = if self.copies() { 0.0 } else { flops(x, y, &self.taps([x[1], x[2]])) };
         Cost::dense(flops, inputs, outputs)
     }
 
@@ -106,6 +123,21 @@ impl Op for Resize {
         let x = call.inputs[0].f32();
         cpu::resize(&self.taps(from), from, channels, x, call.outputs[0].f32());
         Ok(())
+    }
+
+    fn cuda_storage(&self, _: &[&TensorType], _: &[&TensorType], kept: &[DType], _: DType) -> Storage {
+        alike(kept, 1)
+    }
+
+    fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
+        let shape = &call.inputs[0].ty.shape;
+        let taps = self.taps([shape[1], shape[2]]);
+        if self.copies() { cuda::nearest(&taps, call) } else { cuda::resize(&taps, call) }
+    }
+
+    fn cuda_scratch(&self, inputs: &[&TensorType], _: &[&TensorType]) -> usize {
+        let shape = &inputs[0].shape;
+        if self.copies() { 0 } else { cuda::scratch(&self.taps([shape[1], shape[2]]), shape) }
     }
 }
 
@@ -136,11 +168,17 @@ impl Op for ResizeGrad {
 
     fn cpu(&self, mut call: CpuCall) -> Result<(), String> {
         let channels = call.inputs[0].ty.shape[3];
-        let taps = self.resize.taps(self.from);
-        let transposed = [taps[0].transposed(self.from[0]), taps[1].transposed(self.from[1])];
         let dy = call.inputs[0].f32();
-        cpu::resize(&transposed, self.resize.size, channels, dy, call.outputs[0].f32());
+        cpu::resize(&self.transposed(), self.resize.size, channels, dy, call.outputs[0].f32());
         Ok(())
+    }
+
+    fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
+        cuda::resize(&self.transposed(), call)
+    }
+
+    fn cuda_scratch(&self, inputs: &[&TensorType], _: &[&TensorType]) -> usize {
+        cuda::scratch(&self.transposed(), &inputs[0].shape)
     }
 }
 

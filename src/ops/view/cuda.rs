@@ -96,12 +96,12 @@ pub(in crate::ops) fn alike(kept: &[DType], outputs: usize) -> Storage {
 }
 
 /// Copies an operand into a dense result of the same shape and element type.
-pub(in crate::ops) fn copy(src: &CudaOperand, dst: &CudaResult) -> Result<Vec<Launch>, String> {
+pub fn copy(src: &CudaOperand, dst: &CudaResult) -> Result<Vec<Launch>, String> {
     copy_between(src.ty.dtype, src.address, src.layout, dst.address, &Layout::dense(&dst.ty.shape))
 }
 
 /// Copies elements between two layouts of the same shape. Offsets count; no element is written twice.
-pub(in crate::ops) fn copy_between(
+pub fn copy_between(
     dtype: DType,
     src: u64,
     from: &Layout,
@@ -126,7 +126,7 @@ pub(in crate::ops) fn copy_between(
 }
 
 /// Converts an operand to the element type of a dense result of the same shape; both are floats.
-pub(in crate::ops) fn cast(src: &CudaOperand, dst: &CudaResult) -> Result<Vec<Launch>, String> {
+pub fn cast(src: &CudaOperand, dst: &CudaResult) -> Result<Vec<Launch>, String> {
     let (from, to) = (src.ty.dtype, dst.ty.dtype);
     if from == to {
         return copy(src, dst);
@@ -304,6 +304,9 @@ pub(in crate::ops) fn gather(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::sim::{GuardedBuffer, Schedule, Simulator};
+    use crate::graph::TensorType;
+    use crate::tensor::HostTensor;
 
     #[test]
     fn divisors_divide() {
@@ -347,5 +350,82 @@ mod tests {
         seen.sort_unstable();
         let all: Vec<_> = (0..3).flat_map(|i| (0..300).map(move |j| i * 1000 + j * 2)).collect();
         assert_eq!(seen, all);
+    }
+
+    /// Runs launches over `from` (as bytes), into `bytes` of poison.
+    fn simulate(
+        from: &[u8],
+        bytes: usize,
+        launches: impl Fn(u64, u64) -> Result<Vec<Launch>, String>,
+    ) -> Option<Vec<u8>> {
+        let simulator = Simulator::new().ok()?;
+        let (src, dst) = (GuardedBuffer::of(from), GuardedBuffer::new(bytes));
+        for launch in launches(src.address(), dst.address()).expect("a copy that kernels can do") {
+            // SAFETY: both buffers live and are as large as the layouts say.
+            unsafe { simulator.launch(&launch, Schedule::Forward, 1) }.expect("runs");
+        }
+        Some(dst.bytes().to_vec())
+    }
+
+    /// Views of 6000 elements.
+    fn views() -> Vec<Layout> {
+        let dense = Layout::dense(&[5, 12, 100]);
+        vec![
+            dense.clone(),
+            dense.permute(&[2, 1, 0]),
+            dense.permute(&[0, 2, 1]),
+            dense.slice(2, 3, 40),
+            dense.slice(1, 1, 7).permute(&[1, 0, 2]),
+            dense.slice(2, 8, 1).broadcast(&[5, 12, 9]).expect("repeats"),
+            dense.slice(0, 2, 0),
+        ]
+    }
+
+    #[test]
+    fn copies_of_all_element_sizes() {
+        let bytes: Vec<u8> = (0..48_000u32).map(|i| (i * 2_654_435_761 >> 24) as u8).collect();
+        for dtype in [DType::U8, DType::BF16, DType::F32, DType::I64] {
+            for view in views() {
+                let size = dtype.size();
+                let dense = Layout::dense(&view.shape);
+                let copy = |src, dst| copy_between(dtype, src, &view, dst, &dense);
+                let Some(got) = simulate(&bytes[..6000 * size], view.len() * size, copy) else { return };
+                for (i, got) in got.chunks(size).enumerate() {
+                    let at = view.position(i) * size;
+                    assert_eq!(got, &bytes[at..at + size], "{dtype}, {view:?}, element {i}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn conversions_round_as_the_host_does() {
+        let mut numbers: Vec<f32> = (0..6000).map(|i| ((i * 7919) % 6007) as f32 * 0.37 - 1100.0).collect();
+        numbers[..6].copy_from_slice(&[f32::NAN, f32::INFINITY, -0.0, 1e-7, 7e4, f32::MIN_POSITIVE]);
+        let floats = [DType::F32, DType::BF16, DType::F16];
+        for (from, to) in floats.iter().flat_map(|&f| floats.map(|t| (f, t))) {
+            let source = HostTensor::from_f32([6000], numbers.clone()).cast(from);
+            for view in views() {
+                let operand =
+                    CudaOperand { ty: TensorType::new(from, view.shape.clone()), layout: &view, address: 0 };
+                let result = CudaResult { ty: TensorType::new(to, view.shape.clone()), address: 0 };
+                let convert = |src, dst| {
+                    cast(
+                        &CudaOperand { address: src, ..operand.clone() },
+                        &CudaResult { address: dst, ..result.clone() },
+                    )
+                };
+                let Some(got) = simulate(source.bytes(), result.ty.bytes(), convert) else { return };
+                let (size, expected) = (to.size(), source.cast(to));
+                for (i, got) in got.chunks(size).enumerate() {
+                    let at = view.position(i) * size;
+                    assert_eq!(
+                        got,
+                        &expected.bytes()[at..at + size],
+                        "{from} to {to}, {view:?}, element {i}"
+                    );
+                }
+            }
+        }
     }
 }

@@ -246,6 +246,8 @@ fn permute_cases() -> Vec<Case> {
     vec![
         Case::test("nchw_to_nhwc", Permute(vec![0, 2, 3, 1]), vec![CaseInput::normal([2, 3, 4, 5])]),
         Case::test("reverse", Permute(vec![2, 1, 0]), vec![CaseInput::normal([3, 4, 5])]),
+        Case::test("heads", Permute(vec![0, 2, 1, 3]), vec![CaseInput::normal([2, 5, 3, 8])]),
+        Case::test("tiles", Permute(vec![0, 2, 1]), vec![CaseInput::normal([2, 67, 33])]),
     ]
 }
 
