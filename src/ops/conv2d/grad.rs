@@ -1,10 +1,13 @@
 //! Gradients of `conv2d`.
 
-use super::{Case, ConvSpec, cpu, expect_f32, geometries};
+use super::{Case, ConvSpec, cpu, cuda, expect_f32, geometries, weight_storage};
+use crate::device::kernel::Launch;
 use crate::error::Result;
-use crate::graph::{Cost, Gradient, GradientContext, Op, TensorType, op::CpuCall};
+use crate::graph::cuda::{CudaCall, Storage};
+use crate::graph::{Cost, Gradient, GradientContext, Layout, Op, TensorType, op::CpuCall};
 use crate::ops::CaseInput;
 use crate::ops::weight::expect_weight;
+use crate::tensor::DType;
 
 /// Why gradients of gradients stop here.
 const FIRST_ORDER: &str = "second derivatives of convolutions are not provided";
@@ -81,6 +84,28 @@ impl Op for Conv2dGradInput {
         cpu::grad_input(self, call);
         Ok(())
     }
+
+    fn cuda_storage(
+        &self,
+        inputs: &[&TensorType],
+        _outputs: &[&TensorType],
+        _kept: &[DType],
+        compute: DType,
+    ) -> Storage {
+        Storage { inputs: vec![compute, weight_storage(inputs[1], compute)], outputs: vec![compute] }
+    }
+
+    fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
+        cuda::grad_input(self, call)
+    }
+
+    fn cuda_scratch(&self, inputs: &[&TensorType], _outputs: &[&TensorType]) -> usize {
+        cuda::grad_input_scratch(self, inputs)
+    }
+
+    fn cuda_accepts(&self, input: usize, layout: &Layout) -> bool {
+        if input == 0 { layout.as_rows().is_some() } else { layout.is_dense() }
+    }
 }
 
 impl Op for Conv2dGradWeight {
@@ -110,6 +135,29 @@ impl Op for Conv2dGradWeight {
     fn cpu(&self, call: CpuCall) -> Result<(), String> {
         cpu::grad_weight(self, call);
         Ok(())
+    }
+
+    /// The gradient of a weight is for an optimiser: f32.
+    fn cuda_storage(
+        &self,
+        _inputs: &[&TensorType],
+        _outputs: &[&TensorType],
+        _kept: &[DType],
+        compute: DType,
+    ) -> Storage {
+        Storage { inputs: vec![compute; 2], outputs: vec![DType::F32] }
+    }
+
+    fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
+        cuda::grad_weight(self, call)
+    }
+
+    fn cuda_scratch(&self, inputs: &[&TensorType], outputs: &[&TensorType]) -> usize {
+        cuda::grad_weight_scratch(self, inputs, outputs[0])
+    }
+
+    fn cuda_accepts(&self, _input: usize, layout: &Layout) -> bool {
+        layout.as_rows().is_some()
     }
 }
 

@@ -4,6 +4,7 @@
 //! enlargement in front, and an epilogue — none of which is ever materialised.
 
 mod cpu;
+mod cuda;
 mod grad;
 mod reference;
 
@@ -13,7 +14,9 @@ use super::activation::{Kind, expect_f32};
 use super::epilogue::{Epilogue, FUSED};
 use super::weight::expect_weight;
 use super::{Case, CaseInput, OpEntry};
+use crate::device::kernel::Launch;
 use crate::error::Result;
+use crate::graph::cuda::{CudaCall, Storage};
 use crate::graph::{
     Cost, Gradient, GradientContext, GraphBuilder, Layout, Op, TensorType, ValueId, op::CpuCall,
 };
@@ -196,6 +199,40 @@ impl Op for Conv2d {
     fn in_place(&self, input: usize) -> bool {
         self.epilogue.residual && input == self.arity() - 1
     }
+
+    /// Inputs, weight and result in the compute type; a residual stream that is kept in f32 stays so.
+    fn cuda_storage(
+        &self,
+        inputs: &[&TensorType],
+        _outputs: &[&TensorType],
+        kept: &[DType],
+        compute: DType,
+    ) -> Storage {
+        let stream = kept.last().filter(|&&d| self.epilogue.residual && d != compute);
+        let result = if stream.is_some() { DType::F32 } else { compute };
+        let mut operands = vec![compute; self.sources];
+        operands.push(weight_storage(inputs[self.sources], compute));
+        operands.extend(self.bias.then_some(DType::F32));
+        operands.extend(self.epilogue.residual.then_some(result));
+        Storage { inputs: operands, outputs: vec![result] }
+    }
+
+    fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
+        cuda::forward(self, call)
+    }
+
+    fn cuda_scratch(&self, inputs: &[&TensorType], _outputs: &[&TensorType]) -> usize {
+        cuda::forward_scratch(self, inputs)
+    }
+
+    fn cuda_in_place(&self, input: usize) -> bool {
+        self.in_place(input)
+    }
+}
+
+/// What kernels read a weight in: tensor cores want both operands alike; f32 arithmetic widens any.
+fn weight_storage(weight: &TensorType, compute: DType) -> DType {
+    if compute == DType::F32 { weight.dtype } else { compute }
 }
 
 impl GraphBuilder {
@@ -254,6 +291,21 @@ pub(super) fn geometries() -> Vec<Geometry> {
         ("depthwise5", [1, 8, 9], 6, 6, [5, 5], ConvSpec { groups: 6, ..same(5) }),
         ("dilated", [1, 9, 8], 4, 5, [3, 3], ConvSpec { dilation: [2, 3], pad: [2, 2, 3, 3], ..same(3) }),
         ("uneven_kernel", [1, 6, 9], 3, 34, [2, 5], ConvSpec { pad: [0, 1, 2, 0], ..same(1) }),
+        // Tensor-core tiles of 32, 64 and 128 channels, with tails in pixels and in both channels; pixels in two
+        // tiles, and enough of them for two partial sums of the weight's gradient.
+        ("eights", [2, 12, 11], 8, 16, [3, 3], same(3)),
+        (
+            "eights_stride2",
+            [1, 7, 9],
+            16,
+            8,
+            [3, 3],
+            ConvSpec { stride: [2; 2], pad: [0, 1, 0, 1], ..same(3) },
+        ),
+        ("wide", [1, 3, 5], 72, 120, [1, 1], same(1)),
+        ("wide_back", [1, 9, 15], 136, 40, [1, 1], same(1)),
+        ("fours", [1, 5, 6], 28, 20, [3, 3], same(3)),
+        ("deep", [1, 2, 3], 520, 128, [1, 1], same(1)),
     ]
 }
 
@@ -285,6 +337,8 @@ fn cases() -> Vec<Case> {
     all.push(case("no_bias", [1, 4, 5], &[3], 4, Conv2d::plain(ConvSpec::same(3), false), [3, 3]));
     all.push(case("concatenated", [1, 5, 14], &[8, 4, 4], 32, Conv2d { sources: 3, ..same() }, [3, 3]));
     all.push(case("enlarged", [1, 5, 4], &[7], 6, Conv2d { upsample: 2, ..same() }, [3, 3]));
+    let both = Conv2d { sources: 3, upsample: 2, epilogue: fused(0.5, true, lrelu), ..same() };
+    all.push(case("concatenated_enlarged", [1, 4, 5], &[8, 40, 16], 32, both, [3, 3]));
     all.push(case("one_pixel", [1, 1, 1], &[7], 6, same(), [3, 3]));
     let epilogue = fused(1.0, false, lrelu);
     all.push(case("leaky_relu", [1, 6, 13], &[5], 8, Conv2d { epilogue, ..same() }, [3, 3]));
