@@ -425,13 +425,18 @@ fn assemble(
     Ok(())
 }
 
+/// What src/device/fatbin.rs includes.
 fn write_fatbins_rs(out: &Path, summary: &str, families: &[(String, PathBuf)]) -> Result<()> {
-    let mut text = format!("pub(crate) static SUMMARY: &str = {summary:?};\n");
-    text += "pub(crate) static FATBINS: &[(&str, &[u8])] = &[\n";
+    let mut text = format!("static SUMMARY: &str = {summary:?};\nstatic FATBINS: &[(&str, &[u8])] = &[\n");
     for (family, path) in families {
-        text += &format!("    ({family:?}, include_bytes!({:?})),\n", path.display().to_string());
+        let path = path.display().to_string();
+        text += &format!("    ({family:?}, &Aligned(*include_bytes!({path:?})).0),\n");
     }
     text += "];\n";
+    if !families.is_empty() {
+        // The driver reads words of an image; `include_bytes!` promises no alignment.
+        text += "#[repr(C, align(64))]\nstruct Aligned<const N: usize>([u8; N]);\n";
+    }
     let path = out.join("fatbins.rs");
     at(&path, fs::write(&path, text))
 }

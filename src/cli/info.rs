@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use crate::device::cpu::CpuDevice;
+use crate::device::fatbin;
 use crate::error::Result;
 use crate::weights::hub;
 
@@ -37,17 +38,22 @@ pub fn run(args: &Args) -> Result<()> {
         let document = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "cpu": { "name": name, "threads": cpu.threads(), "simd": simd },
-            "cuda": { "driver_found": driver, "embedded_kernels": [] },
+            "cuda": {
+                "driver_found": driver,
+                "build": fatbin::summary(),
+                "embedded_kernels": fatbin::fatbins().iter().map(|f| f.0).collect::<Vec<_>>(),
+            },
             "cache": { "path": cache, "files": models },
         });
         format!("{document:#}\n")
     } else {
         let listed = if models.is_empty() { "empty".to_owned() } else { models.join(", ") };
         format!(
-            "dreamclear {}\ncpu      {name}, {} threads, {simd}\ncuda     driver {}, no embedded kernels in this version\ncache    {cache}: {listed}\n",
+            "dreamclear {}\ncpu      {name}, {} threads, {simd}\ncuda     driver {}; {}\ncache    {cache}: {listed}\n",
             env!("CARGO_PKG_VERSION"),
             cpu.threads(),
             if driver { "found" } else { "not found" },
+            fatbin::summary(),
         )
     };
     super::print(&text)
