@@ -10,8 +10,10 @@
 // A block of 256 threads is `tile` channel vectors wide and walks down its slab of pixels: neighbouring
 // threads read neighbouring vectors, a warp at least 256 contiguous bytes for 64 channels and more; a thread
 // keeps its channels, so that their statistics and weights stay in registers and nothing is divided in the
-// loop, which has 4 pixels under way. `v4` needs whole vectors of 4 channels, `v1` takes any number.
-#include "include/dc.cuh"
+// loop, which has 4 pixels under way. Every second launch over pixels walks backwards, to meet in the
+// second-level cache what the one before has read last. `v4` needs whole vectors of 4 channels, `v1` takes
+// any number.
+#include "include/activation.cuh"
 #include "../ffi/group_norm.h"
 
 namespace {
@@ -20,17 +22,21 @@ constexpr int THREADS = 256;
 constexpr int COMBINE_THREADS = 128;
 constexpr int UNROLL = 4;
 
-/// What a thread works on: channels c … c+W−1 of pixels first, first + step, … before end.
+/// What a thread works on: channels c … c+W−1 of pixels first, first + step, … before end of a sample.
 template <int W>
 struct Place {
-    int c, rank, first, step, end;
+    int sample, slab, c, first, step, end;
     bool active;
-    DC_FN explicit Place(const GroupNormTiles& t) {
-        rank = threadIdx.x / t.tile;
+    /// `from_end`: the last slab of the last sample comes first, which is what the launch before has left in
+    /// the second-level cache.
+    DC_FN Place(const GroupNormTiles& t, bool from_end) {
+        const int rank = threadIdx.x / t.tile;
+        sample = from_end ? gridDim.z - 1 - blockIdx.z : blockIdx.z;
+        slab = from_end ? gridDim.x - 1 - blockIdx.x : blockIdx.x;
         c = (blockIdx.y * t.tile + threadIdx.x - rank * t.tile) * W;
         step = THREADS / t.tile;
-        first = blockIdx.x * t.slab + rank;
-        end = dc::min<int>(t.pixels, (blockIdx.x + 1) * t.slab);
+        first = slab * t.slab + rank;
+        end = dc::min(t.pixels, (slab + 1) * t.slab);
         active = rank < step && c < t.channels;
     }
 };
@@ -95,10 +101,10 @@ DC_FN void combine_ranks(const Place<W>& at, const GroupNormTiles& t, const floa
 template <class In, int W>
 DC_FN void group_norm_moments(const GroupNormMoments& p) {
     const GroupNormTiles& t = p.tiles;
-    const Place<W> at(t);
-    const In* x = dc::ptr<const In>(p.x) + int64_t(blockIdx.z) * t.pixels * p.x_step;
+    const Place<W> at(t, false);
+    const In* x = dc::ptr<const In>(p.x) + int64_t(at.sample) * t.pixels * p.x_step;
     // Sums are of distances to the slab's first pixel: no cancellation where the mean is far from zero.
-    const In* pivots = x + int64_t(blockIdx.x) * t.slab * p.x_step;
+    const In* pivots = x + int64_t(at.slab) * t.slab * p.x_step;
     float sum[W] = {}, squares[W] = {};
     if (at.active) {
         const auto raw = dc::load<W>(pivots + at.c);
@@ -114,8 +120,8 @@ DC_FN void group_norm_moments(const GroupNormMoments& p) {
             }
         });
     }
-    const int count = at.end - blockIdx.x * t.slab;
-    auto* out = dc::ptr<dc::Vec<float, 2>>(p.partials) + (int64_t(blockIdx.z) * t.slabs + blockIdx.x) * t.channels;
+    const int count = at.end - at.slab * t.slab;
+    auto* out = dc::ptr<dc::Vec<float, 2>>(p.partials) + (int64_t(at.sample) * t.slabs + at.slab) * t.channels;
     combine_ranks<W>(at, t, sum, squares, [&](int c, float sum, float squares) {
         const float mean = sum / count;
         out[c] = {dc::to_f32(pivots[c]) + mean, squares - sum * mean};
@@ -153,16 +159,16 @@ DC_FN void group_norm_combine(const GroupNormCombine& p) {
 template <int W>
 struct Affine {
     float mean[W], rstd[W], gamma[W], beta[W];
-    DC_FN Affine(const GroupNormTiles& t, int c, uint64_t moments, uint64_t gammas, uint64_t betas) {
-        const auto* m = dc::ptr<const dc::Vec<float, 2>>(moments) + int64_t(blockIdx.z) * t.groups;
+    DC_FN Affine(const GroupNormTiles& t, const Place<W>& at, uint64_t moments, uint64_t gammas, uint64_t betas) {
+        const auto* m = dc::ptr<const dc::Vec<float, 2>>(moments) + int64_t(at.sample) * t.groups;
         const int width = t.channels / t.groups;
         DC_UNROLL
         for (int k = 0; k < W; ++k) {
-            const auto of = m[(c + k) / width];
+            const auto of = m[(at.c + k) / width];
             mean[k] = of[0];
             rstd[k] = of[1];
-            gamma[k] = dc::ptr<const float>(gammas)[c + k];
-            beta[k] = dc::ptr<const float>(betas)[c + k];
+            gamma[k] = dc::ptr<const float>(gammas)[at.c + k];
+            beta[k] = dc::ptr<const float>(betas)[at.c + k];
         }
     }
 };
@@ -170,51 +176,50 @@ struct Affine {
 template <class In, class Out, int W>
 DC_FN void group_norm_apply(const GroupNormApply& p) {
     const GroupNormTiles& t = p.tiles;
-    const Place<W> at(t);
+    const Place<W> at(t, true);
     if (!at.active) return;  // no barrier follows
-    const Affine<W> a(t, at.c, p.moments, p.gamma, p.beta);
-    const int64_t sample = int64_t(blockIdx.z) * t.pixels;
+    const Affine<W> a(t, at, p.moments, p.gamma, p.beta);
+    const int64_t sample = int64_t(at.sample) * t.pixels;
     const In* x = dc::ptr<const In>(p.x) + sample * p.x_step + at.c;
     Out* y = dc::ptr<Out>(p.y) + sample * t.channels + at.c;
     each_pixel<W>(at, x, p.x_step, [&](int pixel, const auto& v) {
         dc::Vec<Out, W> out;
         DC_UNROLL
         for (int k = 0; k < W; ++k) {
-            float z = (dc::to_f32(v[k]) - a.mean[k]) * a.rstd[k] * a.gamma[k] + a.beta[k];
-            if (p.silu) z = z / (1 + dc::exp(-z));
-            out[k] = dc::from_f32<Out>(z);
+            const float z = (dc::to_f32(v[k]) - a.mean[k]) * (a.rstd[k] * a.gamma[k]) + a.beta[k];
+            out[k] = dc::from_f32<Out>(p.silu ? dc::activate<ACTIVATION_SILU>(0, 0, z) : z);
         }
         dc::store(y + int64_t(pixel) * t.channels, out);
     });
 }
 
-/// Gradient before the affine map's result z = n·gamma + beta.
-DC_FN float before_silu(float dy, float z) {
-    const float s = 1 / (1 + dc::exp(-z));
-    return dy * (s * (1 + z * (1 - s)));
+/// Gradient of z = n·gamma + beta.
+template <int W>
+DC_FN float gradient_of_z(const GroupNormBackward& p, const Affine<W>& a, int k, float n, float dy) {
+    return p.silu ? dy * dc::activate_slope<ACTIVATION_SILU>(0, 0, n * a.gamma[k] + a.beta[k]) : dy;
 }
 
 template <int W>
 DC_FN void group_norm_grad_sums(const GroupNormBackward& p) {
     const GroupNormTiles& t = p.tiles;
-    const Place<W> at(t);
-    const int64_t sample = int64_t(blockIdx.z) * t.pixels;
+    const Place<W> at(t, true);
+    const int64_t sample = int64_t(at.sample) * t.pixels;
     float plain[W] = {}, with_n[W] = {};
     if (at.active) {
-        const Affine<W> a(t, at.c, p.moments, p.gamma, p.beta);
+        const Affine<W> a(t, at, p.moments, p.gamma, p.beta);
         const float* x = dc::ptr<const float>(p.x) + sample * p.x_step + at.c;
         const float* dy = dc::ptr<const float>(p.dy) + sample * p.dy_step + at.c;
         each_pixel<W>(at, x, p.x_step, dy, p.dy_step, [&](int, const auto& x, const auto& dy) {
             DC_UNROLL
             for (int k = 0; k < W; ++k) {
                 const float n = (x[k] - a.mean[k]) * a.rstd[k];
-                const float dz = p.silu ? before_silu(dy[k], n * a.gamma[k] + a.beta[k]) : dy[k];
+                const float dz = gradient_of_z(p, a, k, n, dy[k]);
                 plain[k] += dz;
                 with_n[k] += dz * n;
             }
         });
     }
-    auto* out = dc::ptr<dc::Vec<float, 2>>(p.partials) + (int64_t(blockIdx.z) * t.slabs + blockIdx.x) * t.channels;
+    auto* out = dc::ptr<dc::Vec<float, 2>>(p.partials) + (int64_t(at.sample) * t.slabs + at.slab) * t.channels;
     combine_ranks<W>(at, t, plain, with_n, [&](int c, float plain, float with_n) { out[c] = {plain, with_n}; });
 }
 
@@ -252,10 +257,10 @@ DC_FN void group_norm_grad_weights(const GroupNormGradCombine& p) {
 template <int W>
 DC_FN void group_norm_grad_apply(const GroupNormBackward& p) {
     const GroupNormTiles& t = p.tiles;
-    const Place<W> at(t);
+    const Place<W> at(t, false);
     if (!at.active) return;  // no barrier follows
-    const Affine<W> a(t, at.c, p.moments, p.gamma, p.beta);
-    const auto* means = dc::ptr<const dc::Vec<float, 2>>(p.means) + int64_t(blockIdx.z) * t.groups;
+    const Affine<W> a(t, at, p.moments, p.gamma, p.beta);
+    const auto* means = dc::ptr<const dc::Vec<float, 2>>(p.means) + int64_t(at.sample) * t.groups;
     float mean_d[W], mean_dn[W];
     DC_UNROLL
     for (int k = 0; k < W; ++k) {
@@ -263,7 +268,7 @@ DC_FN void group_norm_grad_apply(const GroupNormBackward& p) {
         mean_d[k] = m[0];
         mean_dn[k] = m[1];
     }
-    const int64_t sample = int64_t(blockIdx.z) * t.pixels;
+    const int64_t sample = int64_t(at.sample) * t.pixels;
     const float* x = dc::ptr<const float>(p.x) + sample * p.x_step + at.c;
     const float* dy = dc::ptr<const float>(p.dy) + sample * p.dy_step + at.c;
     float* dx = dc::ptr<float>(p.dx) + sample * t.channels + at.c;
@@ -272,7 +277,7 @@ DC_FN void group_norm_grad_apply(const GroupNormBackward& p) {
         DC_UNROLL
         for (int k = 0; k < W; ++k) {
             const float n = (x[k] - a.mean[k]) * a.rstd[k];
-            const float dz = p.silu ? before_silu(dy[k], n * a.gamma[k] + a.beta[k]) : dy[k];
+            const float dz = gradient_of_z(p, a, k, n, dy[k]);
             out[k] = (dz * a.gamma[k] - mean_d[k] - n * mean_dn[k]) * a.rstd[k];
         }
         dc::store(dx + int64_t(pixel) * t.channels, out);

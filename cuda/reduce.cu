@@ -88,7 +88,7 @@ DC_FN void reduce_max_grad_rows(const ReduceMaxBwd& p) {
     for (int64_t base = 0; base < p.n; base += 32) {
         const int64_t at = base + dc::lane();
         const unsigned hits = dc::ballot(at < p.n && x[at] == most);
-        const bool first = !found && hits && dc::lane() == __builtin_ctz(hits);
+        const bool first = !found && (hits & (2u << dc::lane()) - 1) == 1u << dc::lane();
         if (at < p.n) dx[at] = first ? d : 0.0f;
         found |= hits != 0;
     }
