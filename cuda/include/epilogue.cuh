@@ -12,12 +12,6 @@
 #include "activation.cuh"
 #include "dc.cuh"
 
-#ifdef __CUDA_ARCH__
-#define DC_ROLL _Pragma("unroll 1")
-#else
-#define DC_ROLL
-#endif
-
 namespace dc {
 
 /// One element of column `col`; `residual` is 0 where there is none.

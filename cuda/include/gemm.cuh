@@ -49,6 +49,7 @@ struct GemmTile {
             return;
         }
         // Rows that are not whole chunks, such as 180 channels (8 bytes): not worth code of its own.
+        DC_ROLL
         for (int i = 0; i < COPIES; ++i) {
             const int row = threadIdx.x / CHUNKS + i * (THREADS / CHUNKS);
             const int valid = count(row, chunk, k0, k_end);
@@ -111,8 +112,9 @@ DC_FN void gemm_steps(float (&acc)[MI][NI][4], const A& a, const B& b, T* a_tile
         }
         cp_async_commit();  // also without copies: waits count groups
     };
-    DC_UNROLL
+    DC_ROLL
     for (int s = 0; s < STAGES - 1; ++s) copy(s);
+    DC_ROLL
     for (int step = 0; step < steps; ++step) {
         cp_async_wait<STAGES - 2>();
         __syncthreads();  // this step has landed for all, and the slot of the last one is free
