@@ -9,7 +9,8 @@ use std::sync::Arc;
 use clap::{Parser, Subcommand};
 
 use crate::cancel::EXIT_INTERRUPTED;
-use crate::device::Device;
+use crate::device::cuda::CudaDevice;
+use crate::device::{Device, fatbin};
 use crate::device::cpu::CpuDevice;
 use crate::error::{Error, Result};
 use crate::tensor::DType;
@@ -57,7 +58,7 @@ enum Command {
 /// Where to run, shared by the commands that compute.
 #[derive(Debug, Clone, clap::Args)]
 pub struct DeviceArgs {
-    /// Where to compute: auto, cpu, or sim (the CUDA kernels, simulated on the host: exact and slow).
+    /// Where to compute: auto, cpu, cuda, cuda:N, or sim (the CUDA kernels, simulated on the host: slow).
     #[arg(long, default_value = "auto", value_name = "DEVICE", help_heading = "Device")]
     pub device: String,
 
@@ -106,9 +107,12 @@ impl DeviceArgs {
             "auto" | "cpu" => Device::cpu(self.threads)?,
             "sim" => Device::sim(self.threads, matrices.unwrap_or(DType::F32))?,
             d if d == "cuda" || d.starts_with("cuda:") => {
-                return Err(Error::Usage(format!(
-                    "--device {d}: this version runs its CUDA kernels in the simulator only; use sim or cpu"
-                )));
+                let ordinal = d.strip_prefix("cuda:").map_or(Ok(0), str::parse).map_err(|_| {
+                    Error::Usage(format!("--device {d}: expected cuda, or cuda:N with the number of a GPU"))
+                })?;
+                let gpu = CudaDevice::open(ordinal, fatbin::fatbins())?;
+                let host = Arc::new(CpuDevice::new(self.threads)?);
+                Device::kernels(host, Arc::new(gpu), matrices.unwrap_or(DType::BF16))
             }
             d => {
                 return Err(Error::Usage(format!("--device {d}: expected auto, cpu, cuda, cuda:N or sim")));

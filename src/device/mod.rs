@@ -5,7 +5,6 @@ use std::sync::Arc;
 use crate::error::Result;
 use crate::tensor::DType;
 
-pub mod copy;
 pub mod cpu;
 pub mod cuda;
 pub mod fatbin;

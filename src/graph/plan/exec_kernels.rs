@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::exec::{Outputs, StepResult, Workspace};
 use super::steps::{Place, Plan, Source, Step};
 use crate::device::kernel::{DeviceMemory, DeviceParam, KernelDevice, Launch, Recording};
-use crate::device::{Kernels, copy};
+use crate::device::Kernels;
 use crate::error::{Error, Result};
 use crate::graph::Layout;
 use crate::graph::cuda::{CudaCall, CudaOperand, CudaResult};
@@ -187,13 +187,8 @@ impl KernelRun {
             .map(|p| CudaResult { ty: p.ty.clone(), address: self.address(plan, arena, p) })
             .collect();
         let Some(op) = &step.op else {
-            let (from, to) = (&inputs[0], &outputs[0]);
-            return Ok(copy::launches(
-                (from.address, from.ty.dtype),
-                (to.address, to.ty.dtype),
-                &from.layout.shape,
-                &from.layout.strides,
-            ));
+            // The same copies and conversions, whether an op asks for them or the plan.
+            return crate::ops::view::cuda::cast(&inputs[0], &outputs[0]).map_err(|m| failed(step, m));
         };
         let mut error = None;
         let launches = op.cuda(&mut CudaCall {
