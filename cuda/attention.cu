@@ -19,41 +19,34 @@ namespace {
 
 using namespace dc::attention;
 
-template <int BM, int BN, int DEPTH>
-struct SharedFwd {
-    float q[BM][DEPTH + 4];
-    float kv[BN][PIECE + 4];
+template <int BM, int BN>
+struct SharedFwd : SharedPieces<BM, BN> {
     float weights[BM][BN + 4];
 };
 
-template <class T, int BM, int BN, int DEPTH>
+/// blockIdx.y: which WIDTH columns of the result this block makes.
+template <class T, int BM, int BN, int WIDTH>
 DC_FN void attention_fwd_any(const AttentionFwd& a) {
-    constexpr int RM = BM / SIDE, RN = BN / SIDE, GROUPS = DEPTH / GROUP;
+    constexpr int RM = BM / SIDE, RN = BN / SIDE, GROUPS = WIDTH / GROUP;
     const AttentionProblem& p = a.problem;
-    auto& s = dc::shared<SharedFwd<BM, BN, DEPTH>>();
+    auto& s = dc::shared<SharedFwd<BM, BN>>();
     const int tiles = dc::ceil_div(p.queries, BM);
     const int index = blockIdx.x / tiles, m0 = (blockIdx.x - index * tiles) * BM;
+    const int first = blockIdx.y * WIDTH;
     const Head x = head_of(p, index);
     const float* bias = bias_start(p, x);
-    const T* q = head_start<T>(p.q, x.b, x.h);
-    const T* k = head_start<T>(p.k, x.kv, x.h);
-    const T* v = head_start<T>(p.v, x.kv, x.h);
+    const Side<T> q{head_start<T>(p.q, x.b, x.h), p.q.token_step, p.queries};
+    const Side<T> k{head_start<T>(p.k, x.kv, x.h), p.k.token_step, x.keys};
+    const Side<T> v{head_start<T>(p.v, x.kv, x.h), p.v.token_step, x.keys};
     const int end = p.causal ? dc::min(x.keys, m0 + BM) : x.keys;
     const int ty = threadIdx.x / SIDE, tx = threadIdx.x % SIDE;
 
-    for (int c = 0; c < p.depth; c += PIECE)
-        load_piece<BM>(&s.q[0][c], DEPTH + 4, q, p.q.token_step, m0, p.queries, c, p.depth);
     float out[RM][GROUPS][2] = {}, most[RM], sum[RM] = {};
     DC_UNROLL
     for (int i = 0; i < RM; ++i) most[i] = NOTHING;
     for (int n0 = 0; n0 < end; n0 += BN) {
         float dots[RM][RN] = {};
-        for (int c = 0; c < p.depth; c += PIECE) {
-            __syncthreads();
-            load_piece<BN>(s.kv[0], PIECE + 4, k, p.k.token_step, n0, x.keys, c, p.depth);
-            __syncthreads();
-            add_dots<RM, RN>(dots, &s.q[0][c], DEPTH + 4, s.kv[0], PIECE + 4, dc::min(PIECE, p.depth - c));
-        }
+        all_dots<BM, BN>(dots, s, q, m0, k, n0, p.depth);
         DC_UNROLL
         for (int i = 0; i < RM; ++i) {
             const int row = ty + SIDE * i;
@@ -84,14 +77,7 @@ DC_FN void attention_fwd_any(const AttentionFwd& a) {
                 out[i][g][1] *= shrink;
             }
         }
-        DC_UNROLL
-        for (int c = 0; c < DEPTH; c += PIECE) {
-            if (c >= p.depth) break;
-            __syncthreads();
-            load_piece<BN>(s.kv[0], PIECE + 4, v, p.v.token_step, n0, x.keys, c, p.depth);
-            __syncthreads();
-            add_mix<RM, BN, GROUPS>(out, c / GROUP, s.weights[0], BN + 4, s.kv[0], p.depth);
-        }
+        all_mix<BM, BN>(out, s, s.weights[0], v, n0, first, p.depth);
     }
     float* lse = dc::ptr<float>(a.lse) + int64_t(index) * p.queries;
     DC_UNROLL
@@ -103,8 +89,8 @@ DC_FN void attention_fwd_any(const AttentionFwd& a) {
         const float scale = none ? 0.0f : 1.0f / sum[i];
         if (row < p.queries) {
             T* to = dc::ptr<T>(a.out) + ((int64_t(x.b) * p.queries + row) * p.heads + x.h) * p.depth;
-            store_row<T, GROUPS>(to, out[i], scale, p.depth);
-            if (tx == 0) lse[row] = none ? 0.0f : (most[i] + ::log2f(sum[i])) * LN2;
+            store_row(to, out[i], scale, first, p.depth);
+            if (tx == 0 && first == 0) lse[row] = none ? 0.0f : (most[i] + ::log2f(sum[i])) * LN2;
         }
     }
 }
@@ -238,14 +224,14 @@ DC_FN void attention_fwd_mma(const AttentionFwd& a) {
 
 }  // namespace
 
-#define ANY(NAME, T, BM, BN, DEPTH, BLOCKS)                                                          \
-    DC_KERNEL(NAME, AttentionFwd, 256, BLOCKS, sizeof(SharedFwd<BM, BN, DEPTH>)) {                    \
-        attention_fwd_any<T, BM, BN, DEPTH>(p);                                                     \
+#define ANY(TYPE, T, BM, BN, WIDTH, BLOCKS)                                                                   \
+    DC_KERNEL(attention_fwd_any_w##WIDTH##_##TYPE, AttentionFwd, 256, BLOCKS, sizeof(SharedFwd<BM, BN>)) {    \
+        attention_fwd_any<T, BM, BN, WIDTH>(p);                                                               \
     }
-ANY(attention_fwd_any_d128_f32, float, 64, 64, 128, 2)
-ANY(attention_fwd_any_d512_f32, float, 32, 32, 512, 1)
-ANY(attention_fwd_any_d512_bf16, dc::bf16, 32, 32, 512, 1)
-ANY(attention_fwd_any_d512_f16, dc::f16, 32, 32, 512, 1)
+ANY(f32, float, 64, 64, 128, 2)
+ANY(f32, float, 32, 32, 512, 2)
+ANY(bf16, dc::bf16, 64, 64, 128, 2)
+ANY(f16, dc::f16, 64, 64, 128, 2)
 #undef ANY
 
 #define MMA(TYPE, T, DEPTH)                                                                          \

@@ -8,7 +8,13 @@
 // trained) owns a tile of the bias and sums over the batch entries and heads that share it.
 //
 // `any`: FMA units, any depth up to 512, any layout whose depth is dense, tiles as in attention.cu.
+//
+// `d72`, `d64`: tensor cores, as in attention.cu. A warp owns 16 rows (64 a block) whose two operands stay in
+// registers: with the accumulators of two results 32 rows would not fit. The others pass in tiles of 64, two
+// stages, and are worked on by 32: scores and dP of a sub-tile never leave the registers, since the
+// accumulators of a product are the left operand of the next. 37 KiB of shared memory, 3 blocks an SM.
 #include "include/attention_any.cuh"
+#include "include/attention_mma.cuh"
 
 namespace {
 
@@ -36,47 +42,10 @@ DC_FN void attention_delta(const AttentionBwd& a) {
 }
 
 template <int BM, int BN>
-struct SharedBwd {
-    float own[BM][PIECE + 4];
-    float other[BN][PIECE + 4];
+struct SharedBwd : SharedPieces<BM, BN> {
     float weights[BM][BN + 4];
     float d_scores[BM][BN + 4];
 };
-
-/// One side of a product as pieces of rows.
-template <class T>
-struct Side {
-    const T* from;
-    int64_t step;
-    int rows;
-};
-
-/// dots[i][j] = own row · other row over the whole depth.
-template <int BM, int BN, class T, class Shared>
-DC_FN void all_dots(float (&dots)[BM / SIDE][BN / SIDE], Shared& s, const Side<T>& own, int m0, const Side<T>& other,
-                    int n0, int depth) {
-    for (int c = 0; c < depth; c += PIECE) {
-        __syncthreads();
-        load_piece<BM>(s.own[0], PIECE + 4, own.from, own.step, m0, own.rows, c, depth);
-        load_piece<BN>(s.other[0], PIECE + 4, other.from, other.step, n0, other.rows, c, depth);
-        __syncthreads();
-        add_dots<BM / SIDE, BN / SIDE>(dots, s.own[0], PIECE + 4, s.other[0], PIECE + 4, dc::min(PIECE, depth - c));
-    }
-}
-
-/// out += w · other rows, piece by piece.
-template <int BM, int BN, int GROUPS, class T, class Shared>
-DC_FN void all_mix(float (&out)[BM / SIDE][GROUPS][2], Shared& s, const float* w, const Side<T>& other, int n0,
-                   int depth) {
-    DC_UNROLL
-    for (int c = 0; c < GROUPS * GROUP; c += PIECE) {
-        if (c >= depth) break;
-        __syncthreads();
-        load_piece<BN>(s.other[0], PIECE + 4, other.from, other.step, n0, other.rows, c, depth);
-        __syncthreads();
-        add_mix<BM / SIDE, BN, GROUPS>(out, c / GROUP, w, BN + 4, s.other[0], depth);
-    }
-}
 
 /// Probability of a pair and the gradient of its score.
 struct Pair {
@@ -89,15 +58,17 @@ DC_FN Pair pair_of(const AttentionBwd& a, const Head& x, const float* bias, cons
     return {w, w * (d_weight - delta[i])};
 }
 
-/// A block owns BM keys (KEYS: results dK and dV) or BM queries (result dQ).
-template <class T, int BM, int BN, int DEPTH, bool KEYS>
+/// A block owns BM keys (KEYS: results dK and dV) or BM queries (result dQ), and of these the WIDTH columns
+/// that blockIdx.y says.
+template <class T, int BM, int BN, int WIDTH, bool KEYS>
 DC_FN void attention_bwd_any(const AttentionBwd& a) {
-    constexpr int RM = BM / SIDE, RN = BN / SIDE, GROUPS = DEPTH / GROUP;
+    constexpr int RM = BM / SIDE, RN = BN / SIDE, GROUPS = WIDTH / GROUP;
     const AttentionProblem& p = a.problem;
     auto& s = dc::shared<SharedBwd<BM, BN>>();
     const int own_tokens = KEYS ? p.keys : p.queries;
     const int tiles = dc::ceil_div(own_tokens, BM);
     const int index = blockIdx.x / tiles, m0 = (blockIdx.x - index * tiles) * BM;
+    const int first = blockIdx.y * WIDTH;
     const Head x = head_of(p, index);
     const float* bias = bias_start(p, x);
     const float* lse = dc::ptr<const float>(a.lse) + int64_t(index) * p.queries;
@@ -135,10 +106,10 @@ DC_FN void attention_bwd_any(const AttentionBwd& a) {
             }
         }
         if constexpr (KEYS) {
-            all_mix<BM, BN, GROUPS>(d_v, s, s.weights[0], d_out, n0, p.depth);
-            all_mix<BM, BN, GROUPS>(d_x, s, s.d_scores[0], q, n0, p.depth);
+            all_mix<BM, BN>(d_v, s, s.weights[0], d_out, n0, first, p.depth);
+            all_mix<BM, BN>(d_x, s, s.d_scores[0], q, n0, first, p.depth);
         } else {
-            all_mix<BM, BN, GROUPS>(d_x, s, s.d_scores[0], k, n0, p.depth);
+            all_mix<BM, BN>(d_x, s, s.d_scores[0], k, n0, first, p.depth);
         }
     }
     DC_UNROLL
@@ -146,8 +117,8 @@ DC_FN void attention_bwd_any(const AttentionBwd& a) {
         const int row = m0 + ty + SIDE * i;
         if (row >= own_tokens) continue;
         const int64_t at = ((int64_t(KEYS ? x.kv : x.b) * own_tokens + row) * p.heads + x.h) * p.depth;
-        store_row<T, GROUPS>(dc::ptr<T>(KEYS ? a.dk : a.dq) + at, d_x[i], p.scale, p.depth);
-        if constexpr (KEYS) store_row<T, GROUPS>(dc::ptr<T>(a.dv) + at, d_v[i], 1.0f, p.depth);
+        store_row(dc::ptr<T>(KEYS ? a.dk : a.dq) + at, d_x[i], p.scale, first, p.depth);
+        if constexpr (KEYS) store_row(dc::ptr<T>(a.dv) + at, d_v[i], 1.0f, first, p.depth);
     }
 }
 
@@ -196,19 +167,141 @@ DC_FN void attention_dbias(const AttentionBwd& a) {
     }
 }
 
+constexpr int MMA_WARPS = 4, MMA_TILE = MMA_WARPS * 16, MMA_SUB = 32;
+
+template <class T>
+struct SharedMma {
+    T other[2][2][MMA_TILE][PITCH];   ///< stage; q and d_out, or k and v
+    float stats[2][2][MMA_TILE];      ///< stage; lse and delta of the other rows, where they are queries
+};
+
+/// A block owns 64 keys (KEYS: results dK and dV) or 64 queries (result dQ). Depths and rows as
+/// attention_fwd_mma.
+template <class T, int DEPTH, bool KEYS>
+DC_FN void attention_bwd_mma(const AttentionBwd& a) {
+    constexpr int B = MMA_TILE, N = MMA_SUB / 8, THREADS = MMA_WARPS * 32;
+    const AttentionProblem& p = a.problem;
+    auto& s = dc::shared<SharedMma<T>>();
+    const int own_tokens = KEYS ? p.keys : p.queries;
+    const int tiles = dc::ceil_div(own_tokens, B);
+    const int index = blockIdx.x / tiles;
+    int tile = blockIdx.x - index * tiles;
+    if (p.causal && !KEYS) tile = tiles - 1 - tile;  // the longest first
+    const int m0 = tile * B, own0 = dc::warp() * 16, g = dc::lane() / 4, t = dc::lane() % 4;
+    const Head x = head_of(p, index);
+    const float* bias = bias_start(p, x);
+    const float* lse = dc::ptr<const float>(a.lse) + int64_t(index) * p.queries;
+    const float* delta = dc::ptr<const float>(a.delta) + int64_t(index) * p.queries;
+    const Side<T> q{head_start<T>(p.q, x.b, x.h), p.q.token_step, p.queries};
+    const Side<T> k{head_start<T>(p.k, x.kv, x.h), p.k.token_step, x.keys};
+    const Side<T> v{head_start<T>(p.v, x.kv, x.h), p.v.token_step, x.keys};
+    const Side<T> d_out{head_start<T>(a.d_out, x.b, x.h), a.d_out.token_step, p.queries};
+
+    // The others that a pair of this tile can have.
+    int begin = 0, end = KEYS ? p.queries : x.keys;
+    if (KEYS && m0 >= x.keys) end = 0;
+    if (p.causal && KEYS) begin = m0;
+    if (p.causal && !KEYS) end = dc::min(end, m0 + B);
+
+    auto copy = [&](int stage, int which, const Side<T>& side, int row0) {
+        copy_tile<B, DEPTH, THREADS>(s.other[stage][which][0], side.from, side.step, row0, side.rows, p.depth);
+    };
+    auto copy_others = [&](int stage, int n0) {
+        copy(stage, 0, KEYS ? q : k, n0);
+        copy(stage, 1, KEYS ? d_out : v, n0);
+        if (KEYS) {
+            // Beyond the last query are zeros; there the rows of q and d_out are zeros too and add nothing.
+            const int i = threadIdx.x % B, which = threadIdx.x / B;
+            const float* from = which ? delta : lse;
+            const bool there = n0 + i < p.queries;
+            dc::cp_async<4>(&s.stats[stage][which][i], there ? from + n0 + i : from, there ? 4 : 0);
+        }
+        dc::cp_async_commit();
+    };
+    copy(1, 0, KEYS ? k : q, m0);
+    copy(1, 1, KEYS ? v : d_out, m0);
+    dc::cp_async_commit();
+    copy_others(0, begin);
+    dc::cp_async_wait<1>();
+    __syncthreads();
+    Rows<DEPTH> own[1], own_d[1];
+    load_rows(own[0], s.other[1][0][0], own0);
+    load_rows(own_d[0], s.other[1][1][0], own0);
+    float own_lse[2] = {}, own_delta[2] = {};
+    if (!KEYS) {
+        DC_UNROLL
+        for (int half = 0; half < 2; ++half) {
+            const int row = m0 + own0 + 8 * half + g;
+            if (row < p.queries) {
+                own_lse[half] = lse[row] * dc::LOG2E;
+                own_delta[half] = delta[row];
+            }
+        }
+    }
+
+    float d_x[1][DEPTH / 8][4] = {}, d_v[1][DEPTH / 8][4] = {};
+    for (int n0 = begin, stage = 0; n0 < end; n0 += B, stage ^= 1) {
+        dc::cp_async_wait<0>();
+        __syncthreads();  // this tile is here, and nobody reads the other stage any more
+        if (n0 + B < end) copy_others(stage ^ 1, n0 + B);
+        const T* other = s.other[stage][0][0];
+        const T* other_d = s.other[stage][1][0];
+        const bool whole = !bias && (KEYS ? m0 : n0) + B <= x.keys &&
+                           (!p.causal || (KEYS ? m0 + B <= n0 + 1 : n0 + B <= m0 + 1));
+        DC_ROLL
+        for (int sub = 0; sub < B; sub += MMA_SUB) {
+            float dots[1][N][4] = {}, d_weights[1][N][4] = {};
+            add_dots<DEPTH>(dots, own, other, sub);
+            add_dots<DEPTH>(d_weights, own_d, other_d, sub);
+            DC_UNROLL
+            for (int j = 0; j < N; ++j) {
+                DC_UNROLL
+                for (int e = 0; e < 4; ++e) {
+                    const int m = own0 + 8 * (e / 2) + g, n = sub + 8 * j + 2 * t + e % 2;
+                    const float l = KEYS ? s.stats[stage][0][n] * dc::LOG2E : own_lse[e / 2];
+                    const float d = KEYS ? s.stats[stage][1][n] : own_delta[e / 2];
+                    const float exponent =
+                        whole ? dots[0][j][e] * p.scale_log2
+                              : score(p, x, bias, dots[0][j][e], KEYS ? n0 + n : m0 + m, KEYS ? m0 + m : n0 + n);
+                    const float w = dc::exp2(exponent - l);
+                    dots[0][j][e] = w;
+                    d_weights[0][j][e] = w * (d_weights[0][j][e] - d);
+                }
+            }
+            uint32_t weights[1][N / 2][4], d_scores[1][N / 2][4];
+            DC_UNROLL
+            for (int j = 0; j < N / 2; ++j) {
+                as_operand<T>(weights[0][j], dots[0][2 * j], dots[0][2 * j + 1]);
+                as_operand<T>(d_scores[0][j], d_weights[0][2 * j], d_weights[0][2 * j + 1]);
+            }
+            if (KEYS) add_mix<DEPTH>(d_v, weights, other_d, sub);
+            add_mix<DEPTH>(d_x, d_scores, other, sub);
+        }
+    }
+    dc::cp_async_wait<0>();
+    __syncthreads();  // the tiles become room for results
+    const int64_t step = int64_t(p.heads) * p.depth;
+    const int first = m0 + own0;
+    const int64_t at = (int64_t(KEYS ? x.kv : x.b) * own_tokens + first) * step + x.h * p.depth;
+    const float scale[1][2] = {{p.scale, p.scale}}, one[1][2] = {{1, 1}};
+    store_rows<DEPTH>(s.other[0][0][own0], d_x, scale, dc::ptr<T>(KEYS ? a.dk : a.dq) + at, step, own_tokens - first,
+                      p.depth);
+    if (KEYS)
+        store_rows<DEPTH>(s.other[0][1][own0], d_v, one, dc::ptr<T>(a.dv) + at, step, own_tokens - first, p.depth);
+}
+
 }  // namespace
 
-#define ANY(TYPE, T, BM, BN, DEPTH, BLOCKS)                                                                  \
-    DC_KERNEL(attention_dkv_any_d##DEPTH##_##TYPE, AttentionBwd, 256, BLOCKS, sizeof(SharedBwd<BM, BN>)) {   \
-        attention_bwd_any<T, BM, BN, DEPTH, true>(p);                                                        \
+#define ANY(TYPE, T)                                                                                         \
+    DC_KERNEL(attention_dkv_any_w128_##TYPE, AttentionBwd, 256, 1, sizeof(SharedBwd<64, 64>)) {              \
+        attention_bwd_any<T, 64, 64, 128, true>(p);                                                          \
     }                                                                                                        \
-    DC_KERNEL(attention_dq_any_d##DEPTH##_##TYPE, AttentionBwd, 256, BLOCKS, sizeof(SharedBwd<BM, BN>)) {    \
-        attention_bwd_any<T, BM, BN, DEPTH, false>(p);                                                       \
+    DC_KERNEL(attention_dq_any_w128_##TYPE, AttentionBwd, 256, 1, sizeof(SharedBwd<64, 64>)) {               \
+        attention_bwd_any<T, 64, 64, 128, false>(p);                                                         \
     }
-ANY(f32, float, 64, 64, 128, 1)
-ANY(f32, float, 32, 32, 512, 1)
-ANY(bf16, dc::bf16, 32, 32, 512, 1)
-ANY(f16, dc::f16, 32, 32, 512, 1)
+ANY(f32, float)
+ANY(bf16, dc::bf16)
+ANY(f16, dc::f16)
 #undef ANY
 
 #define EACH(TYPE, T)                                                                                        \
@@ -220,3 +313,16 @@ EACH(f32, float)
 EACH(bf16, dc::bf16)
 EACH(f16, dc::f16)
 #undef EACH
+
+#define MMA(TYPE, T, DEPTH)                                                                                    \
+    DC_KERNEL(attention_dkv_mma_d##DEPTH##_##TYPE, AttentionBwd, MMA_WARPS * 32, 2, sizeof(SharedMma<T>)) {    \
+        attention_bwd_mma<T, DEPTH, true>(p);                                                                  \
+    }                                                                                                          \
+    DC_KERNEL(attention_dq_mma_d##DEPTH##_##TYPE, AttentionBwd, MMA_WARPS * 32, 3, sizeof(SharedMma<T>)) {     \
+        attention_bwd_mma<T, DEPTH, false>(p);                                                                 \
+    }
+MMA(bf16, dc::bf16, 64)
+MMA(bf16, dc::bf16, 72)
+MMA(f16, dc::f16, 64)
+MMA(f16, dc::f16, 72)
+#undef MMA

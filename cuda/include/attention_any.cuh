@@ -59,14 +59,14 @@ DC_FN void add_dots(float (&dots)[RM][RN], const float* a, int a_pitch, const fl
     }
 }
 
-/// out[i][g0 + g] += Σₖ w[ty + 16i][k]·rows[k], for the two groups of columns of one piece; a group beyond
-/// `depth` is left out.
+/// out[i][g] += Σₖ w[ty + 16i][k]·rows[k], for the groups g0, g0 + 1 of columns, which the piece holds; a
+/// group beyond `depth` (counted from column 0 of the piece) is left out.
 template <int RM, int BN, int GROUPS>
 DC_FN void add_mix(float (&out)[RM][GROUPS][2], int g0, const float* w, int w_pitch, const float* rows, int depth) {
     const float* w_row = w + threadIdx.x / SIDE * w_pitch;
     DC_UNROLL
     for (int g = 0; g < PIECE / GROUP; ++g) {
-        if ((g0 + g) * GROUP >= depth) break;
+        if (g * GROUP >= depth) break;
         const float* column = rows + g * GROUP + threadIdx.x % SIDE * 2;
         for (int k = 0; k < BN; k += 4) {
             Vec<float, 4> x[RM];
@@ -85,12 +85,55 @@ DC_FN void add_mix(float (&out)[RM][GROUPS][2], int g0, const float* w, int w_pi
     }
 }
 
-/// One dense row of results: groups of columns times `scale`.
-template <class T, int GROUPS>
-DC_FN void store_row(T* to, const float (&x)[GROUPS][2], float scale, int depth) {
+/// Pieces of the block's own rows and of the others'.
+template <int BM, int BN>
+struct SharedPieces {
+    float own[BM][PIECE + 4];
+    float other[BN][PIECE + 4];
+};
+
+/// An operand's rows.
+template <class T>
+struct Side {
+    const T* from;
+    int64_t step;
+    int rows;
+};
+
+/// dots[i][j] += own row · other row over the whole depth.
+template <int BM, int BN, class T, class Shared>
+DC_FN void all_dots(float (&dots)[BM / SIDE][BN / SIDE], Shared& s, const Side<T>& own, int m0, const Side<T>& other,
+                    int n0, int depth) {
+    for (int c = 0; c < depth; c += PIECE) {
+        __syncthreads();
+        load_piece<BM>(s.own[0], PIECE + 4, own.from, own.step, m0, own.rows, c, depth);
+        load_piece<BN>(s.other[0], PIECE + 4, other.from, other.step, n0, other.rows, c, depth);
+        __syncthreads();
+        add_dots<BM / SIDE, BN / SIDE>(dots, s.own[0], PIECE + 4, s.other[0], PIECE + 4, min(PIECE, depth - c));
+    }
+}
+
+/// out += w · other rows, for columns `first` and on.
+template <int BM, int BN, int GROUPS, class T, class Shared>
+DC_FN void all_mix(float (&out)[BM / SIDE][GROUPS][2], Shared& s, const float* w, const Side<T>& other, int n0,
+                   int first, int depth) {
+    DC_UNROLL
+    for (int g = 0; g < GROUPS; g += PIECE / GROUP) {
+        const int c = first + g * GROUP;
+        if (c >= depth) break;
+        __syncthreads();
+        load_piece<BN>(s.other[0], PIECE + 4, other.from, other.step, n0, other.rows, c, depth);
+        __syncthreads();
+        add_mix<BM / SIDE, BN>(out, g, w, BN + 4, s.other[0], depth - c);
+    }
+}
+
+/// Columns `first` and on of one dense row of results, times `scale`.
+template <int GROUPS, class T>
+DC_FN void store_row(T* to, const float (&x)[GROUPS][2], float scale, int first, int depth) {
     DC_UNROLL
     for (int g = 0; g < GROUPS; ++g) {
-        const int col = g * GROUP + threadIdx.x % SIDE * 2;
+        const int col = first + g * GROUP + threadIdx.x % SIDE * 2;
         DC_UNROLL
         for (int e = 0; e < 2; ++e)
             if (col + e < depth) to[col + e] = from_f32<T>(x[g][e] * scale);

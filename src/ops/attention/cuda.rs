@@ -7,18 +7,39 @@ use crate::graph::TensorType;
 use crate::graph::cuda::{CudaCall, CudaOperand};
 use crate::tensor::DType;
 
-/// Deepest head of the `any` kernels.
-const DEEPEST: usize = 512;
-
 /// Rows of a block of `attention_delta_*`, one a warp.
 const DELTA_ROWS: usize = 4;
 /// Side of the tile of the bias that a block of `attention_dbias_*` owns.
 const BIAS_TILE: usize = 32;
 
-/// A tile of a kernel's form: the name that stands in the kernel's, and rows of its own tile.
+/// A form of a kernel: what its name says of it, the tokens that a block owns, and the columns of its results.
 struct Form {
     name: &'static str,
-    rows: usize,
+    tokens: usize,
+    width: usize,
+}
+
+impl Form {
+    /// The FMA units, for every depth and layout.
+    const ANY: Form = Form { name: "any_w128", tokens: 64, width: 128 };
+    /// The same for deep heads in f32: no block repeats the scores of another.
+    const ANY_DEEP: Form = Form { name: "any_w512", tokens: 32, width: 512 };
+
+    /// Tensor cores, if these operands (queries, keys, values and what is like them) allow it: half precision,
+    /// depths of whole 16-byte units up to 72, rows that start at such units, and a factor that keeps the
+    /// order of the dot products.
+    fn tensor_cores(op: &Attention, operands: &[&CudaOperand], tokens: usize) -> Option<Form> {
+        let (depth, size) = (operands[0].ty.last(), operands[0].ty.dtype.size());
+        let fits = size == 2 && depth <= 72 && op.scale > 0.0 && operands.iter().all(|o| o.vectors(8));
+        let name = if depth <= 64 { "mma_d64" } else { "mma_d72" };
+        fits.then_some(Form { name, tokens, width: 72 })
+    }
+
+    /// Blocks along x: one a tile of tokens, head and batch entry; along y: columns of the results.
+    fn grid(&self, tokens: usize, p: &AttentionProblem) -> [u32; 3] {
+        let tiles = tokens.div_ceil(self.tokens) * p.heads as usize * p.batch as usize;
+        [tiles as u32, (p.depth as usize).div_ceil(self.width).max(1) as u32, 1]
+    }
 }
 
 /// Element types of operands of these types in a plan: `compute` for those at `heads` (queries, keys, values
@@ -70,50 +91,18 @@ fn problem(op: &Attention, call: &mut CudaCall) -> AttentionProblem {
     }
 }
 
-fn too_deep(depth: usize) -> Result<(), String> {
-    if depth > DEEPEST {
-        return Err(format!("attention kernels hold heads of up to {DEEPEST} elements, found {depth}"));
-    }
-    Ok(())
-}
-
-/// Blocks: one a tile of `rows` of `tokens`, head and batch entry.
-fn blocks(tokens: usize, rows: usize, e: &AttentionProblem) -> [u32; 3] {
-    [(tokens.div_ceil(rows) * e.heads as usize * e.batch as usize) as u32, 1, 1]
-}
-
-/// The form of the `any` kernels for a depth in a type.
-fn any(depth: usize, dtype: DType) -> Form {
-    if depth <= 128 && dtype == DType::F32 {
-        Form { name: "any_d128", rows: 64 }
-    } else {
-        Form { name: "any_d512", rows: 32 }
-    }
-}
-
-/// Whether the tensor-core kernels take these operands: half precision, depths of whole 16-byte units up to
-/// 72, rows that start at such units, and a factor that keeps the order of the dot products.
-fn tensor_cores(op: &Attention, operands: &[CudaOperand]) -> bool {
-    let q = &operands[0];
-    q.ty.dtype.size() == 2 && q.ty.last() <= 72 && operands.iter().all(|o| o.vectors(8)) && op.scale > 0.0
-}
-
 pub(super) fn forward(op: &Attention, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
     let p = problem(op, call);
     let dtype = call.inputs[0].ty.dtype;
-    let depth = p.depth as usize;
-    too_deep(depth)?;
     if call.outputs[1].ty.is_empty() {
         return Ok(vec![]);
     }
-    let form = if tensor_cores(op, &call.inputs[..3]) {
-        Form { name: if depth <= 64 { "mma_d64" } else { "mma_d72" }, rows: 128 }
-    } else {
-        any(depth, dtype)
-    };
+    let [q, k, v] = [0, 1, 2].map(|i| &call.inputs[i]);
+    let any = if p.depth > 128 && dtype == DType::F32 { Form::ANY_DEEP } else { Form::ANY };
+    let form = Form::tensor_cores(op, &[q, k, v], 128).unwrap_or(any);
     let params = AttentionFwd { problem: p, out: call.outputs[0].address, lse: call.outputs[1].address };
     let kernel = format!("attention_fwd_{}_{dtype}", form.name);
-    Ok(vec![Launch::new(kernel, blocks(p.queries as usize, form.rows, &p), &params)])
+    Ok(vec![Launch::new(kernel, form.grid(p.queries as usize, &p), &params)])
 }
 
 /// Bytes of `delta`.
@@ -124,16 +113,15 @@ pub(super) fn backward_scratch(op: &AttentionGrad, inputs: &[&TensorType]) -> us
 pub(super) fn backward(op: &AttentionGrad, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
     let p = problem(&op.forward, call);
     let dtype = call.inputs[0].ty.dtype;
-    let depth = p.depth as usize;
-    too_deep(depth)?;
     let at = op.out_at();
-    let bias_shape = if op.forward.bias { &call.inputs[3].ty.shape[..2] } else { &[0, 0] };
+    let [q, k, v, out, lse, d_out] = [0, 1, 2, at, at + 1, at + 2].map(|i| &call.inputs[i]);
+    let bias_shape = if op.d_bias { &call.inputs[3].ty.shape[..2] } else { &[0, 0] };
     let result = |k: usize| call.outputs.get(k).map_or(0, |o| o.address);
     let params = AttentionBwd {
         problem: p,
-        out: tensor(&call.inputs[at]),
-        d_out: tensor(&call.inputs[at + 2]),
-        lse: call.inputs[at + 1].address,
+        out: tensor(out),
+        d_out: tensor(d_out),
+        lse: lse.address,
         d_lse: if op.d_lse { call.inputs[at + 3].address } else { 0 },
         delta: call.scratch,
         dq: result(0),
@@ -143,21 +131,15 @@ pub(super) fn backward(op: &AttentionGrad, call: &mut CudaCall) -> Result<Vec<La
         bias_batch: bias_shape[0] as i32,
         bias_heads: bias_shape[1] as i32,
     };
-    let form = any(depth, dtype);
-    let mut launches = Vec::new();
-    let mut launch = |what: &str, form: &str, grid: [u32; 3]| {
-        if grid[0] > 0 {
-            launches.push(Launch::new(format!("attention_{what}_{form}{dtype}"), grid, &params));
-        }
-    };
-    launch("delta", "", [call.inputs[at + 1].ty.len().div_ceil(DELTA_ROWS) as u32, 1, 1]);
-    let name = format!("{}_", form.name);
-    launch("dkv", &name, blocks(p.keys as usize, form.rows, &p));
-    launch("dq", &name, blocks(p.queries as usize, form.rows, &p));
-    if op.d_bias {
-        let tiles = |n: i32| (n as usize).div_ceil(BIAS_TILE);
-        let entries = bias_shape.iter().product::<usize>();
-        launch("dbias", "any_", [(tiles(p.queries) * tiles(p.keys) * entries) as u32, 1, 1]);
-    }
-    Ok(launches)
+    let form = Form::tensor_cores(&op.forward, &[q, k, v, d_out], 64).unwrap_or(Form::ANY);
+    let tiles = |n: i32| (n as usize).div_ceil(BIAS_TILE);
+    let bias_tiles = tiles(p.queries) * tiles(p.keys) * bias_shape.iter().product::<usize>();
+    let launches = [
+        (format!("delta_{dtype}"), [lse.ty.len().div_ceil(DELTA_ROWS) as u32, 1, 1]),
+        (format!("dkv_{}_{dtype}", form.name), form.grid(p.keys as usize, &p)),
+        (format!("dq_{}_{dtype}", form.name), form.grid(p.queries as usize, &p)),
+        (format!("dbias_any_{dtype}"), [bias_tiles as u32, 1, 1]),
+    ];
+    let launches = launches.into_iter().filter(|(_, grid)| grid[0] > 0);
+    Ok(launches.map(|(name, grid)| Launch::new(format!("attention_{name}"), grid, &params)).collect())
 }
