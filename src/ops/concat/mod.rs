@@ -111,6 +111,7 @@ fn cases() -> Vec<Case> {
             Concat { axis: 3 },
             vec![n(&[2, 3, 5, 4]), n(&[2, 3, 5, 7]), n(&[2, 3, 5, 1])],
         ),
+        Case::test("vectors", Concat { axis: 1 }, vec![n(&[9, 16]), n(&[9, 8]), n(&[9, 32])]),
         Case::test("tokens", Concat { axis: 1 }, vec![n(&[2, 3, 5]), n(&[2, 4, 5])]),
         Case::test("batch", Concat { axis: 0 }, vec![n(&[1, 3, 2]), n(&[2, 3, 2])]),
         Case::test("empty_part", Concat { axis: 1 }, vec![n(&[2, 0]), n(&[2, 3])]),

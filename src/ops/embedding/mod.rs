@@ -156,6 +156,11 @@ fn backward_cases() -> Vec<Case> {
             EmbeddingGrad { rows: 5 },
             vec![CaseInput::integers([3, 9], 0, 5), CaseInput::normal([3, 9, 7])],
         ),
+        Case::test(
+            "wide",
+            EmbeddingGrad { rows: 6 },
+            vec![CaseInput::integers([40], 1, 5), CaseInput::normal([40, 1030])],
+        ),
         Case::bench(
             "clip_tokens",
             EmbeddingGrad { rows: 49408 },

@@ -84,6 +84,8 @@ fn cases() -> Vec<Case> {
     let pad = |before: &[usize], after: &[usize]| Pad { before: before.to_vec(), after: after.to_vec() };
     vec![
         Case::test("image", pad(&[0, 1, 2, 0], &[0, 3, 0, 0]), vec![CaseInput::normal([2, 4, 5, 3])]),
+        Case::test("vectors", pad(&[0, 1, 2, 0], &[0, 0, 3, 0]), vec![CaseInput::normal([1, 4, 5, 16])]),
+        Case::test("channel_vectors", pad(&[0, 8], &[1, 16]), vec![CaseInput::normal([5, 8])]),
         Case::test("channels", pad(&[0, 2], &[0, 1]), vec![CaseInput::normal([4, 3])]),
     ]
 }

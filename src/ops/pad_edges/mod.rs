@@ -202,6 +202,11 @@ fn forward_cases() -> Vec<Case> {
         Case::test("reflect", op(Mode::Reflect, &[0, 2, 5, 0], &[0, 4, 1, 0]), image()),
         Case::test("replicate", op(Mode::Replicate, &[0, 2, 7, 0], &[0, 4, 0, 0]), image()),
         Case::test("last_axis", op(Mode::Reflect, &[0, 3], &[1, 2]), vec![CaseInput::normal([3, 4])]),
+        Case::test(
+            "vectors",
+            op(Mode::Reflect, &[0, 0, 2, 0], &[0, 3, 0, 0]),
+            vec![CaseInput::normal([1, 6, 5, 8])],
+        ),
         Case::bench(
             "swinir_window_pad",
             op(Mode::Reflect, &[0, 0, 0, 0], &[0, 5, 3, 0]),
@@ -220,5 +225,16 @@ fn backward_cases() -> Vec<Case> {
             PadEdgesGrad(op(Mode::Reflect, &[0, 3], &[1, 2])),
             vec![CaseInput::normal([4, 9])],
         ),
+        Case::test(
+            "three_axes",
+            PadEdgesGrad(op(Mode::Replicate, &[1, 0, 2, 1], &[1, 3, 0, 3])),
+            vec![CaseInput::normal([4, 7, 6, 8])],
+        ),
+        Case::test(
+            "vectors",
+            PadEdgesGrad(op(Mode::Reflect, &[0, 1, 2, 0], &[0, 3, 0, 0])),
+            vec![CaseInput::normal([1, 9, 7, 8])],
+        ),
+        Case::test("nothing", PadEdgesGrad(op(Mode::Reflect, &[0, 0], &[0, 0])), vec![CaseInput::normal([4, 9])]),
     ]
 }

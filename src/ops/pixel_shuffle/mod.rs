@@ -135,6 +135,7 @@ fn shuffle_cases() -> Vec<Case> {
     vec![
         case("x2", 2, &[2, 3, 5, 12]),
         case("x3_grey", 3, &[1, 4, 2, 9]),
+        case("x2_many_channels", 2, &[1, 3, 2, 144]),
         Case::bench("swinir_up2", PixelShuffle(2), vec![CaseInput::normal([1, 256, 256, 256])]),
         Case::bench("srvgg_x4", PixelShuffle(4), vec![CaseInput::normal([1, 512, 512, 48])]),
     ]
@@ -145,6 +146,8 @@ fn unshuffle_cases() -> Vec<Case> {
     vec![
         case("x2", 2, &[2, 6, 10, 3]),
         case("x3_grey", 3, &[1, 6, 9, 1]),
+        case("x8", 8, &[1, 16, 24, 3]),
+        case("x2_many_channels", 2, &[1, 2, 6, 36]),
         Case::bench("swinir_general_x8", PixelUnshuffle(8), vec![CaseInput::normal([1, 512, 512, 3])]),
     ]
 }

@@ -141,6 +141,7 @@ fn forward_cases() -> Vec<Case> {
     let n = |s: &[usize]| CaseInput::normal(s);
     vec![
         Case::test("image", Prelu, vec![n(&[2, 3, 5, 7]), n(&[7])]),
+        Case::test("vectors", Prelu, vec![n(&[3, 11, 72]), n(&[72])]),
         Case::bench("srvgg_act", Prelu, vec![n(&[1, 512, 512, 64]), n(&[64])]),
     ]
 }
@@ -149,6 +150,7 @@ fn backward_cases() -> Vec<Case> {
     let n = |s: &[usize]| CaseInput::normal(s);
     vec![
         Case::test("image", PreluGrad, vec![n(&[2, 3, 5, 7]), n(&[2, 3, 5, 7]), n(&[7])]),
+        Case::test("columns", PreluGrad, vec![n(&[70, 67]), n(&[70, 67]), n(&[67])]),
         Case::test("two_blocks", PreluGrad, vec![n(&[1700, 19]), n(&[1700, 19]), n(&[19])]),
     ]
 }

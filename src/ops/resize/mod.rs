@@ -249,6 +249,10 @@ fn forward_cases() -> Vec<Case> {
         Resize { mode: BICUBIC, size: [9, 9], factors: None },
         vec![CaseInput::normal([1, 6, 5, 37])],
     );
+    let vectors = [("vectors", BICUBIC, [9, 7]), ("vectors_antialias", Mode::BicubicAntialias, [2, 3])];
+    let vectors = vectors.map(|(name, mode, size)| {
+        Case::test(name, Resize { mode, size, factors: None }, vec![CaseInput::normal([1, 6, 8, 8])])
+    });
     let bench = |name, mode, size, x: &[usize]| {
         Case::bench(name, Resize { mode, size, factors: None }, vec![CaseInput::normal(x)])
     };
@@ -258,7 +262,7 @@ fn forward_cases() -> Vec<Case> {
         bench("photo_antialias_down4", Mode::BicubicAntialias, [512, 512], &[1, 2048, 2048, 3]),
         bench("unet_bilinear_x2", BILINEAR, [256, 256], &[1, 128, 128, 320]),
     ];
-    small.chain([wide]).chain(model).collect()
+    small.chain([wide]).chain(vectors).chain(model).collect()
 }
 
 fn backward_cases() -> Vec<Case> {
