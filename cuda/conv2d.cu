@@ -46,12 +46,17 @@ DC_FN Pixel pixel_of(const ConvGeometry& g, int m) {
             (m - row * g.out_w) * g.stride_x - g.pad_x};
 }
 
-/// The input pixel under (ty, tx) of the picture that starts at pixel `image`; -1 for a zero.
+/// The input pixel under (ty, tx) of the picture that starts at pixel `image`; -1 for a zero. SHIFT: repeats are
+/// powers of two.
+template <bool SHIFT>
 DC_FN int input_at(const ConvGeometry& g, int image, int ty, int tx) {
     if (unsigned(ty) >= unsigned(g.reach_y) || unsigned(tx) >= unsigned(g.reach_x)) return -1;
     int y = ty, x = tx;
-    if (g.repeat_y > 1 || g.repeat_x > 1) {
-        y = ty / g.repeat_y, x = tx / g.repeat_x;
+    if (SHIFT) {
+        y >>= g.shift_y, x >>= g.shift_x;
+        if (g.stuffed && (y << g.shift_y != ty || x << g.shift_x != tx)) return -1;
+    } else if (g.repeat_y > 1 || g.repeat_x > 1) {
+        y /= g.repeat_y, x /= g.repeat_x;
         if (g.stuffed && (y * g.repeat_y != ty || x * g.repeat_x != tx)) return -1;
     }
     return image + y * g.width + x;
@@ -145,7 +150,7 @@ DC_FN void forward(const Conv2dFwd& p) {
         DC_UNROLL
         for (int i = 0; i < BM / 8; ++i) {
             const Pixel pixel = s.pixel[first + 8 * i];
-            const int from = input_at(g, pixel.image, pixel.ty + dy, pixel.tx + dx);
+            const int from = input_at<false>(g, pixel.image, pixel.ty + dy, pixel.tx + dx);
             a[i] = from < 0 ? 0.0f : dc::to_f32(x[from * step]);
         }
         DC_UNROLL
@@ -256,7 +261,7 @@ struct Forward {
         Pixel pixel[BM];
     };
 
-    /// What a block still has to fetch: input, tap and slice of the input's channels.
+    /// What a block fetches next: input, tap and slice of the input's channels.
     struct Cursor {
         int source, ky, kx, slice;
     };
@@ -266,8 +271,10 @@ struct Forward {
     const int t, warp_m, warp_n;
     int n0;
     Cursor next{0, 0, 0, 0};
-    int fetched = 0, total = 0;
-    const T* row[4];  // this thread's pixels at the cursor's tap; null: zeros
+    const T* row[4];     // this thread's pixels at the cursor's tap
+    unsigned there = 0;  // bit i: row[i] is inside the picture; none when all is fetched
+    int channels = 0;    // of the cursor's input
+    const uint16_t* w;   // this thread's unit of the next slice of the weights
     float sum[MT][NT][4];
     uint32_t a[2][MT][4], b[2][NT][2];
 
@@ -276,54 +283,56 @@ struct Forward {
 
     /// Addresses of the cursor's tap.
     DC_FN void look() {
+        there = 0;
+        if (next.source >= p.sources) return;
         const ConvGeometry& g = p.geometry;
         const T* x = dc::ptr<const T>(p.source[next.source].x);
         const int64_t step = p.source[next.source].step;
+        channels = p.source[next.source].channels;
         DC_UNROLL
         for (int i = 0; i < 4; ++i) {
             const Pixel pixel = s.pixel[t / 4 + 32 * i];
             const int from =
-                input_at(g, pixel.image, pixel.ty + next.ky * g.dilation_y, pixel.tx + next.kx * g.dilation_x);
-            row[i] = from < 0 ? nullptr : x + from * step;
+                input_at<true>(g, pixel.image, pixel.ty + next.ky * g.dilation_y, pixel.tx + next.kx * g.dilation_x);
+            there |= unsigned(from >= 0) << i;
+            row[i] = x + dc::max(from, 0) * step;
         }
     }
 
-    /// Starts the copies of the next slice into a stage, and steps on.
+    /// Starts the copies of the next slice into a stage: straight-line code, which the compiler spreads between
+    /// the multiplications.
     DC_FN void fetch(int stage) {
-        if (fetched < total) {
-            const ConvSource& source = p.source[next.source];
-            const int c = next.slice * BK + t % 4 * 8;
-            const T* somewhere = dc::ptr<const T>(source.x);
+        const int c = next.slice * BK + t % 4 * 8;
+        DC_UNROLL
+        for (int i = 0; i < 4; ++i) {
+            uint16_t* to = s.in.a[stage] + at64(t / 4 + 32 * i, t % 4);
             DC_UNROLL
-            for (int i = 0; i < 4; ++i) {
-                uint16_t* to = s.in.a[stage] + at64(t / 4 + 32 * i, t % 4);
-                DC_UNROLL
-                for (int h = 0; h < 8; h += VEC) {
-                    const bool there = row[i] && c + h < source.channels;
-                    dc::cp_async<VEC * 2>(to + h, there ? row[i] + c + h : somewhere, there ? VEC * 2 : 0);
-                }
-            }
-            // Weights are packed as they lie in shared memory.
-            const uint16_t* w = dc::ptr<const uint16_t>(p.w) + (int64_t(fetched) * p.cout_padded + n0) * BK;
-            DC_UNROLL
-            for (int i = 0; i < BN / 32; ++i) {
-                const int unit = (t + i * THREADS) * 8;
-                dc::cp_async<16>(s.in.b[stage] + unit, w + unit);
-            }
-            ++fetched;
-            if (++next.slice == source.slices) {
-                next.slice = 0;
-                if (++next.kx == p.geometry.kernel_w) {
-                    next.kx = 0;
-                    if (++next.ky == p.geometry.kernel_h) {
-                        next.ky = 0;
-                        ++next.source;
-                    }
-                }
-                if (next.source < p.sources) look();
+            for (int h = 0; h < 8; h += VEC) {
+                const bool read = (there >> i & 1) && c + h < channels;
+                dc::cp_async<VEC * 2>(to + h, row[i] + c + h, read ? VEC * 2 : 0);
             }
         }
+        // Weights are packed as they lie in shared memory.
+        DC_UNROLL
+        for (int i = 0; i < BN / 32; ++i)
+            dc::cp_async<16>(s.in.b[stage] + (t + i * THREADS) * 8, w + i * THREADS * 8,
+                             next.source < p.sources ? 16 : 0);
         dc::cp_async_commit();
+    }
+
+    /// To the next slice.
+    DC_FN void step() {
+        w += int64_t(p.cout_padded) * BK;
+        if (++next.slice * BK < channels) return;
+        next.slice = 0;
+        if (++next.kx == p.geometry.kernel_w) {
+            next.kx = 0;
+            if (++next.ky == p.geometry.kernel_h) {
+                next.ky = 0;
+                ++next.source;
+            }
+        }
+        look();
     }
 
     /// Fragments of 16 of a stage's depth.
@@ -355,7 +364,9 @@ struct Forward {
         const int m0 = int(blockIdx.x) / tiles * BM;
         n0 = int(blockIdx.x) % tiles * BN;
         s.pixel[t] = pixel_of(p.geometry, m0 + t);
-        for (int i = 0; i < p.sources; ++i) total += p.source[i].slices;
+        w = dc::ptr<const uint16_t>(p.w) + n0 * BK + t * 8;
+        int total = 0;
+        for (int i = 0; i < p.sources; ++i) total += dc::ceil_div(p.source[i].channels, BK);
         total *= p.geometry.kernel_h * p.geometry.kernel_w;
         DC_UNROLL
         for (int i = 0; i < MT; ++i)
@@ -366,8 +377,11 @@ struct Forward {
         __syncthreads();
         look();
 
-        DC_UNROLL
-        for (int i = 0; i < STAGES; ++i) fetch(i);
+        DC_ROLL
+        for (int i = 0; i < STAGES; ++i) {
+            fetch(i);
+            step();
+        }
         dc::cp_async_wait<STAGES - 1>();
         __syncthreads();
         fragments(0, 0, 0);
@@ -382,6 +396,7 @@ struct Forward {
             stage = stage + 1 == STAGES ? 0 : stage + 1;
             fragments(0, stage, 0);  // after the last slice: never used
             multiply(1);
+            step();
         }
         dc::cp_async_wait<0>();
 
@@ -463,7 +478,7 @@ DC_FN void partial(const Conv2dGradWeight& p) {
             const int k = first + 2 * i, m = begin + slice * BK + k;
             const Pixel pixel = s.pixel[slice & 1][k];
             const int from =
-                input_at(g, pixel.image, pixel.ty + tap_y * g.dilation_y, pixel.tx + tap_x * g.dilation_x);
+                input_at<false>(g, pixel.image, pixel.ty + tap_y * g.dilation_y, pixel.tx + tap_x * g.dilation_x);
             from_x[i] = some_x && from >= 0 ? dc::to_f32(x[from * p.x_step]) : 0.0f;
             from_dy[i] = some_dy && m < end ? dc::to_f32(dy[m * p.dy_step]) : 0.0f;
         }
@@ -580,7 +595,7 @@ DC_FN void partial(const Conv2dGradWeight& p) {
             for (int i = 0; i < 2; ++i) {
                 const int k = t / 8 + 16 * i;
                 Walk& w = walk[i];
-                const int from = input_at(g, w.picture * g.height * g.width, w.oy * g.stride_y + to_y,
+                const int from = input_at<true>(g, w.picture * g.height * g.width, w.oy * g.stride_y + to_y,
                                           w.ox * g.stride_x + to_x);
                 const bool there = some_x && m0 + k < end && from >= 0;
                 dc::cp_async<16>(s.x[stage] + at128(k, x_unit, BC),
@@ -627,7 +642,7 @@ DC_FN void partial(const Conv2dGradWeight& p) {
     };
 
     // The pipeline of the forward kernel.
-    DC_UNROLL
+    DC_ROLL
     for (int i = 0; i < STAGES; ++i) fetch(i);
     dc::cp_async_wait<STAGES - 1>();
     __syncthreads();

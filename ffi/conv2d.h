@@ -14,8 +14,8 @@ typedef struct ConvSource {
     int64_t step;
     /// Channels of this input.
     int32_t channels;
-    /// Their slices of 32, the last one filled up with zeros (tensor-core forms).
-    int32_t slices;
+    /// Padding.
+    uint32_t reserved;
 } ConvSource;
 
 /// Where a convolution reads: result (oy, ox) at tap (ky, kx) reads input pixel (ty / repeat_y, tx / repeat_x) with
@@ -47,6 +47,9 @@ typedef struct ConvGeometry {
     /// How often an input pixel is repeated (or, if `stuffed`, the distance of pixels in a sea of zeros).
     int32_t repeat_y;
     int32_t repeat_x;
+    /// Their binary logarithms (tensor-core forms, which take powers of two).
+    int32_t shift_y;
+    int32_t shift_x;
     /// 1: zeros lie between the input's pixels; 0: copies.
     int32_t stuffed;
     /// All result pixels: batch * out_h * out_w.

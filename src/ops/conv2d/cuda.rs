@@ -71,6 +71,8 @@ fn geometry(
         dilation_x: spec.dilation[1] as i32,
         repeat_y: repeat as i32,
         repeat_x: repeat as i32,
+        shift_y: repeat.ilog2() as i32,
+        shift_x: repeat.ilog2() as i32,
         stuffed: 0,
         pixels: (batch * out[0] * out[1]) as i32,
     };
@@ -126,6 +128,8 @@ impl Problem {
             pad_x: forward.dilation_x * (forward.kernel_w - 1) - forward.pad_x,
             repeat_y: sy,
             repeat_x: sx,
+            shift_y: sy.ilog2() as i32,
+            shift_x: sx.ilog2() as i32,
             stuffed: 1,
             pixels: (batch * op.size[0] * op.size[1]) as i32,
             ..forward
@@ -168,7 +172,9 @@ impl Problem {
 
     /// What runs for these inputs.
     fn form(&self, x: &[CudaOperand]) -> Form {
-        if x[0].ty.dtype == DType::F32 || self.groups > 1 {
+        let g = &self.geometry;
+        let shifts = [g.repeat_y, g.repeat_x].iter().all(|r| (*r as u32).is_power_of_two());
+        if x[0].ty.dtype == DType::F32 || self.groups > 1 || !shifts {
             return Form::Simt;
         }
         let all = |n| x.iter().all(|x| x.vectors(n));
@@ -224,7 +230,7 @@ impl Problem {
                 x: x.address,
                 step: x.layout.as_rows().expect("accepts() asks for rows").2 as i64,
                 channels: channels[k],
-                slices: self.channels[k].div_ceil(TENSOR_BK) as i32,
+                reserved: 0,
             };
         }
         let pieces = self.packed(form) / 16;

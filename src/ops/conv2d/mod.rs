@@ -302,8 +302,8 @@ pub(super) fn geometries() -> Vec<Geometry> {
             [3, 3],
             ConvSpec { stride: [2; 2], pad: [0, 1, 0, 1], ..same(3) },
         ),
-        ("wide", [1, 3, 5], 72, 120, [1, 1], same(1)),
-        ("wide_back", [1, 9, 15], 136, 40, [1, 1], same(1)),
+        ("wide", [1, 3, 5], 72, 232, [1, 1], same(1)),
+        ("two_tiles", [1, 9, 15], 72, 40, [1, 1], same(1)),
         ("fours", [1, 5, 6], 28, 20, [3, 3], same(3)),
         ("deep", [1, 2, 3], 520, 128, [1, 1], same(1)),
     ]
