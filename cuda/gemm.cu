@@ -50,8 +50,8 @@ DC_FN void gemm_mma(const Gemm& p) {
     const int row0 = place.row * BM, col0 = place.column * BN;
     const T* a = dc::ptr<const T>(p.a) + blockIdx.z * p.a_batch;
     const T* b = dc::ptr<const T>(p.b) + blockIdx.z * p.b_batch;
-    const TileA tile_a{a + (A_TRANS ? row0 : row0 * p.a_step), p.a_step, p.m - row0, p.a_align};
-    const TileB tile_b{b + (B_TRANS ? col0 * p.b_step : col0), p.b_step, p.n - col0, p.b_align};
+    const auto tile_a = TileA::at(a + (A_TRANS ? row0 : row0 * p.a_step), p.a_step, p.m - row0, p.a_align);
+    const auto tile_b = TileB::at(b + (B_TRANS ? col0 * p.b_step : col0), p.b_step, p.n - col0, p.b_align);
     const int row = dc::warp() / (BN / WN) * WM, col = dc::warp() % (BN / WN) * WN;
     const int k0 = blockIdx.y * p.k_slice, k_end = dc::min(p.k, k0 + p.k_slice);
     float acc[Form::MI][Form::NI][4] = {};
@@ -65,8 +65,7 @@ DC_FN void gemm_mma(const Gemm& p) {
 
 /// Eight values from an address of any alignment, those from `valid` on zero.
 template <class T>
-DC_FN dc::Vec<T, 8> load8(const T* from, int valid, bool aligned) {
-    if (aligned && valid >= 8) return dc::load<8>(from);
+DC_FN dc::Vec<T, 8> first8(const T* from, int valid) {
     dc::Vec<T, 8> v;
     DC_UNROLL
     for (int i = 0; i < 8; ++i) v[i] = i < valid ? from[i] : dc::from_f32<T>(0.0f);
@@ -87,7 +86,6 @@ constexpr int ROWS_COLUMNS = 16, ROWS_WARPS = 8;
 template <class T>
 DC_FN void gemm_rows(const Gemm& p) {
     const int g = dc::lane() / 4, t = dc::lane() % 4, col0 = blockIdx.x * ROWS_COLUMNS;
-    const bool aligned = dc::min(p.a_align, p.b_align) == 16;
     const T* a = dc::ptr<const T>(p.a) + blockIdx.z * p.a_batch;
     const T* b = dc::ptr<const T>(p.b) + blockIdx.z * p.b_batch;
     // Columns and rows that do not exist read the last one and are not stored.
@@ -96,21 +94,43 @@ DC_FN void gemm_rows(const Gemm& p) {
     const T* a0 = a + dc::min(g, p.m - 1) * p.a_step;
     const T* a8 = a + dc::min(g + 8, p.m - 1) * p.a_step;
     float acc[2][4] = {};
-    for (int k0 = dc::warp() * 32; k0 < p.k; k0 += ROWS_WARPS * 32) {
-        const int k = k0 + t * 8, valid = p.k - k;
-        const auto v0 = load8(b0 + k, valid, aligned), v8 = load8(b8 + k, valid, aligned);
-        const auto x0 = load8(a0 + k, valid, aligned);
-        dc::Vec<T, 8> x8 = x0;
-        if (p.m > 8) x8 = load8(a8 + k, valid, aligned);
+    const bool two = p.m > 8;
+    struct Held {
+        dc::Vec<T, 8> v0, v8, x0, x8;
+    };
+    const auto fetch = [&](int k, auto load) {
+        Held h{load(b0 + k), load(b8 + k), load(a0 + k), {}};
+        if (two) h.x8 = load(a8 + k);
+        return h;
+    };
+    const auto multiply = [&](const Held& h) {
         DC_UNROLL
         for (int i = 0; i < 2; ++i) {
-            const uint32_t columns[4] = {pair(v0, 2 * i), pair(v8, 2 * i), pair(v0, 2 * i + 1), pair(v8, 2 * i + 1)};
-            const uint32_t low[2] = {pair(x0, 2 * i), pair(x0, 2 * i + 1)};
-            const uint32_t high[2] = {pair(x8, 2 * i), pair(x8, 2 * i + 1)};
+            const uint32_t columns[4] = {pair(h.v0, 2 * i), pair(h.v8, 2 * i), pair(h.v0, 2 * i + 1),
+                                         pair(h.v8, 2 * i + 1)};
+            const uint32_t low[2] = {pair(h.x0, 2 * i), pair(h.x0, 2 * i + 1)};
+            const uint32_t high[2] = {pair(h.x8, 2 * i), pair(h.x8, 2 * i + 1)};
             dc::mma_m16n8k16<T>(acc[0], columns, low);
-            if (p.m > 8) dc::mma_m16n8k16<T>(acc[1], columns, high);
+            if (two) dc::mma_m16n8k16<T>(acc[1], columns, high);
+        }
+    };
+    int k = dc::warp() * 32 + t * 8;
+    constexpr int TURN = ROWS_WARPS * 32;
+    if (dc::min(p.a_align, p.b_align) == 16) {
+        const auto whole = [](const T* from) { return dc::load<8>(from); };
+        const int end = p.k - 32 + t * 8;  // the last k that all lanes may read from
+        for (; k + TURN <= end; k += 2 * TURN) {  // two turns in flight
+            const Held first = fetch(k, whole), second = fetch(k + TURN, whole);
+            multiply(first);
+            multiply(second);
+        }
+        if (k <= end) {
+            multiply(fetch(k, whole));
+            k += TURN;
         }
     }
+    for (; k - t * 8 < p.k; k += TURN)
+        multiply(fetch(k, [&](const T* from) { return first8(from, p.k - k); }));
     struct Parts {
         float warp[ROWS_WARPS][16][ROWS_COLUMNS];  // row of A, column of B
     };

@@ -22,77 +22,82 @@ struct GemmTile {
     static constexpr int ELEMENTS = OUTER * STEP;
     static constexpr int ROW = ALONG_K ? STEP : OUTER;  // elements
     static constexpr int CHUNKS = ROW / 8;              // of a row
-    static constexpr int COPIES = ELEMENTS / 8 / THREADS;
+    static constexpr int COPIES = ELEMENTS / 8 / THREADS, ROWS_APART = THREADS / CHUNKS;
     static_assert(COPIES * THREADS * 8 == ELEMENTS && THREADS % CHUNKS == 0, "every thread copies alike");
+    static_assert(ROWS_APART % 8 == 0, "the permutation is the same in all rows that a thread copies");
 
-    /// First element of chunk `chunk` of row `row`.
-    static DC_FN int place(int row, int chunk) {
-        if (ALONG_K) return row * ROW + (chunk ^ (row >> 1 & 3)) * 8;  // two rows on the 32 banks
-        return row * ROW + (chunk ^ (row & 7)) * 8;
+    const T* mine;    // what this thread copies first, at k = 0
+    int64_t step;     // elements between rows
+    int outer, align; // how many outer indices there are, from the tile's first; bytes
+
+    /// The tile whose first element, at k = 0, is at `from`.
+    static DC_FN GemmTile at(const T* from, int64_t step, int outer, int align) {
+        return {from + row() * step + chunk() * 8, step, outer, align};
     }
-
-    const T* from;  // outer index 0 of the tile, k = 0
-    int64_t step;   // elements between rows
-    int outer;      // how many outer indices there are, from the tile's first
-    int align;      // bytes
 
     /// Starts the copy of k = k0…k0 + 31, those below k_end; the others and what lies outside become zeros.
-    DC_FN void copy(T* to, int k0, int k_end) const {
-        const int chunk = threadIdx.x % CHUNKS;
-        if (align == 16) {
+    DC_FN void copy(T* tile, int k0, int k_end) const {
+        const T* from = mine + (ALONG_K ? k0 : k0 * step);
+        T* to = tile + place(row(), chunk());
+        if (align == 16 && outer >= OUTER && k0 + STEP <= k_end) {
             DC_UNROLL
-            for (int i = 0; i < COPIES; ++i) {
-                const int row = threadIdx.x / CHUNKS + i * (THREADS / CHUNKS);
-                const int valid = count(row, chunk, k0, k_end);
-                cp_async<16>(to + place(row, chunk), valid ? source(row, chunk, k0) : from, valid * 2);
-            }
+            for (int i = 0; i < COPIES; ++i) cp_async<16>(to + i * ROWS_APART * ROW, from + i * ROWS_APART * step);
             return;
         }
-        // Rows that are not whole chunks, such as 180 channels (8 bytes): not worth code of its own.
+        const int in_chunk = (ALONG_K ? k_end - k0 : outer) - chunk() * 8;
         DC_ROLL
         for (int i = 0; i < COPIES; ++i) {
-            const int row = threadIdx.x / CHUNKS + i * (THREADS / CHUNKS);
-            const int valid = count(row, chunk, k0, k_end);
-            const T* s = source(row, chunk, k0);
-            T* d = to + place(row, chunk);
-            if (align == 8) {
-                cp_async<8>(d, valid > 0 ? s : from, 2 * min(valid, 4));
-                cp_async<8>(d + 4, valid > 4 ? s + 4 : from, 2 * max(valid - 4, 0));
-            } else if (align == 4) {
-                DC_UNROLL
-                for (int c = 0; c < 8; c += 2)
-                    cp_async<4>(d + c, valid > c ? s + c : from, 2 * max(min(valid - c, 2), 0));
-            } else {
-                Vec<T, 8> v;
-                DC_UNROLL
-                for (int c = 0; c < 8; ++c) v[c] = c < valid ? s[c] : from_f32<T>(0.0f);
-                store(d, v);
-            }
+            const int rows = (ALONG_K ? outer : k_end - k0) - i * ROWS_APART;
+            copy_part(to, from, row() < rows ? max(0, min(in_chunk, 8)) : 0);
+            to += ROWS_APART * ROW;
+            from += ROWS_APART * step;
         }
     }
 
-    /// Fragments of 16 outer indices from `first` and 16 k from 16·half. With WIDE as the a of an mma (16×16);
-    /// otherwise as the b of two, outer indices first… and first + 8….
+    /// What `fragment` adds to its addresses in a lane of a warp whose outer indices start at `first`.
     template <bool WIDE>
-    static DC_FN void fragment(uint32_t (&r)[4], const T* tile, int first, int half) {
+    static DC_FN int lane_place(int first) {
         const int l = lane();
         const int outer8 = WIDE ? l >> 3 & 1 : l >> 4, k8 = WIDE ? l >> 4 : l >> 3 & 1;
+        return ALONG_K ? place(first + outer8 * 8 + l % 8, k8) : place(k8 * 8 + l % 8, first / 8 + outer8);
+    }
+    /// Fragments of the i-th 16 outer indices of a warp and 16 k from 16·half: with WIDE as the a of an mma
+    /// (16×16), else as the b of two, 8 outer indices each.
+    static DC_FN void fragment(uint32_t (&r)[4], const T* tile, int lane_place, int i, int half) {
+        // Chunk bits that i or half sets are zero in lane_place's chunk before its permutation: xor adds them.
         if constexpr (ALONG_K)
-            ldmatrix<4, false>(r, tile + place(first + outer8 * 8 + l % 8, half * 2 + k8));
+            ldmatrix<4, false>(r, tile + (lane_place ^ half * 16) + i * 16 * ROW);
         else
-            ldmatrix<4, true>(r, tile + place(half * 16 + k8 * 8 + l % 8, first / 8 + outer8));
+            ldmatrix<4, true>(r, tile + (lane_place ^ i * 16) + half * 16 * ROW);
     }
 
   private:
-    static DC_FN int within(int limit) { return max(0, min(limit, 8)); }
-    /// How many of a chunk's eight values exist.
-    DC_FN int count(int row, int chunk, int k0, int k_end) const {
-        if (ALONG_K) return row < outer ? within(k_end - k0 - chunk * 8) : 0;
-        return k0 + row < k_end ? within(outer - chunk * 8) : 0;
+    /// The first row that this thread copies, and the chunk of all its rows.
+    static DC_FN int row() { return threadIdx.x / CHUNKS; }
+    static DC_FN int chunk() { return threadIdx.x % CHUNKS; }
+    /// First element of chunk `chunk` of row `row`.
+    static DC_FN int place(int row, int chunk) {
+        return row * ROW + (chunk ^ (ALONG_K ? row >> 1 & 3 : row & 7)) * 8;  // 128 bytes: two rows, or one
     }
-    DC_FN const T* source(int row, int chunk, int k0) const {
-        if (ALONG_K) return from + row * step + (k0 + chunk * 8);
-        return from + (k0 + row) * step + chunk * 8;
+
+    /// A chunk of which `valid` values exist.
+    DC_FN void copy_part(T* to, const T* from, int valid) const {
+        if (align == 16) {
+            cp_async<16>(to, valid ? from : mine, valid * 2);
+        } else if (align == 8) {  // rows such as 180 channels
+            DC_UNROLL
+            for (int c = 0; c < 8; c += 4)
+                cp_async<8>(to + c, valid > c ? from + c : mine, 2 * max(min(valid - c, 4), 0));
+        } else if (align == 4) {
+            DC_UNROLL
+            for (int c = 0; c < 8; c += 2)
+                cp_async<4>(to + c, valid > c ? from + c : mine, 2 * max(min(valid - c, 2), 0));
+        } else {
+            Vec<T, 8> v;
+            DC_UNROLL
+            for (int c = 0; c < 8; ++c) v[c] = c < valid ? from[c] : from_f32<T>(0.0f);
+            store(to, v);
+        }
     }
 };
 
@@ -112,6 +117,7 @@ DC_FN void gemm_steps(float (&acc)[MI][NI][4], const A& a, const B& b, T* a_tile
         }
         cp_async_commit();  // also without copies: waits count groups
     };
+    const int place_a = A::template lane_place<true>(row), place_b = B::template lane_place<false>(col);
     DC_ROLL
     for (int s = 0; s < STAGES - 1; ++s) copy(s);
     DC_ROLL
@@ -125,9 +131,9 @@ DC_FN void gemm_steps(float (&acc)[MI][NI][4], const A& a, const B& b, T* a_tile
         uint32_t fa[2][MI][4], fb[2][NI / 2][4];
         const auto fetch = [&](int half) {
             DC_UNROLL
-            for (int i = 0; i < MI; ++i) A::template fragment<true>(fa[half][i], at, row + i * 16, half);
+            for (int i = 0; i < MI; ++i) A::fragment(fa[half][i], at, place_a, i, half);
             DC_UNROLL
-            for (int j = 0; j < NI / 2; ++j) B::template fragment<false>(fb[half][j], bt, col + j * 16, half);
+            for (int j = 0; j < NI / 2; ++j) B::fragment(fb[half][j], bt, place_b, j, half);
         };
         fetch(0);
         DC_UNROLL
