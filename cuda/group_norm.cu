@@ -301,8 +301,12 @@ MOMENTS(f16, dc::f16)
 DC_KERNEL(group_norm_combine_f32, GroupNormCombine, COMBINE_THREADS, 1, COMBINE_THREADS / 8) { group_norm_combine(p); }
 
 #define APPLY(IN, OUT, In, Out)                                                                                   \
-    DC_KERNEL(group_norm_apply_v4_##IN##_##OUT, GroupNormApply, THREADS, 4, 0) { group_norm_apply<In, Out, 4>(p); } \
-    DC_KERNEL(group_norm_apply_v1_##IN##_##OUT, GroupNormApply, THREADS, 4, 0) { group_norm_apply<In, Out, 1>(p); }
+    DC_KERNEL(group_norm_apply_v4_##IN##_##OUT, GroupNormApply, THREADS, 4, 0) {                                  \
+        group_norm_apply<In, Out, 4>(p);                                                                          \
+    }                                                                                                             \
+    DC_KERNEL(group_norm_apply_v1_##IN##_##OUT, GroupNormApply, THREADS, 4, 0) {                                  \
+        group_norm_apply<In, Out, 1>(p);                                                                          \
+    }
 APPLY(f32, f32, float, float)
 APPLY(f32, bf16, float, dc::bf16)
 APPLY(f32, f16, float, dc::f16)

@@ -71,7 +71,9 @@ DC_FN void softmax_grad(const SoftmaxGradRows& p) {
 
 #define FORWARD(NAME, T)                                                                                          \
     DC_KERNEL(softmax_fwd_w256_##NAME, SoftmaxFwd, THREADS, 8, 0) { softmax_fwd<dc::InWarp<2>, T>(p); }           \
-    DC_KERNEL(softmax_fwd_b4096_##NAME, SoftmaxFwd, BLOCK, 4, BLOCK / 8) { softmax_fwd<dc::InBlock<BLOCK, 4>, T>(p); } \
+    DC_KERNEL(softmax_fwd_b4096_##NAME, SoftmaxFwd, BLOCK, 4, BLOCK / 8) {                                        \
+        softmax_fwd<dc::InBlock<BLOCK, 4>, T>(p);                                                                 \
+    }                                                                                                             \
     DC_KERNEL(softmax_fwd_short_##NAME, SoftmaxFwd, THREADS, 8, 0) { softmax_fwd<dc::ShortRow, T>(p); }           \
     DC_KERNEL(softmax_fwd_any_##NAME, SoftmaxFwd, THREADS, 8, 0) { softmax_fwd<dc::AnyRow, T>(p); }
 FORWARD(f32, float)

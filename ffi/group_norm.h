@@ -1,8 +1,8 @@
 #pragma once
 #include <stdint.h>
 
-/// How the images [samples, pixels, channels] of a group norm are shared out. Block (s, t, b) of a launch over pixels
-/// has the pixels of slab s and the channels of tile t of sample b.
+/// How the images [samples, pixels, channels] of a group norm are shared out. Block (s, t, b) of a launch over
+/// pixels has the pixels of slab s and the channels of tile t of sample b.
 typedef struct GroupNormTiles {
     /// Pixels of a sample.
     int32_t pixels;
@@ -27,8 +27,8 @@ typedef struct GroupNormMoments {
     GroupNormTiles tiles;
 } GroupNormMoments;
 
-/// Parameters of `group_norm_combine`: mean and reciprocal standard deviation of every group. Block (g, b): one group
-/// of one sample.
+/// Parameters of `group_norm_combine_f32`: mean and reciprocal standard deviation of every group. Block (g, b):
+/// one group of one sample.
 typedef struct GroupNormCombine {
     /// f32 [samples, slabs, channels, 2], as `group_norm_moments_*` writes it.
     uint64_t partials;
@@ -60,8 +60,8 @@ typedef struct GroupNormApply {
     int32_t reserved;
 } GroupNormApply;
 
-/// Parameters of `group_norm_grad_sums_*` and `group_norm_grad_apply_*`. With z = n * gamma + beta and dz = f'(z) * dy,
-/// the first sums dz and dz * n of every channel over every slab, and the second writes
+/// Parameters of `group_norm_grad_sums_*` and `group_norm_grad_apply_*`. With z = n * gamma + beta and
+/// dz = f'(z) * dy, the first sums dz and dz * n of every channel over every slab, and the second writes
 /// dx = (dz * gamma - mean(dz * gamma) - n * mean(dz * gamma * n)) * rstd.
 typedef struct GroupNormBackward {
     /// x and dy, f32, pixels `x_step` and `dy_step` elements apart.
@@ -87,16 +87,16 @@ typedef struct GroupNormBackward {
     int32_t reserved;
 } GroupNormBackward;
 
-/// Parameters of `group_norm_grad_means` (block (g, b): one group of one sample) and `group_norm_grad_weights` (a thread
-/// a channel).
+/// Parameters of `group_norm_grad_means_f32` (block (g, b): one group of one sample) and
+/// `group_norm_grad_weights_f32` (a thread a channel).
 typedef struct GroupNormGradCombine {
     /// Sums of dz and dz * n, f32 [samples, slabs, channels, 2].
     uint64_t partials;
     /// gamma, f32 [channels].
     uint64_t gamma;
-    /// Means of dz * gamma and dz * gamma * n, f32 [samples, groups, 2]: result of `group_norm_grad_means`.
+    /// Means of dz * gamma and dz * gamma * n, f32 [samples, groups, 2]: result of `group_norm_grad_means_f32`.
     uint64_t means;
-    /// Gradients of gamma and beta, f32 [channels]: results of `group_norm_grad_weights`.
+    /// Gradients of gamma and beta, f32 [channels]: results of `group_norm_grad_weights_f32`.
     uint64_t d_gamma;
     uint64_t d_beta;
     GroupNormTiles tiles;

@@ -111,7 +111,7 @@ fn cases() -> Vec<Case> {
     };
     vec![
         Case::test("per_sample", GatedResidual, operands([3, 5, 37], 3)),
-        Case::test("shared", GatedResidual, operands([2, 700, 40], 1)),
+        Case::test("shared", GatedResidual, operands([2, 210, 40], 1)),
         Case::test("vectors", GatedResidual, operands([2, 3, 516], 2)),
         Case::bench("pixart", GatedResidual, operands([2, 4096, 1152], 2)),
     ]

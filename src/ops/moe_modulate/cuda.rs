@@ -11,10 +11,10 @@ const ROWS: usize = 4;
 /// Most experts that the kernels mix.
 const MOST: usize = 8;
 
-/// x is the residual stream, f32, and so is the result; the other operands are read in the compute type if
-/// all of them are kept in it.
-pub(super) fn storage(kept: &[DType], compute: DType) -> Storage {
-    let half = kept[1..].iter().all(|&k| k == compute);
+/// x is the residual stream, f32, and so is the result. The pairs (γ, β), `kept[pairs..]`, are read in the
+/// compute type if all of them are kept in it, and the few logits, if any, like them.
+pub(super) fn storage(kept: &[DType], pairs: usize, compute: DType) -> Storage {
+    let half = kept[pairs..].iter().all(|&k| k == compute);
     let mut inputs = vec![if half { compute } else { DType::F32 }; kept.len()];
     inputs[0] = DType::F32;
     Storage { inputs, outputs: vec![DType::F32] }

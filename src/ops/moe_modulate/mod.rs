@@ -100,7 +100,7 @@ impl Op for Modulate {
         kept: &[DType],
         compute: DType,
     ) -> Storage {
-        cuda::storage(kept, compute)
+        cuda::storage(kept, 1, compute)
     }
 
     fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
@@ -180,7 +180,7 @@ impl Op for MoeModulate {
         kept: &[DType],
         compute: DType,
     ) -> Storage {
-        cuda::storage(kept, compute)
+        cuda::storage(kept, 2, compute)
     }
 
     fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {

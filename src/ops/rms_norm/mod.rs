@@ -182,6 +182,6 @@ fn backward_cases() -> Vec<Case> {
     vec![
         Case::test("plain", op, vec![n(&[3, 5, 37]), n(&[3, 5, 37])]),
         Case::test("weighted", op, vec![n(&[9, 60]), n(&[9, 60]), n(&[60])]),
-        Case::test("two_blocks", op, vec![n(&[1700, 19]), n(&[1700, 19]), n(&[19])]),
+        Case::test("two_blocks", op, vec![n(&[900, 19]), n(&[900, 19]), n(&[19])]),
     ]
 }
