@@ -11,6 +11,9 @@
 // the compiler knows for all but the first key.
 // Its gradient: a block has one head and a group of windows; sums of the scores' gradient (of the table's,
 // that is) stay in shared memory until the group is done, and `grad_table` adds up the groups in order.
+// `tile` (f32): a thread has a query and keeps it and its result in registers; keys and values are broadcast from
+// shared memory, four FMAs a 16-byte load, so that FMAs (491 kFLOP a head of a window) and the 30 KB that they
+// need take about equally long.
 // `any` (f32): every window and depth, a warp a query.
 #include "include/dc.cuh"
 #include "include/mma.cuh"
@@ -238,6 +241,147 @@ DC_FN void grad_any_keys(const WindowAttentionGrad& p) {
                 d_k[c] = mixed_q[i] * p.scale;
                 d_k[channels + c] = mixed_d[i];
             }
+        }
+    }
+}
+
+// ---- Depth up to 32, any window, f32: a thread a query -------------------------------------------
+
+constexpr int TILE_HEADS = 2;
+/// Queries of a block, and keys that are in shared memory at a time: an 8×8 window.
+constexpr int TILE = 64;
+constexpr int TILE_THREADS = TILE_HEADS * TILE;
+constexpr int TILE_DEPTH = 32;
+/// Entries of the bias table of a head that fit shared memory: windows of up to 9×9.
+constexpr int TILE_OFFSETS = 17 * 17;
+/// Keys whose scores a thread holds at once.
+constexpr int STEP = 4;
+
+struct TileSmem {
+    union {
+        struct {
+            float k[TILE_HEADS][TILE][TILE_DEPTH], v[TILE_HEADS][TILE][TILE_DEPTH];
+        };
+        /// Queries on their way in, results on their way out; the odd pitch gives a column 32 banks.
+        float rows[TILE_HEADS][TILE][TILE_DEPTH + 1];
+    };
+    float bias[TILE_HEADS][TILE_OFFSETS];
+    int32_t code[TILE];    ///< of a key: `bias_code`
+    int32_t region[TILE];  ///< of a key
+    int64_t at[TILE];
+    int64_t to[TILE];
+};
+
+/// Where the tokens of a tile begin in qkv; `first + i` beyond the window repeats its last token.
+DC_FN void locate(TileSmem& s, const WindowAttentionFwd& p, int window, int first) {
+    const WindowGrid& g = p.grid;
+    const int i = threadIdx.x, token = dc::min(first + i, g.window * g.window - 1);
+    if (i >= TILE) return;
+    const Place at = place(g, window, token);
+    s.at[i] = at.in(p.steps);
+    s.to[i] = at.dense(g) * g.heads * g.depth;
+    s.code[i] = bias_code(g, token);
+    s.region[i] = at.region;
+}
+
+/// Starts to copy one head of the tile's tokens, a warp a token; columns above the depth are zeros.
+template <int PITCH>
+DC_FN void fetch_f32(float (&to)[TILE][PITCH], const float* head, const TileSmem& s, int depth) {
+    for (int i = dc::warp(); i < TILE; i += TILE_THREADS / 32) {
+        const float* x = head + s.at[i];
+        const bool real = dc::lane() < depth;
+        dc::cp_async<4>(&to[i][dc::lane()], real ? x + dc::lane() : x, real ? 4 : 0);
+    }
+}
+
+DC_FN void fwd_tile(const WindowAttentionFwd& p) {
+    auto& s = dc::shared<TileSmem>();
+    const WindowGrid& g = p.grid;
+    const int tokens = g.window * g.window, side = 2 * g.window - 1, channels = g.heads * g.depth;
+    const int window = blockIdx.x, first = blockIdx.y * TILE_HEADS, heads = dc::min(TILE_HEADS, g.heads - first);
+    const int own = threadIdx.x / TILE, own_row = threadIdx.x % TILE, query0 = blockIdx.z * TILE;
+    const float* qkv = dc::ptr<const float>(p.qkv) + first * g.depth;
+    const float* table = dc::ptr<const float>(p.table) + first;
+
+    locate(s, p, window, query0);
+    __syncthreads();
+    for (int h = 0; h < heads; ++h) fetch_f32(s.rows[h], qkv + h * g.depth, s, g.depth);
+    dc::cp_async_commit();
+    const bool small = side * side <= TILE_OFFSETS;
+    for (int i = threadIdx.x; small && i < side * side; i += TILE_THREADS) {
+        for (int h = 0; h < heads; ++h) s.bias[h][i] = table[i * g.heads + h];
+    }
+    dc::cp_async_wait<0>();
+    __syncthreads();
+    const bool busy = own < heads && query0 + own_row < tokens;
+    const int region = s.region[own_row], code = s.code[own_row] + bias_code(g, tokens - 1);
+    const float* bias = small ? s.bias[own] : table + own;
+    const int bias_step = small ? 1 : g.heads;
+    const int64_t to = s.to[own_row];
+    float q[TILE_DEPTH], mixed[TILE_DEPTH], most = -INFINITY, sum = 0;
+    DC_UNROLL
+    for (int c = 0; c < TILE_DEPTH; ++c) {
+        q[c] = busy ? s.rows[own][own_row][c] * p.scale : 0.0f;
+        mixed[c] = 0;
+    }
+    for (int key0 = 0; key0 < tokens; key0 += TILE) {
+        const int keys = dc::min(TILE, tokens - key0);
+        __syncthreads();
+        locate(s, p, window, key0);
+        __syncthreads();
+        for (int h = 0; h < heads; ++h) {
+            fetch_f32(s.k[h], qkv + h * g.depth + channels, s, g.depth);
+            fetch_f32(s.v[h], qkv + h * g.depth + 2 * channels, s, g.depth);
+        }
+        dc::cp_async_commit();
+        dc::cp_async_wait<0>();
+        __syncthreads();
+        for (int key = 0; busy && key < keys; key += STEP) {
+            float score[STEP], now = most;
+            DC_UNROLL
+            for (int j = 0; j < STEP; ++j) {
+                score[j] = 0;
+                DC_UNROLL
+                for (int c = 0; c < TILE_DEPTH; c += 4) {
+                    const auto k = dc::load<4>(&s.k[own][key + j][c]);
+                    DC_UNROLL
+                    for (int i = 0; i < 4; ++i) score[j] += q[c + i] * k[i];
+                }
+                score[j] += bias[(code - s.code[key + j]) * bias_step];
+                if (s.region[key + j] != region) score[j] += MASKED;
+                if (key + j >= keys) score[j] = -INFINITY;
+                now = dc::max(now, score[j]);
+            }
+            const float before = dc::exp(most - now);
+            most = now;
+            sum *= before;
+            DC_UNROLL
+            for (int j = 0; j < STEP; ++j) {
+                score[j] = dc::exp(score[j] - now);
+                sum += score[j];
+            }
+            DC_UNROLL
+            for (int c = 0; c < TILE_DEPTH; c += 4) {
+                DC_UNROLL
+                for (int i = 0; i < 4; ++i) mixed[c + i] *= before;
+                DC_UNROLL
+                for (int j = 0; j < STEP; ++j) {
+                    const auto v = dc::load<4>(&s.v[own][key + j][c]);
+                    DC_UNROLL
+                    for (int i = 0; i < 4; ++i) mixed[c + i] += score[j] * v[i];
+                }
+            }
+        }
+    }
+    __syncthreads();
+    DC_UNROLL
+    for (int c = 0; c < TILE_DEPTH; ++c) s.rows[own][own_row][c] = mixed[c] / sum;
+    if (own == 0) s.to[own_row] = to;
+    __syncthreads();
+    float* out = dc::ptr<float>(p.out) + first * g.depth;
+    for (int i = dc::warp(); i < dc::min(TILE, tokens - query0); i += TILE_THREADS / 32) {
+        for (int h = 0; h < heads; ++h) {
+            if (dc::lane() < g.depth) out[s.to[i] + h * g.depth + dc::lane()] = s.rows[h][i][dc::lane()];
         }
     }
 }
@@ -625,6 +769,7 @@ DC_FN void grad_table(const WindowAttentionGradTable& p) {
 }  // namespace
 
 DC_KERNEL(window_attention_fwd_any_f32, WindowAttentionFwd, ANY_THREADS, 8, 0) { fwd_any(p); }
+DC_KERNEL(window_attention_fwd_tile_f32, WindowAttentionFwd, TILE_THREADS, 4, sizeof(TileSmem)) { fwd_tile(p); }
 DC_KERNEL(window_attention_grad_any_queries_f32, WindowAttentionGrad, ANY_THREADS, 8, 0) { grad_any_queries(p); }
 DC_KERNEL(window_attention_grad_any_keys_f32, WindowAttentionGrad, ANY_THREADS, 8, 0) { grad_any_keys(p); }
 #define INSTANCE(NAME, T)                                                                                          \

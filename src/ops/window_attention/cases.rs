@@ -30,8 +30,10 @@ const SETUPS: &[Setup] = &[
     ("uneven_shift", [2, 9, 6], [3, 1, 1, 17], false),
     ("two_strips", [1, 9, 9], [9, 4, 1, 6], false),
     ("head_groups_8", [1, 8, 8], [8, 3, 4, 7], false),
-    ("three_windows_8", [1, 24, 8], [8, 2, 1, 32], false),
+    ("three_windows_8", [1, 24, 8], [8, 2, 1, 4], false),
+    ("full_depth_8", [1, 8, 8], [8, 0, 1, 32], false),
     ("deep", [1, 2, 4], [2, 1, 1, 150], false),
+    ("wide_10", [1, 10, 10], [10, 1, 1, 2], false),
     ("swinir_window", [1, 64, 64], [8, 4, 6, 30], true),
 ];
 

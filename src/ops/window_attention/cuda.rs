@@ -16,6 +16,10 @@ const ANY_ROWS: usize = 4;
 const GROUPS: usize = 54;
 /// Windows of a group at least, so that what a block does once is done for more than one.
 const PER_GROUP: usize = 2;
+/// Heads and tokens of a block of the `tile` kernels, and greatest depth.
+const TILE_HEADS: usize = 2;
+const TILE: usize = 64;
+const TILE_DEPTH: usize = 32;
 /// Side of a window, and greatest depth, of the tensor-core kernels.
 const MMA_WINDOW: usize = 8;
 const MMA_DEPTH: usize = 32;
@@ -96,6 +100,10 @@ pub(super) fn forward(op: &WindowAttention, call: &CudaCall) -> Result<Vec<Launc
     if half {
         let grid = [g.count(), g.heads.div_ceil(MMA_HEADS), 1].map(|n| n as u32);
         return Ok(vec![Launch::new(format!("window_attention_fwd_8x8_{}", qkv.ty.dtype), grid, &params)]);
+    }
+    if g.depth <= TILE_DEPTH {
+        let grid = [g.count(), g.heads.div_ceil(TILE_HEADS), g.tokens().div_ceil(TILE)].map(|n| n as u32);
+        return Ok(vec![Launch::new("window_attention_fwd_tile_f32", grid, &params)]);
     }
     let grid = [g.count(), g.heads, g.tokens().div_ceil(ANY_ROWS)].map(|n| n as u32);
     Ok(vec![Launch::new("window_attention_fwd_any_f32", grid, &params)])
