@@ -1,4 +1,5 @@
-"""Compiles cuda/*.cu with nvcc and reads what came out. Shared by tools/nvcc-check and tools/kernel-report.
+"""Compiles cuda/*.cu with nvcc and reads what came out. Shared by tools/nvcc-check, tools/kernel-report
+and tools/sim-sanitize.
 
 Results lie in target/cuda-cache, the cache of build.rs (same rules, same flags): PTX in
 compute_<front end>/<family>.ptx, machine code in sm_<arch>/<family>.cubin. Either is current while
@@ -66,6 +67,7 @@ class Toolchain:
         if not found:
             raise Failure(f"{self.nvcc} --version does not say that it is nvcc")
         self.version = found[1]
+        self.compiler = f"nvcc {self.version}"
 
     def tool(self, name):
         beside = self.nvcc.parent / name
@@ -76,9 +78,9 @@ class Toolchain:
 
 
 @contextlib.contextmanager
-def one_at_a_time():
+def one_at_a_time(sort="nvcc"):
     CACHE.mkdir(parents=True, exist_ok=True)
-    with open(CACHE / "nvcc.lock", "w") as lock:
+    with open(CACHE / f"{sort}.lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -89,24 +91,25 @@ def one_at_a_time():
 
 def sources():
     """Every file of the project that a kernel may be made of, by path, as it is now."""
-    files = [*ROOT.glob("cuda/*.cu"), *ROOT.glob("cuda/include/*"), *ROOT.glob("ffi/*.h")]
+    patterns = ["cuda/*.cu", "cuda/include/*", "cuda/sim/*", "ffi/*.h"]
+    files = [p for pattern in patterns for p in ROOT.glob(pattern) if not p.name.startswith(".")]
     return {str(p.relative_to(ROOT)): p.read_text() for p in files}
 
 
-def inputs_text(version, paths, texts):
+def inputs_text(compiler, flags, paths, texts):
     """Format of <family>.inputs, shared with build.rs."""
-    head = f"nvcc {version}\nflags {' '.join(FLAGS)}\nfiles {' '.join(paths)}\n"
+    head = f"{compiler}\nflags {' '.join(flags)}\nfiles {' '.join(paths)}\n"
     return head + "".join(f"--- {p}\n{texts[p]}" for p in paths)
 
 
-def is_current(product, version, texts):
+def is_current(product, compiler, flags, texts):
     inputs = product.with_suffix(".inputs")
     if not product.exists() or not inputs.exists():
         return False
     stored = inputs.read_text()
     files = re.search(r"^files (.*)$", stored, re.M)
     paths = files[1].split() if files else []
-    return all(p in texts for p in paths) and stored == inputs_text(version, paths, texts)
+    return all(p in texts for p in paths) and stored == inputs_text(compiler, flags, paths, texts)
 
 
 def dependencies(makefile, texts):
@@ -125,10 +128,10 @@ def write(path, text):
     temporary.replace(path)
 
 
-def make(product, version, texts, command, dependencies_of):
+def make(product, compiler, flags, texts, command, dependencies_of):
     """Runs `command + [-o product]` unless the product is current; what was printed."""
     log, inputs = product.with_suffix(".log"), product.with_suffix(".inputs")
-    if not (log.exists() and is_current(product, version, texts)):
+    if not (log.exists() and is_current(product, compiler, flags, texts)):
         product.parent.mkdir(parents=True, exist_ok=True)
         inputs.unlink(missing_ok=True)  # what is killed from here on leaves nothing that looks current
         made = product.with_name(f".{product.stem}.{os.getpid()}{product.suffix}")
@@ -139,7 +142,7 @@ def make(product, version, texts, command, dependencies_of):
                 raise Failure(warnings(said) or said)
             made.replace(product)
             write(log, said)
-            write(inputs, inputs_text(version, dependencies_of(), texts))
+            write(inputs, inputs_text(compiler, flags, dependencies_of(), texts))
         finally:
             made.unlink(missing_ok=True)
     return log.read_text()
@@ -154,7 +157,7 @@ def make_ptx(toolchain, family, front_end):
     depfile = CACHE / f".{family}.{front_end}.{os.getpid()}.d"
     command = [toolchain.nvcc, *FLAGS, "-ptx", f"-arch=compute_{front_end}", "-MD", "-MF", depfile, f"cuda/{family}.cu"]
     try:
-        said = make(ptx, toolchain.version, texts, command, lambda: dependencies(depfile.read_text(), texts))
+        said = make(ptx, toolchain.compiler, FLAGS, texts, command, lambda: dependencies(depfile.read_text(), texts))
     except Failure as e:
         raise Failure(f"cuda/{family}.cu does not compile for compute_{front_end}:\n{e}") from None
     finally:
@@ -169,7 +172,7 @@ def compile(toolchain, family, arch):
     cubin = CACHE / f"sm_{arch}" / f"{family}.cubin"
     command = [toolchain.tool("ptxas"), "-v", f"-arch=sm_{arch}", ptx]
     try:
-        said += make(cubin, toolchain.version, sources(), command, lambda: read)
+        said += make(cubin, toolchain.compiler, FLAGS, sources(), command, lambda: read)
     except Failure as e:
         raise Failure(f"cuda/{family}.cu does not assemble for sm_{arch}:\n{e}") from None
     return cubin, said
