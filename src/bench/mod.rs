@@ -21,6 +21,7 @@ pub mod machine;
 pub mod measure;
 pub mod models;
 pub mod ops;
+pub mod predict;
 pub mod report;
 pub mod roofline;
 pub mod torch;

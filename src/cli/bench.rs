@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use super::{DeviceArgs, print};
+use crate::bench::predict::{self, Card};
 use crate::bench::{self, Filter, Options, Report, TorchOptions};
 use crate::cancel::Cancel;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Time every op and model against the roofs of this machine, and against PyTorch if asked.
 ///
@@ -44,6 +45,11 @@ pub struct Args {
     #[arg(long, value_name = "DIR", requires = "vs")]
     official: Option<PathBuf>,
 
+    /// Predict times on a GPU that is not here instead of measuring: every launch of a plan against the
+    /// card's roofs.
+    #[arg(long, value_name = "CARD", conflicts_with_all = ["vs", "flush"])]
+    predict: Option<String>,
+
     #[command(flatten)]
     device: DeviceArgs,
 }
@@ -58,6 +64,9 @@ enum Opponent {
 /// Runs the rows and prints them as they come.
 pub fn run(args: &Args) -> Result<()> {
     let filter = Filter::parse(&args.filter)?;
+    if let Some(card) = &args.predict {
+        return predict(card, &filter, args.json);
+    }
     let names: Vec<String> =
         bench::rows().iter().map(|r| r.name()).filter(|name| filter.matches(name)).collect();
     if args.list {
@@ -87,10 +96,31 @@ pub fn run(args: &Args) -> Result<()> {
     print(&report.footer())
 }
 
+fn predict(card: &str, filter: &Filter, json: bool) -> Result<()> {
+    let card = Card::named(card).ok_or_else(|| {
+        let known: Vec<_> = predict::CARDS.iter().map(|c| c.name).collect();
+        Error::Usage(format!("--predict {card}: expected {}", known.join(", ")))
+    })?;
+    let all: Vec<_> = predict::rows()
+        .iter()
+        .filter(|r| filter.matches(r.name))
+        .map(|r| Ok((r.name, r.predict(card)?)))
+        .collect::<Result<_>>()?;
+    if all.is_empty() {
+        let names: Vec<_> = predict::rows().iter().map(|r| r.name).collect();
+        return Err(Error::Usage(format!("nothing to predict by that name; there are {}", names.join(", "))));
+    }
+    if json {
+        let rows: Vec<_> = all.iter().map(|(n, p)| serde_json::json!({ "row": n, "prediction": p })).collect();
+        let document = serde_json::json!({ "card": card, "shares": predict::SHARES, "rows": rows });
+        return print(&format!("{document:#}\n"));
+    }
+    print(&predict::table(card, &all))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Error;
     use clap::Parser;
 
     #[derive(Debug, Parser)]

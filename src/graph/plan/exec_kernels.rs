@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use super::exec::{Outputs, StepResult, Workspace};
 use super::steps::{Place, Plan, Source, Step};
-use crate::device::kernel::{DeviceMemory, DeviceParam, KernelDevice, Launch, Recording};
+use super::target::Target;
+use crate::device::kernel::{DeviceFacts, DeviceMemory, DeviceParam, KernelDevice, Launch, Recording};
 use crate::device::Kernels;
 use crate::error::{Error, Result};
 use crate::graph::Layout;
@@ -154,7 +155,24 @@ impl KernelRun {
         let mut constants = Vec::new();
         let mut steps = Vec::with_capacity(plan.steps.len());
         for step in &plan.steps {
-            let launches = self.launches(plan, arena, step, &mut constants)?;
+            let mut refused = None;
+            let mut upload = |bytes: &[u8]| match DeviceMemory::of(&self.device, bytes) {
+                Ok(memory) => {
+                    constants.push(memory);
+                    constants.last().expect("just pushed").address()
+                }
+                Err(e) => {
+                    refused.get_or_insert(e);
+                    0
+                }
+            };
+            let scratch = step.scratch.map_or(0, |b| arena + plan.buffers[b].offset as u64);
+            let address = |place: &Place| self.address(plan, arena, place);
+            let launches = launches(step, &address, scratch, self.device.facts(), &mut upload);
+            if let Some(e) = refused {
+                return Err(e);
+            }
+            let launches = launches?;
             for launch in &launches {
                 self.device.check(launch).map_err(|m| failed(step, m))?;
             }
@@ -166,52 +184,55 @@ impl KernelRun {
         self.bound = Some(Bound { arena, steps, recording, _constants: constants });
         Ok(())
     }
+}
 
-    fn launches(
-        &self,
-        plan: &Plan,
-        arena: u64,
-        step: &Step,
-        constants: &mut Vec<DeviceMemory>,
-    ) -> Result<Vec<Launch>> {
-        let locals: Vec<_> = step.inputs.iter().map(|p| Layout { offset: 0, ..p.layout.clone() }).collect();
-        let inputs: Vec<_> = step
-            .inputs
-            .iter()
-            .zip(&locals)
-            .map(|(p, layout)| CudaOperand { ty: p.ty.clone(), layout, address: self.address(plan, arena, p) })
-            .collect();
-        let outputs: Vec<_> = step
-            .outputs
-            .iter()
-            .map(|p| CudaResult { ty: p.ty.clone(), address: self.address(plan, arena, p) })
-            .collect();
-        let Some(op) = &step.op else {
-            // The same copies and conversions, whether an op asks for them or the plan.
-            return crate::ops::view::cuda::cast(&inputs[0], &outputs[0]).map_err(|m| failed(step, m));
+impl Plan {
+    /// The launches of each step, over addresses that mean nothing: to count them, and to see which kernels
+    /// a plan chose.
+    ///
+    /// # Errors
+    /// If an op has no kernel for what it is given here.
+    pub fn cuda_launches(&self) -> Result<Vec<Vec<Launch>>> {
+        let Target::Cuda { facts, .. } = self.target else { return Ok(vec![vec![]; self.steps.len()]) };
+        // Buffers far apart, so that no two look alike; leaves above all of them.
+        let address = |place: &Place| {
+            let start = match place.source {
+                Source::Arena(b) => (1 << 40) + self.buffers[b].offset as u64,
+                Source::Leaf(v) => (1 << 50) + ((v.index() as u64) << 36),
+            };
+            start + (place.layout.offset * place.ty.dtype.size()) as u64
         };
-        let mut error = None;
-        let launches = op.cuda(&mut CudaCall {
-            inputs,
-            outputs,
-            scratch: step.scratch.map_or(0, |b| arena + plan.buffers[b].offset as u64),
-            device: self.device.facts(),
-            constants: &mut |bytes| match DeviceMemory::of(&self.device, bytes) {
-                Ok(memory) => {
-                    constants.push(memory);
-                    constants.last().expect("just pushed").address()
-                }
-                Err(e) => {
-                    error.get_or_insert(e);
-                    0
-                }
-            },
-        });
-        match error {
-            Some(e) => Err(e),
-            None => launches.map_err(|m| failed(step, m)),
-        }
+        self.steps
+            .iter()
+            .map(|step| {
+                let scratch = step.scratch.map_or(0, |b| (1 << 40) + self.buffers[b].offset as u64);
+                launches(step, &address, scratch, facts, &mut |_| 1 << 60)
+            })
+            .collect()
     }
+}
+
+/// Turns a step into launches. `constants` takes tables to device memory.
+fn launches(
+    step: &Step,
+    address: &dyn Fn(&Place) -> u64,
+    scratch: u64,
+    device: DeviceFacts,
+    constants: &mut dyn FnMut(&[u8]) -> u64,
+) -> Result<Vec<Launch>> {
+    let locals: Vec<_> = step.inputs.iter().map(|p| Layout { offset: 0, ..p.layout.clone() }).collect();
+    let operands = step.inputs.iter().zip(&locals);
+    let inputs: Vec<_> = operands
+        .map(|(p, layout)| CudaOperand { ty: p.ty.clone(), layout, address: address(p) })
+        .collect();
+    let outputs: Vec<_> =
+        step.outputs.iter().map(|p| CudaResult { ty: p.ty.clone(), address: address(p) }).collect();
+    let made = match &step.op {
+        Some(op) => op.cuda(&mut CudaCall { inputs, outputs, scratch, device, constants }),
+        // The same copies and conversions, whether an op asks for them or the plan.
+        None => crate::ops::view::cuda::cast(&inputs[0], &outputs[0]),
+    };
+    made.map_err(|m| failed(step, m))
 }
 
 fn failed(step: &Step, message: String) -> Error {
