@@ -293,7 +293,7 @@ pub(super) fn geometries() -> Vec<Geometry> {
         ("uneven_kernel", [1, 6, 9], 3, 34, [2, 5], ConvSpec { pad: [0, 1, 2, 0], ..same(1) }),
         // Tensor-core tiles of 32, 64 and 128 channels, with tails in pixels and in both channels; pixels in two
         // tiles, and enough of them for two partial sums of the weight's gradient.
-        ("eights", [2, 12, 11], 8, 16, [3, 3], same(3)),
+        ("eights", [2, 12, 11], 8, 8, [3, 3], same(3)),
         (
             "eights_stride2",
             [1, 7, 9],
@@ -302,8 +302,9 @@ pub(super) fn geometries() -> Vec<Geometry> {
             [3, 3],
             ConvSpec { stride: [2; 2], pad: [0, 1, 0, 1], ..same(3) },
         ),
+        ("stride3", [1, 8, 7], 8, 3, [3, 3], ConvSpec { stride: [3; 2], pad: [1, 0, 0, 1], ..same(3) }),
         ("wide", [1, 3, 5], 72, 232, [1, 1], same(1)),
-        ("two_tiles", [1, 9, 15], 72, 40, [1, 1], same(1)),
+        ("middle", [1, 3, 5], 72, 40, [1, 1], same(1)),
         ("fours", [1, 5, 6], 28, 20, [3, 3], same(3)),
         ("deep", [1, 2, 3], 520, 128, [1, 1], same(1)),
     ]
@@ -337,8 +338,9 @@ fn cases() -> Vec<Case> {
     all.push(case("no_bias", [1, 4, 5], &[3], 4, Conv2d::plain(ConvSpec::same(3), false), [3, 3]));
     all.push(case("concatenated", [1, 5, 14], &[8, 4, 4], 32, Conv2d { sources: 3, ..same() }, [3, 3]));
     all.push(case("enlarged", [1, 5, 4], &[7], 6, Conv2d { upsample: 2, ..same() }, [3, 3]));
-    let both = Conv2d { sources: 3, upsample: 2, epilogue: fused(0.5, true, lrelu), ..same() };
-    all.push(case("concatenated_enlarged", [1, 4, 5], &[8, 40, 16], 32, both, [3, 3]));
+    all.push(case("enlarged_thrice", [1, 2, 3], &[8], 8, Conv2d { upsample: 3, ..same() }, [3, 3]));
+    let both = Conv2d { sources: 2, upsample: 2, epilogue: fused(0.5, true, lrelu), ..same() };
+    all.push(case("concatenated_enlarged", [1, 2, 4], &[40, 8], 16, both, [3, 3]));
     all.push(case("one_pixel", [1, 1, 1], &[7], 6, same(), [3, 3]));
     let epilogue = fused(1.0, false, lrelu);
     all.push(case("leaky_relu", [1, 6, 13], &[5], 8, Conv2d { epilogue, ..same() }, [3, 3]));
