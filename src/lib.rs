@@ -21,6 +21,7 @@ pub mod ops;
 pub mod pipelines;
 pub mod tensor;
 pub mod text;
+pub mod train;
 pub mod weights;
 
 pub use error::{Error, Result};

@@ -1,5 +1,7 @@
 //! Gives a restored picture the colours of a reference (DreamClear's `align_color.py`).
 
+pub mod cuda;
+
 use rayon::prelude::*;
 
 use super::pixels::FloatImage;

@@ -4,6 +4,7 @@
 //! call and turns the network's answer into the next state, element by element; the caller owns
 //! the loop (see [`Sampler`]).
 
+pub mod cuda;
 mod ddim;
 mod dpm_solver;
 pub mod guidance;

@@ -7,8 +7,8 @@
 /// Noise of one image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Noise {
-    seed: u64,
-    image: u64,
+    pub(super) seed: u64,
+    pub(super) image: u64,
 }
 
 /// A key for the noise of an image from its name relative to the job's input folder

@@ -1,6 +1,8 @@
 //! Latents too large for one pass: the official tile grid, its Gaussian weights and the blend
 //! (`forward_with_cfg_tile`; specification restore.md §11).
 
+pub mod cuda;
+
 use crate::error::{Error, Result};
 use crate::tensor::HostTensor;
 

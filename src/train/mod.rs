@@ -1,0 +1,3 @@
+//! Training: so far the optimiser's kernels.
+
+pub mod adamw;
