@@ -156,18 +156,18 @@ DC_FN void gemm_rows(const Gemm& p) {
 
 // ---- f32 ------------------------------------------------------------------------------------------------
 
+template <class T>
+DC_FN dc::Vec<float, 4> widened(const dc::Vec<T, 4>& raw) {
+    return {dc::to_f32(raw[0]), dc::to_f32(raw[1]), dc::to_f32(raw[2]), dc::to_f32(raw[3])};
+}
+
 /// Four values as f32 from an address of any alignment, those from `valid` on zero.
 template <class T>
 DC_FN dc::Vec<float, 4> load4(const T* from, int valid, bool aligned) {
+    if (aligned && valid >= 4) return widened(dc::load<4>(from));
     dc::Vec<float, 4> v;
-    if (aligned && valid >= 4) {
-        const auto raw = dc::load<4>(from);
-        DC_UNROLL
-        for (int i = 0; i < 4; ++i) v[i] = dc::to_f32(raw[i]);
-    } else {
-        DC_UNROLL
-        for (int i = 0; i < 4; ++i) v[i] = i < valid ? dc::to_f32(from[i]) : 0.0f;
-    }
+    DC_UNROLL
+    for (int i = 0; i < 4; ++i) v[i] = i < valid ? dc::to_f32(from[i]) : 0.0f;
     return v;
 }
 
@@ -176,39 +176,56 @@ constexpr int SIMT_STEP = 16, SIMT_THREADS = 256;
 /// OUTER×16 values on their way from memory through registers to shared memory, there [k][outer] in f32.
 template <class T, int OUTER>
 struct SimtTile {
-    static constexpr int GROUPS = OUTER * SIMT_STEP / 4 / SIMT_THREADS;
-    const T* from;  // outer index 0 of the tile, k = 0
-    int64_t step;
-    int outer;
+    static constexpr int GROUPS = OUTER * SIMT_STEP / 4 / SIMT_THREADS;  // of four values, for each thread
+    const T* next;  // this thread's first group of the next step
+    int64_t step;   // elements between rows as stored
+    int outer;      // how many outer indices there are, from the tile's first
     bool along_k, aligned;
     dc::Vec<float, 4> held[GROUPS];
 
-    /// Where (k, outer) lies: eight columns on, for every four k, so that threads that hold four k of one
+    // Few registers are left: what parameters and the thread's index give is not kept.
+    DC_FN int in_row() const { return (along_k ? SIMT_STEP : OUTER) / 4; }
+    /// Of this thread's first group, in rows as stored.
+    DC_FN int row() const { return threadIdx.x / in_row(); }
+    DC_FN int column() const { return threadIdx.x % in_row() * 4; }
+    /// Rows between its groups.
+    DC_FN int apart() const { return SIMT_THREADS / in_row(); }
+
+    /// The tile whose first element, at k = 0, is at `from`; `k` the first that is wanted.
+    DC_FN SimtTile(const T* from, int64_t step, int outer, int align, bool along_k, int k)
+        : step(step), outer(outer), along_k(along_k), aligned(align >= 4 * int(sizeof(T))) {
+        next = from + (along_k ? k : k * step) + row() * step + column();
+    }
+
+    /// Reads the next step, of which `left` k exist; what does not is zero.
+    DC_FN void fetch(int left) {
+        if (aligned && outer >= OUTER && left >= SIMT_STEP) {
+            DC_UNROLL
+            for (int i = 0; i < GROUPS; ++i) held[i] = widened(dc::load<4>(next + i * apart() * step));
+        } else {
+            const int rows = along_k ? outer : left, columns = along_k ? left : outer;
+            DC_UNROLL
+            for (int i = 0; i < GROUPS; ++i) {
+                const bool live = row() + i * apart() < rows;
+                held[i] = load4(next + i * apart() * step, live ? columns - column() : 0, false);
+            }
+        }
+        next += along_k ? SIMT_STEP : SIMT_STEP * step;
+    }
+
+    /// Where (k, outer) lies: eight columns on for every four k, so that threads that hold four k of one
     /// outer index write to all banks.
     static DC_FN int place(int k, int outer) { return k * OUTER + (outer ^ (k / 4 * 8)); }
 
-    DC_FN void fetch(int k0, int k_end) {
-        DC_UNROLL
-        for (int i = 0; i < GROUPS; ++i) {
-            const int group = threadIdx.x + i * SIMT_THREADS;
-            if (along_k) {
-                const int k = k0 + group % 4 * 4, o = group / 4;
-                held[i] = load4(from + o * step + k, o < outer ? k_end - k : 0, aligned);
-            } else {
-                const int k = k0 + group / (OUTER / 4), o = group % (OUTER / 4) * 4;
-                held[i] = load4(from + k * step + o, k < k_end ? outer - o : 0, aligned);
-            }
-        }
-    }
     DC_FN void put(float* to) const {
         DC_UNROLL
         for (int i = 0; i < GROUPS; ++i) {
-            const int group = threadIdx.x + i * SIMT_THREADS;
             if (along_k) {
+                float* at = to + place(column(), row() + i * (SIMT_THREADS * 4 / SIMT_STEP));
                 DC_UNROLL
-                for (int j = 0; j < 4; ++j) to[place(group % 4 * 4 + j, group / 4)] = held[i][j];
+                for (int j = 0; j < 4; ++j) at[j * OUTER] = held[i][j];
             } else {
-                dc::store(to + place(group / (OUTER / 4), group % (OUTER / 4) * 4), held[i]);
+                dc::store(to + place(row() + i * (SIMT_THREADS * 4 / OUTER), column()), held[i]);
             }
         }
     }
@@ -231,23 +248,22 @@ DC_FN void gemm_simt(const Gemm& p) {
     const T* b = dc::ptr<const T>(p.b) + blockIdx.z * p.b_batch;
     using TileA = SimtTile<float, SIDE>;
     using TileB = SimtTile<T, SIDE>;
-    TileA tile_a{a + (p.a_trans ? row0 : row0 * p.a_step), p.a_step, p.m - row0, !p.a_trans, p.a_align == 16, {}};
-    TileB tile_b{b + (p.b_trans ? col0 * p.b_step : col0), p.b_step,  p.n - col0,
-                 bool(p.b_trans), p.b_align >= 4 * int(sizeof(T)), {}};
+    const int k0 = blockIdx.y * p.k_slice, k_end = dc::min(p.k, k0 + p.k_slice);
+    TileA tile_a(a + (p.a_trans ? row0 : row0 * p.a_step), p.a_step, p.m - row0, p.a_align, !p.a_trans, k0);
+    TileB tile_b(b + (p.b_trans ? col0 * p.b_step : col0), p.b_step, p.n - col0, p.b_align, p.b_trans, k0);
     // Warps own 4×8 threads: four distinct vectors of a and eight of b a read.
     const int ty = dc::warp() / 2 * 4 + dc::lane() / 8, tx = dc::warp() % 2 * 8 + dc::lane() % 8;
-    const int k0 = blockIdx.y * p.k_slice, k_end = dc::min(p.k, k0 + p.k_slice);
     float acc[PARTS][4][PARTS][4] = {};
-    tile_a.fetch(k0, k_end);
-    tile_b.fetch(k0, k_end);
+    tile_a.fetch(k_end - k0);
+    tile_b.fetch(k_end - k0);
     int slot = 0;
     for (int k = k0; k < k_end; k += SIMT_STEP, slot ^= 1) {
         tile_a.put(shared.a[slot]);
         tile_b.put(shared.b[slot]);
         __syncthreads();  // two slots: nobody still reads the one that the next step fills
         if (k + SIMT_STEP < k_end) {
-            tile_a.fetch(k + SIMT_STEP, k_end);
-            tile_b.fetch(k + SIMT_STEP, k_end);
+            tile_a.fetch(k_end - k - SIMT_STEP);
+            tile_b.fetch(k_end - k - SIMT_STEP);
         }
         DC_UNROLL
         for (int i = 0; i < SIMT_STEP; ++i) {
