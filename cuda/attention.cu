@@ -12,6 +12,13 @@
 // in registers; a fragment of K or V from shared memory then feeds two products. Tiles of 64 keys arrive by
 // cp.async in two stages, one barrier a tile. 36 KiB of shared memory (the queries pass through the second
 // stage), two blocks an SM by registers. Whole tiles skip all masks.
+//
+// `d512`: tensor cores for one wide head (the autoencoder's). The accumulators of 64 queries × 512 fill half
+// the registers of an SM, so a block of 8 warps is alone on it: 4 warps of 16 queries, twice, each half with
+// its half of the keys of a tile for the scores and its half of the columns for the result; probabilities and
+// maxima change hands in shared memory. Shared-memory rate bounds it (a fragment of K feeds one product).
+// K and V of a tile of 32 keys have a buffer each: V arrives while scores are made, the next K while the
+// result is. 136 KiB of shared memory: A100 and H100, other cards take `any`.
 #include "include/attention_any.cuh"
 #include "include/attention_mma.cuh"
 
@@ -149,18 +156,7 @@ DC_FN void attention_fwd_mma(const AttentionFwd& a) {
         float factor = p.scale_log2;
         if (bias || n0 + BN > x.keys || (p.causal && n0 + BN > m0 + 1)) {
             factor = 1;
-            DC_UNROLL
-            for (int m = 0; m < M; ++m) {
-                DC_UNROLL
-                for (int j = 0; j < N; ++j) {
-                    DC_UNROLL
-                    for (int e = 0; e < 4; ++e) {
-                        const int row = m0 + own0 + 16 * m + 8 * (e / 2) + dc::lane() / 4;
-                        const int col = n0 + 8 * j + dc::lane() % 4 * 2 + e % 2;
-                        dots[m][j][e] = score(p, x, bias, dots[m][j][e], row, col);
-                    }
-                }
-            }
+            finish_scores<false>(dots, p, x, bias, m0 + own0, n0);
         }
         uint32_t weights[M][N / 2][4];
         DC_UNROLL
@@ -170,10 +166,10 @@ DC_FN void attention_fwd_mma(const AttentionFwd& a) {
                 float tile_most = NOTHING;
                 DC_UNROLL
                 for (int j = 0; j < N; ++j)
-                    tile_most = dc::max(tile_most, dc::max(dots[m][j][2 * half], dots[m][j][2 * half + 1]));
-                tile_most = dc::max(tile_most, dc::shuffle_xor(tile_most, 1));
-                tile_most = dc::max(tile_most, dc::shuffle_xor(tile_most, 2));
-                const float new_most = dc::max(most[m][half], tile_most * factor);
+                    tile_most = ::fmaxf(tile_most, ::fmaxf(dots[m][j][2 * half], dots[m][j][2 * half + 1]));
+                tile_most = ::fmaxf(tile_most, dc::shuffle_xor(tile_most, 1));
+                tile_most = ::fmaxf(tile_most, dc::shuffle_xor(tile_most, 2));
+                const float new_most = ::fmaxf(most[m][half], tile_most * factor);
                 // A row that has seen nothing yet: any finite number keeps the weights 0.
                 const float base = new_most == NOTHING ? 0.0f : new_most;
                 const float shrink = dc::exp2(most[m][half] - base);
@@ -222,6 +218,149 @@ DC_FN void attention_fwd_mma(const AttentionFwd& a) {
     store_rows<DEPTH>(s.kv[0][0][0] + own0 * PITCH, out, sum, to, step, p.queries - first, p.depth);
 }
 
+constexpr int WIDE_QUERIES = 64, WIDE_KEYS = 32, WIDE = 512, WIDE_THREADS = 256;
+/// 65 units of 16 bytes and 5: odd, so that eight neighbouring rows lie in different banks.
+constexpr int WIDE_PITCH = WIDE + 8, WEIGHTS_PITCH = WIDE_KEYS + 8;
+
+template <class T>
+struct SharedWide {
+    T q[WIDE_QUERIES][WIDE_PITCH];  ///< later the results
+    T k[WIDE_KEYS][WIDE_PITCH];
+    T v[WIDE_KEYS][WIDE_PITCH];
+    T weights[WIDE_QUERIES][WEIGHTS_PITCH];
+    float stats[2][WIDE_QUERIES];  ///< of either half of the keys: the maximum, at the end the sum
+};
+
+/// Depths up to WIDE that are multiples of 8, rows of whole 16-byte units, scale > 0.
+template <class T>
+DC_FN void attention_fwd_wide(const AttentionFwd& a) {
+    constexpr int BM = WIDE_QUERIES, BN = WIDE_KEYS;
+    constexpr int S = BN / 16, COLUMNS = WIDE / 2, N = COLUMNS / 8;  // tiles of 8: keys and columns of a warp
+    const AttentionProblem& p = a.problem;
+    auto& s = dc::shared<SharedWide<T>>();
+    const int tiles = dc::ceil_div(p.queries, BM);
+    const int index = blockIdx.x / tiles, m0 = (blockIdx.x - index * tiles) * BM;
+    const int own0 = dc::warp() % 4 * 16, side = dc::warp() / 4, g = dc::lane() / 4, t = dc::lane() % 4;
+    const Head x = head_of(p, index);
+    const float* bias = bias_start(p, x);
+    const T* k = head_start<T>(p.k, x.kv, x.h);
+    const T* v = head_start<T>(p.v, x.kv, x.h);
+    const int end = p.causal ? dc::min(x.keys, m0 + BM) : x.keys;
+    copy_tile<BM, WIDE, WIDE_THREADS, WIDE_PITCH>(s.q[0], head_start<T>(p.q, x.b, x.h), p.q.token_step, m0, p.queries,
+                                                  p.depth);
+    copy_tile<BN, WIDE, WIDE_THREADS, WIDE_PITCH>(s.k[0], k, p.k.token_step, 0, x.keys, p.depth);
+    dc::cp_async_commit();
+
+    const int row16 = dc::lane() & 15, column8 = (dc::lane() >> 4) * 8;  // what a lane points ldmatrix at
+    const T* q_at = s.q[own0 + row16] + column8;
+    const T* k_at = s.k[side * 8 * S + (dc::lane() & 7) + column8] + (dc::lane() >> 3 & 1) * 8;
+    const T* v_at = s.v[row16] + side * COLUMNS + column8;
+    const T* weights_at = s.weights[own0 + row16] + column8;
+    static_assert(S == 2, "the two tiles of a warp's keys come with one ldmatrix");
+
+    float out[N][4] = {}, most[2] = {NOTHING, NOTHING}, sum[2] = {};
+    for (int n0 = 0; n0 < end; n0 += BN) {
+        dc::cp_async_wait<0>();
+        __syncthreads();  // k is here, and nobody reads v or the weights any more
+        copy_tile<BN, WIDE, WIDE_THREADS, WIDE_PITCH>(s.v[0], v, p.v.token_step, n0, x.keys, p.depth);
+        dc::cp_async_commit();
+        float dots[1][S][4] = {};
+        DC_ROLL
+        for (int c0 = 0; c0 < WIDE; c0 += 64) {
+            DC_UNROLL
+            for (int c = c0; c < c0 + 64; c += 16) {
+                uint32_t q[4], b[4];
+                dc::ldmatrix<4, false>(q, q_at + c);
+                dc::ldmatrix<4, false>(b, k_at + c);
+                const uint32_t first[2] = {b[0], b[1]}, second[2] = {b[2], b[3]};
+                dc::mma_m16n8k16<T>(dots[0][0], q, first);
+                dc::mma_m16n8k16<T>(dots[0][1], q, second);
+            }
+        }
+        finish_scores<false>(dots, p, x, bias, m0 + own0, n0 + side * S * 8);
+        DC_UNROLL
+        for (int half = 0; half < 2; ++half) {
+            const int row = own0 + 8 * half + g;
+            float tile_most = NOTHING;
+            DC_UNROLL
+            for (int j = 0; j < S; ++j)
+                tile_most = ::fmaxf(tile_most, ::fmaxf(dots[0][j][2 * half], dots[0][j][2 * half + 1]));
+            tile_most = ::fmaxf(tile_most, dc::shuffle_xor(tile_most, 1));
+            tile_most = ::fmaxf(tile_most, dc::shuffle_xor(tile_most, 2));
+            if (t == 0) s.stats[side][row] = tile_most;
+        }
+        __syncthreads();  // the maxima are known, and nobody reads k any more
+        if (n0 + BN < end)
+            copy_tile<BN, WIDE, WIDE_THREADS, WIDE_PITCH>(s.k[0], k, p.k.token_step, n0 + BN, x.keys, p.depth);
+        dc::cp_async_commit();
+        DC_UNROLL
+        for (int half = 0; half < 2; ++half) {
+            const int row = own0 + 8 * half + g;
+            const float new_most = dc::max(most[half], dc::max(s.stats[0][row], s.stats[1][row]));
+            // A row that has seen nothing yet: any finite number keeps the weights 0.
+            const float base = new_most == NOTHING ? 0.0f : new_most;
+            const float shrink = dc::exp2(most[half] - base);
+            most[half] = new_most;
+            sum[half] *= shrink;
+            DC_UNROLL
+            for (int j = 0; j < N; ++j) {
+                out[j][2 * half] *= shrink;
+                out[j][2 * half + 1] *= shrink;
+            }
+            DC_UNROLL
+            for (int j = 0; j < S; ++j) {
+                const float w0 = dc::exp2(dots[0][j][2 * half] - base);
+                const float w1 = dc::exp2(dots[0][j][2 * half + 1] - base);
+                sum[half] += w0 + w1;
+                put_pair(&s.weights[row][(side * S + j) * 8 + 2 * t], w0, w1);
+            }
+        }
+        dc::cp_async_wait<1>();
+        __syncthreads();  // v and the weights are here
+        DC_UNROLL
+        for (int c = 0; c < BN; c += 16) {
+            uint32_t w[4];
+            dc::ldmatrix<4, false>(w, weights_at + c);
+            DC_UNROLL
+            for (int j = 0; j < N; j += 2) {
+                uint32_t b[4];
+                dc::ldmatrix<4, true>(b, v_at + c * WIDE_PITCH + 8 * j);
+                const uint32_t first[2] = {b[0], b[1]}, second[2] = {b[2], b[3]};
+                dc::mma_m16n8k16<T>(out[j], w, first);
+                dc::mma_m16n8k16<T>(out[j + 1], w, second);
+            }
+        }
+    }
+    dc::cp_async_wait<0>();
+    __syncthreads();  // nobody reads the queries or the maxima any more
+
+    DC_UNROLL
+    for (int half = 0; half < 2; ++half) {
+        sum[half] += dc::shuffle_xor(sum[half], 1);
+        sum[half] += dc::shuffle_xor(sum[half], 2);
+        if (t == 0) s.stats[side][own0 + 8 * half + g] = sum[half];
+    }
+    __syncthreads();
+    DC_UNROLL
+    for (int half = 0; half < 2; ++half) {
+        const int row = own0 + 8 * half + g;
+        const bool none = most[half] == NOTHING;
+        const float total = s.stats[0][row] + s.stats[1][row], scale = none ? 0.0f : 1.0f / total;
+        if (side == 0 && t == 0 && m0 + row < p.queries)
+            dc::ptr<float>(a.lse)[int64_t(index) * p.queries + m0 + row] =
+                none ? 0.0f : (most[half] + ::log2f(total)) * LN2;
+        DC_UNROLL
+        for (int j = 0; j < N; ++j)
+            put_pair(&s.q[row][side * COLUMNS + 8 * j + 2 * t], out[j][2 * half] * scale, out[j][2 * half + 1] * scale);
+    }
+    dc::sync_warp();
+    // The lanes of a warp write one row's half after another.
+    const int c = side * COLUMNS + dc::lane() * 8;
+    T* to = dc::ptr<T>(a.out) + (int64_t(x.b) * p.queries + m0) * p.heads * p.depth + x.h * p.depth + c;
+    for (int row = own0; row < own0 + 16 && m0 + row < p.queries; ++row)
+        if (c < p.depth) dc::store(to + int64_t(row) * p.heads * p.depth, dc::load<8>(&s.q[row][c]));
+}
+
 }  // namespace
 
 #define ANY(TYPE, T, BM, BN, WIDTH, BLOCKS)                                                                   \
@@ -229,7 +368,7 @@ DC_FN void attention_fwd_mma(const AttentionFwd& a) {
         attention_fwd_any<T, BM, BN, WIDTH>(p);                                                               \
     }
 ANY(f32, float, 64, 64, 128, 2)
-ANY(f32, float, 32, 32, 512, 2)
+ANY(f32, float, 32, 32, 512, 1)
 ANY(bf16, dc::bf16, 64, 64, 128, 2)
 ANY(f16, dc::f16, 64, 64, 128, 2)
 #undef ANY
@@ -243,3 +382,10 @@ MMA(bf16, dc::bf16, 72)
 MMA(f16, dc::f16, 64)
 MMA(f16, dc::f16, 72)
 #undef MMA
+
+DC_KERNEL(attention_fwd_mma_d512_bf16, AttentionFwd, WIDE_THREADS, 1, sizeof(SharedWide<dc::bf16>)) {
+    attention_fwd_wide<dc::bf16>(p);
+}
+DC_KERNEL(attention_fwd_mma_d512_f16, AttentionFwd, WIDE_THREADS, 1, sizeof(SharedWide<dc::f16>)) {
+    attention_fwd_wide<dc::f16>(p);
+}

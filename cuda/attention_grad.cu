@@ -253,17 +253,19 @@ DC_FN void attention_bwd_mma(const AttentionBwd& a) {
             float dots[1][N][4] = {}, d_weights[1][N][4] = {};
             add_dots<DEPTH>(dots, own, other, sub);
             add_dots<DEPTH>(d_weights, own_d, other_d, sub);
+            float factor = p.scale_log2;
+            if (!whole) {
+                factor = 1;
+                finish_scores<KEYS>(dots, p, x, bias, m0 + own0, n0 + sub);
+            }
             DC_UNROLL
             for (int j = 0; j < N; ++j) {
                 DC_UNROLL
                 for (int e = 0; e < 4; ++e) {
-                    const int m = own0 + 8 * (e / 2) + g, n = sub + 8 * j + 2 * t + e % 2;
+                    const int n = sub + 8 * j + 2 * t + e % 2;
                     const float l = KEYS ? s.stats[stage][0][n] * dc::LOG2E : own_lse[e / 2];
                     const float d = KEYS ? s.stats[stage][1][n] : own_delta[e / 2];
-                    const float exponent =
-                        whole ? dots[0][j][e] * p.scale_log2
-                              : score(p, x, bias, dots[0][j][e], KEYS ? n0 + n : m0 + m, KEYS ? m0 + m : n0 + n);
-                    const float w = dc::exp2(exponent - l);
+                    const float w = dc::exp2(dots[0][j][e] * factor - l);
                     dots[0][j][e] = w;
                     d_weights[0][j][e] = w * (d_weights[0][j][e] - d);
                 }

@@ -12,15 +12,24 @@ namespace dc::attention {
 /// banks, so neither ldmatrix nor the copies have conflicts.
 constexpr int PITCH = 72;
 
-/// Starts copying ROWS rows from row0 on; zeros beyond row `rows` and column `depth`.
-template <int ROWS, int DEPTH, int THREADS, class T>
+/// Starts copying ROWS rows from row0 on; zeros beyond row `rows` and column `depth`. Threads take units of 16
+/// bytes: a power of two of them a row, so that a thread stays in its column, and then what is left.
+template <int ROWS, int DEPTH, int THREADS, int TILE_PITCH = PITCH, class T>
 DC_FN void copy_tile(T* to, const T* from, int64_t step, int row0, int rows, int depth) {
-    constexpr int UNITS = DEPTH / 8;
-    DC_UNROLL
-    for (int i = threadIdx.x; i < ROWS * UNITS; i += THREADS) {
-        const int r = i / UNITS, c = (i - r * UNITS) * 8;
+    constexpr int UNITS = DEPTH / 8, MOST = UNITS >= 64 ? 64 : 8, PASS = THREADS / MOST;
+    static_assert(UNITS >= MOST && ROWS % PASS == 0 && UNITS - MOST <= 1, "passes are whole");
+    auto copy = [&](int r, int c, const T* at) {
         const bool there = row0 + r < rows && c < depth;
-        cp_async<16>(to + r * PITCH + c, there ? from + (row0 + r) * step + c : from, there ? 16 : 0);
+        cp_async<16>(to + r * TILE_PITCH + c, there ? at : from, there ? 16 : 0);
+    };
+    const int r = threadIdx.x / MOST, c = threadIdx.x % MOST * 8;
+    const T* at = from + (row0 + r) * step + c;
+    DC_UNROLL
+    for (int pass = 0; pass < ROWS / PASS; ++pass, at += PASS * step) copy(r + pass * PASS, c, at);
+    if constexpr (UNITS > MOST) {
+        static_assert(ROWS <= THREADS, "one unit a row");
+        const int r = threadIdx.x;
+        if (r < ROWS) copy(r, MOST * 8, from + (row0 + r) * step + MOST * 8);
     }
 }
 
@@ -99,6 +108,49 @@ DC_FN void add_mix(float (&out)[M][DEPTH / 8][4], const uint32_t (&w)[M][K][4], 
     }
 }
 
+/// Turns dot products of rows m0.. and columns n0.. into exponents of 2: times scale_log2, plus bias · log2(e),
+/// NOTHING where a pair is not seen. KEYS: rows are keys and columns queries, else the other way about.
+template <bool KEYS, bool BIAS, int M, int N>
+DC_FN void finish_scores_of(float (&dots)[M][N][4], const AttentionProblem& p, const Head& x, const float* bias, int m0,
+                            int n0) {
+    const int64_t m_step = KEYS ? 1 : p.bias_query_step, n_step = KEYS ? p.bias_query_step : 1;
+    DC_UNROLL
+    for (int m = 0; m < M; ++m) {
+        DC_UNROLL
+        for (int half = 0; half < 2; ++half) {
+            const int row = m0 + 16 * m + 8 * half + lane() / 4;
+            // Columns that the row pairs with.
+            int begin = 0, end = 0;
+            if (KEYS) {
+                if (row < x.keys) end = p.queries;
+                if (p.causal) begin = row;
+            } else if (row < p.queries) {
+                end = p.causal ? min(x.keys, row + 1) : x.keys;
+            }
+            DC_UNROLL
+            for (int j = 0; j < N; ++j) {
+                DC_UNROLL
+                for (int e = 0; e < 2; ++e) {
+                    const int col = n0 + 8 * j + lane() % 4 * 2 + e;
+                    const bool seen = begin <= col && col < end;
+                    float& s = dots[m][j][2 * half + e];
+                    s *= p.scale_log2;
+                    if (BIAS) s += (seen ? bias[row * m_step + col * n_step] : 0.0f) * LOG2E;
+                    s = seen ? s : NOTHING;
+                }
+            }
+        }
+    }
+}
+template <bool KEYS, int M, int N>
+DC_FN void finish_scores(float (&dots)[M][N][4], const AttentionProblem& p, const Head& x, const float* bias, int m0,
+                         int n0) {
+    if (bias)
+        finish_scores_of<KEYS, true>(dots, p, x, bias, m0, n0);
+    else
+        finish_scores_of<KEYS, false>(dots, p, x, bias, m0, n0);
+}
+
 /// Accumulators of 16 rows × 16 columns as a left operand in T.
 template <class T>
 DC_FN void as_operand(uint32_t (&w)[4], const float (&left)[4], const float (&right)[4]) {
@@ -106,6 +158,12 @@ DC_FN void as_operand(uint32_t (&w)[4], const float (&left)[4], const float (&ri
     w[1] = pack2<T>(left[2], left[3]);
     w[2] = pack2<T>(right[0], right[1]);
     w[3] = pack2<T>(right[2], right[3]);
+}
+
+/// Two neighbours in T.
+template <class T>
+DC_FN void put_pair(T* to, float x, float y) {
+    *reinterpret_cast<uint32_t*>(to) = pack2<T>(x, y);
 }
 
 /// Writes a warp's rows, times a factor a row, through `tile` (shared, the warp's own 16·M rows) to rows of
@@ -121,7 +179,7 @@ DC_FN void store_rows(T* tile, const float (&x)[M][DEPTH / 8][4], const float (&
             DC_UNROLL
             for (int j = 0; j < DEPTH / 8; ++j) {
                 const float f = factor[m][half];
-                *reinterpret_cast<uint32_t*>(row + 8 * j) = pack2<T>(x[m][j][2 * half] * f, x[m][j][2 * half + 1] * f);
+                put_pair(row + 8 * j, x[m][j][2 * half] * f, x[m][j][2 * half + 1] * f);
             }
         }
     }

@@ -25,14 +25,12 @@ impl Form {
     /// The same for deep heads in f32: no block repeats the scores of another.
     const ANY_DEEP: Form = Form { name: "any_w512", tokens: 32, width: 512 };
 
-    /// Tensor cores, if these operands (queries, keys, values and what is like them) allow it: half precision,
-    /// depths of whole 16-byte units up to 72, rows that start at such units, and a factor that keeps the
-    /// order of the dot products.
-    fn tensor_cores(op: &Attention, operands: &[&CudaOperand], tokens: usize) -> Option<Form> {
-        let (depth, size) = (operands[0].ty.last(), operands[0].ty.dtype.size());
-        let fits = size == 2 && depth <= 72 && op.scale > 0.0 && operands.iter().all(|o| o.vectors(8));
-        let name = if depth <= 64 { "mma_d64" } else { "mma_d72" };
-        fits.then_some(Form { name, tokens, width: 72 })
+    /// Tensor cores for deep heads: needs the shared memory of an A100 or H100.
+    const WIDE: Form = Form { name: "mma_d512", tokens: 64, width: 512 };
+
+    /// Tensor cores for depths up to 64 and up to 72, for a kernel whose blocks own so many tokens.
+    fn tensor_cores(depth: usize, tokens: usize) -> Form {
+        Form { name: if depth <= 64 { "mma_d64" } else { "mma_d72" }, tokens, width: 72 }
     }
 
     /// Blocks along x: one a tile of tokens, head and batch entry; along y: columns of the results.
@@ -40,6 +38,13 @@ impl Form {
         let tiles = tokens.div_ceil(self.tokens) * p.heads as usize * p.batch as usize;
         [tiles as u32, (p.depth as usize).div_ceil(self.width).max(1) as u32, 1]
     }
+}
+
+/// Whether the tensor-core kernels take these operands (queries, keys, values and what is like them): half
+/// precision, rows that start at and consist of 16-byte units, and a factor that keeps the order of the dot
+/// products.
+fn for_tensor_cores(op: &Attention, operands: &[&CudaOperand]) -> bool {
+    op.scale > 0.0 && operands.iter().all(|o| o.ty.dtype.size() == 2 && o.vectors(8))
 }
 
 /// Element types of operands of these types in a plan: `compute` for those at `heads` (queries, keys, values
@@ -98,8 +103,13 @@ pub(super) fn forward(op: &Attention, call: &mut CudaCall) -> Result<Vec<Launch>
         return Ok(vec![]);
     }
     let [q, k, v] = [0, 1, 2].map(|i| &call.inputs[i]);
-    let any = if p.depth > 128 && dtype == DType::F32 { Form::ANY_DEEP } else { Form::ANY };
-    let form = Form::tensor_cores(op, &[q, k, v], 128).unwrap_or(any);
+    let depth = p.depth as usize;
+    let form = match for_tensor_cores(op, &[q, k, v]) {
+        true if depth <= 72 => Form::tensor_cores(depth, 128),
+        true if (257..=512).contains(&depth) && !matches!(call.device.arch, 86 | 89) => Form::WIDE,
+        _ if depth > 128 && dtype == DType::F32 => Form::ANY_DEEP,
+        _ => Form::ANY,
+    };
     let params = AttentionFwd { problem: p, out: call.outputs[0].address, lse: call.outputs[1].address };
     let kernel = format!("attention_fwd_{}_{dtype}", form.name);
     Ok(vec![Launch::new(kernel, form.grid(p.queries as usize, &p), &params)])
@@ -131,7 +141,9 @@ pub(super) fn backward(op: &AttentionGrad, call: &mut CudaCall) -> Result<Vec<La
         bias_batch: bias_shape[0] as i32,
         bias_heads: bias_shape[1] as i32,
     };
-    let form = Form::tensor_cores(&op.forward, &[q, k, v, d_out], 64).unwrap_or(Form::ANY);
+    let depth = p.depth as usize;
+    let tensor_cores = depth <= 72 && for_tensor_cores(&op.forward, &[q, k, v, d_out]);
+    let form = if tensor_cores { Form::tensor_cores(depth, 64) } else { Form::ANY };
     let tiles = |n: i32| (n as usize).div_ceil(BIAS_TILE);
     let bias_tiles = tiles(p.queries) * tiles(p.keys) * bias_shape.iter().product::<usize>();
     let launches = [
