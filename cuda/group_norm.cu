@@ -19,7 +19,7 @@
 namespace {
 
 constexpr int THREADS = 256;
-constexpr int COMBINE_THREADS = 128;
+constexpr int COMBINE_THREADS = 256;
 constexpr int UNROLL = 4;
 
 /// What a thread works on: channels c … c+W−1 of pixels first, first + step, … before end of a sample.
@@ -239,16 +239,25 @@ DC_FN void group_norm_grad_means(const GroupNormGradCombine& p) {
     if (threadIdx.x == 0) *out = {plain, with_n};
 }
 
+/// A lane a channel; the warps share out samples and slabs, and their sums are added in their order.
 DC_FN void group_norm_grad_weights(const GroupNormGradCombine& p) {
+    constexpr int WARPS = COMBINE_THREADS / 32;
+    auto& sums = dc::shared<dc::Vec<float, 2>[WARPS][32]>();
     const GroupNormTiles& t = p.tiles;
-    const int c = blockIdx.x * COMBINE_THREADS + threadIdx.x;
-    if (c >= t.channels) return;
+    const int c = blockIdx.x * 32 + dc::lane();
     const auto* pairs = dc::ptr<const dc::Vec<float, 2>>(p.partials) + c;
     float plain = 0, with_n = 0;
-    for (int i = 0; i < p.samples * t.slabs; ++i) {
+    for (int i = dc::warp(); c < t.channels && i < p.samples * t.slabs; i += WARPS) {
         const auto m = pairs[int64_t(i) * t.channels];
         plain += m[0];
         with_n += m[1];
+    }
+    sums[dc::warp()][dc::lane()] = {plain, with_n};
+    __syncthreads();
+    if (dc::warp() > 0 || c >= t.channels) return;
+    for (int w = 1; w < WARPS; ++w) {
+        plain += sums[w][dc::lane()][0];
+        with_n += sums[w][dc::lane()][1];
     }
     dc::ptr<float>(p.d_gamma)[c] = with_n;
     dc::ptr<float>(p.d_beta)[c] = plain;
@@ -326,4 +335,6 @@ GRADIENT(1)
 DC_KERNEL(group_norm_grad_means_f32, GroupNormGradCombine, COMBINE_THREADS, 1, COMBINE_THREADS / 8) {
     group_norm_grad_means(p);
 }
-DC_KERNEL(group_norm_grad_weights_f32, GroupNormGradCombine, COMBINE_THREADS, 1, 0) { group_norm_grad_weights(p); }
+DC_KERNEL(group_norm_grad_weights_f32, GroupNormGradCombine, COMBINE_THREADS, 1, COMBINE_THREADS * 8) {
+    group_norm_grad_weights(p);
+}

@@ -88,7 +88,7 @@ typedef struct GroupNormBackward {
 } GroupNormBackward;
 
 /// Parameters of `group_norm_grad_means_f32` (block (g, b): one group of one sample) and
-/// `group_norm_grad_weights_f32` (a thread a channel).
+/// `group_norm_grad_weights_f32` (a block 32 channels).
 typedef struct GroupNormGradCombine {
     /// Sums of dz and dz * n, f32 [samples, slabs, channels, 2].
     uint64_t partials;

@@ -9,9 +9,9 @@ use crate::ffi::{
 use crate::graph::TensorType;
 use crate::graph::cuda::{CudaCall, CudaOperand};
 
-/// Threads of a block over pixels, and of one over channels: as in the kernels.
+/// Threads of a block over pixels, and channels of a block that adds up their weights' gradients.
 const THREADS: usize = 256;
-const COMBINE_THREADS: usize = 128;
+const CHANNELS: usize = 32;
 /// Blocks that keep a large GPU busy. A constant, since results must not depend on the device.
 const BUSY: usize = 864;
 /// Extent of a grid along z, at most.
@@ -192,7 +192,7 @@ pub(super) fn backward(op: &GroupNormGrad, call: &CudaCall) -> Result<Vec<Launch
         samples: plan.samples as i32,
         reserved: 0,
     };
-    let channels = [d_gamma.ty.len().div_ceil(COMBINE_THREADS) as u32, 1, 1];
+    let channels = [d_gamma.ty.len().div_ceil(CHANNELS) as u32, 1, 1];
     let weights = Launch::new("group_norm_grad_weights_f32", channels, &combine);
     if dx.ty.is_empty() {
         return Ok(vec![weights]); // sums of nothing
