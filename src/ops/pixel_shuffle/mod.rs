@@ -136,6 +136,9 @@ fn shuffle_cases() -> Vec<Case> {
         case("x2", 2, &[2, 3, 5, 12]),
         case("x3_grey", 3, &[1, 4, 2, 9]),
         case("x2_many_channels", 2, &[1, 3, 2, 144]),
+        case("x4_two_tiles", 4, &[1, 2, 90, 48]),
+        case("x2_deep_tiles", 2, &[1, 1, 3, 4120]),
+        case("x1", 1, &[1, 2, 3, 4]),
         Case::bench("swinir_up2", PixelShuffle(2), vec![CaseInput::normal([1, 256, 256, 256])]),
         Case::bench("srvgg_x4", PixelShuffle(4), vec![CaseInput::normal([1, 512, 512, 48])]),
     ]
@@ -148,6 +151,9 @@ fn unshuffle_cases() -> Vec<Case> {
         case("x3_grey", 3, &[1, 6, 9, 1]),
         case("x8", 8, &[1, 16, 24, 3]),
         case("x2_many_channels", 2, &[1, 2, 6, 36]),
+        case("x4_two_tiles", 4, &[1, 4, 360, 3]),
+        case("x2_deep_tiles", 2, &[1, 2, 4, 1030]),
+        case("x9", 9, &[1, 9, 18, 2]),
         Case::bench("swinir_general_x8", PixelUnshuffle(8), vec![CaseInput::normal([1, 512, 512, 3])]),
     ]
 }
