@@ -18,9 +18,9 @@
 //   Channels that are multiples of 8 travel in 16 bytes, multiples of 4 (SwinIR's 180) in 8 (`v4`).
 // * `fwd_simt_128x64x16` (f32, bf16, f16): everything else, f32 arithmetic, 8×8 results a thread. In half
 //   precision this is the form of the 3- and 4-channel ends of a model, where memory is the bound anyway.
-// * `pack`: weights `[out, in, kh, kw]` into the order in which slices are read, once a launch: it moves the
-//   weight twice, under 1 % of the layer's time from 64×64 pixels up. Its result depends on the weight
-//   alone, so a plan may keep it.
+// * `pack`: weights `[out, in, kh, kw]` into the order in which slices are read, before each launch: bound by
+//   memory, about 6 µs for 512 × 512 channels and 9 taps, which multiply for 90 µs over 64×64 pixels. Its
+//   result depends on the weight alone, so a plan may keep it.
 // * `grad_weight`: rows are output channels, columns (tap, input channel), the depth runs over pixels. It is
 //   split over blocks into partial sums that `grad_weight_sum` adds in order: no atomics, same bytes always.
 #include "include/epilogue.cuh"
@@ -407,28 +407,31 @@ struct Forward {
 };
 
 /// `[slice, cout_padded, 32]` in the order of `at64`; slices as the cursor walks: input, tap, channels. A thread
-/// writes 8 channels. The values are moved, not looked at: bf16 and f16 alike.
+/// moves 8 channels at every tap: it reads one stretch of memory, and a warp writes another. The values are not
+/// looked at: bf16 and f16 alike.
 DC_FN void pack(const Conv2dPack& p) {
     const int64_t piece = int64_t(blockIdx.x) * THREADS + threadIdx.x;
     if (piece >= p.pieces) return;
     const int64_t line = piece / 4;
     const int n = int(line % p.cout_padded), unit = int(piece % 4) ^ (n >> 1 & 3);
-    int slice = int(line / p.cout_padded), source = 0, before = 0;
+    int slice = int(line / p.cout_padded), source = 0, slices, channel = 0, before = 0;
     for (;; ++source) {
-        const int slices = dc::ceil_div(p.channels[source], BK) * p.taps;
+        slices = dc::ceil_div(p.channels[source], BK);
         if (slice < slices) break;
         slice -= slices;
-        before += p.channels[source];
+        channel += p.channels[source];
+        before += slices * p.taps;
     }
-    const int a_tap = dc::ceil_div(p.channels[source], BK);
-    const int tap = slice / a_tap, c = (slice - tap * a_tap) * BK + unit * 8;
-    const uint16_t* w = dc::ptr<const uint16_t>(p.w) + n * p.cout_step + (before + c) * p.cin_step
-                        + (p.turned ? p.taps - 1 - tap : tap);
-    dc::Vec<uint16_t, 8> out;
-    DC_UNROLL
-    for (int i = 0; i < 8; ++i)
-        out[i] = n < p.cout && c + i < p.channels[source] ? w[i * p.cin_step] : uint16_t(0);
-    dc::store(dc::ptr<uint16_t>(p.packed) + piece * 8, out);
+    const int c = slice * BK + unit * 8, left = n < p.cout ? p.channels[source] - c : 0;
+    const uint16_t* w = dc::ptr<const uint16_t>(p.w) + n * p.cout_step + (channel + c) * p.cin_step;
+    uint16_t* to = dc::ptr<uint16_t>(p.packed) + (int64_t(before + slice) * p.cout_padded + n) * BK + piece % 4 * 8;
+    for (int tap = 0; tap < p.taps; ++tap) {
+        const int from = p.turned ? p.taps - 1 - tap : tap;
+        dc::Vec<uint16_t, 8> out;
+        DC_UNROLL
+        for (int i = 0; i < 8; ++i) out[i] = i < left ? w[i * p.cin_step + from] : uint16_t(0);
+        dc::store(to + int64_t(tap) * slices * p.cout_padded * BK, out);
+    }
 }
 
 }  // namespace tensor

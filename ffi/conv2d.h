@@ -87,13 +87,13 @@ typedef struct Conv2dFwd {
 typedef struct Conv2dPack {
     /// w as stored.
     uint64_t w;
-    /// Packed weights: 16 bytes a thread.
+    /// Packed weights.
     uint64_t packed;
     /// Elements of w between groups, between output channels and between input channels of this use.
     int64_t group_step;
     int64_t cout_step;
     int64_t cin_step;
-    /// How many 16-byte pieces are written.
+    /// Threads with work: one a 16-byte piece of the result, on tensor cores of its first tap.
     int64_t pieces;
     /// Channels of each input (tensor-core forms).
     int32_t channels[CONV2D_SOURCES];

@@ -98,6 +98,9 @@ impl Problem {
         let extent = |axis, n: usize, k| op.spec.extent(axis, n * op.upsample, k).expect("infer checked");
         let (kernel, out) = ([kh, kw], [extent(0, height, kh), extent(1, width, kw)]);
         let (groups, taps) = (op.spec.groups, kh * kw);
+        if cin == 0 {
+            return Err("kernels need at least one input channel, found none".into());
+        }
         Ok(Problem {
             geometry: geometry(&op.spec, batch, [height, width], out, kernel, op.upsample)?,
             channels: inputs[..op.sources].iter().map(|t| t.last()).collect(),
@@ -113,6 +116,9 @@ impl Problem {
     /// degrees and input and output channels exchanged.
     fn grad_input(op: &Conv2dGradInput, dy: &TensorType, w: &TensorType) -> Result<Self, String> {
         let ([batch, oh, ow, _], [n, c, kh, kw]) = (four(dy), four(w));
+        if n == 0 {
+            return Err("kernels need at least one channel of dy, found none".into());
+        }
         let forward = geometry(&op.spec, batch, op.size, [oh, ow], [kh, kw], 1)?;
         let [sy, sx] = op.spec.stride.map(|s| s as i32);
         let geometry = ffi::ConvGeometry {
@@ -233,7 +239,10 @@ impl Problem {
                 reserved: 0,
             };
         }
-        let pieces = self.packed(form) / 16;
+        let pieces = match form {
+            Form::Simt => self.packed(form) / 16,
+            Form::Tensor { .. } => self.packed(form) / 16 / self.taps(),
+        };
         let pack = ffi::Conv2dPack {
             w: w.address,
             packed: scratch,
