@@ -2,26 +2,31 @@
 // and `matmul`.
 //
 // gemm_{nn,nt,tn,tt}_<tile>_{bf16,f16}: the tensor cores, sm_80 style (n, t: A or B as is, transposed).
-//   Compute-bound: a linear layer of 1152 → 4608 features on 4096 tokens does 2·4096·4608 bytes of result
-//   for 1152 products each. Warps own 64×64 results (128 accumulators a thread), which needs 8 ldmatrix for
-//   32 mma: 64 bytes of shared memory a clock where 128 can be read. Steps of 32 in k, 4 steps in flight.
-//   128x256: 8 warps, 96 KiB, one block a multiprocessor, least traffic (21 FLOP a byte of operands a step)
+//   Compute-bound: 1152 features of 4096 tokens to 4608 are 43.5 GFLOP over 58 MB, 750 a byte. A step of 32
+//   in k is copied by cp.async while three more are on their way, and read by ldmatrix without bank conflicts
+//   (include/gemm.cuh). Warps own 64x64 results (128 accumulators a thread): 8 ldmatrix feed 32 mma, 64 bytes
+//   of shared memory a clock where 128 can be read.
+//   128x256: 8 warps, 96 KiB, one block a multiprocessor, least traffic
 //   128x128: 4 warps, 64 KiB, two blocks a multiprocessor: one fills the pipe while the other starts or ends
-//   64x64:   4 warps of 32×32, for what has too few results to fill the device with larger tiles
-//   Expected on A100: 75-80 % of the 312 TFLOP/s for large products (barrier, address and ldmatrix issue
-//   slots are hidden by the other warp of each scheduler); wgmma would be needed for more than 60 % of an H100.
+//   64x64:   4 warps of 32x32, 32 KiB, for what has too few results to fill the device with larger tiles
+//   A step of a warp is about 200 instructions, 64 of them mma, which hold the pipe for 512 clocks (inside the
+//   matrix, with rows of whole 16 bytes): issue slots are no limit. Expected on A100: 75-80 % of 312 TFLOP/s while all multiprocessors have a tile,
+//   and 65-78 % over whole products of PixArt's sizes, where the last wave is not full. An H100 would need
+//   wgmma for more than about 60 %.
 //
 // gemm_rows_{bf16,f16}: up to 16 rows of A (the embedding of a time step, one token). Memory-bound on B:
-//   every block streams 16 columns of B once from memory into registers, 16 bytes a lane, straight into the
-//   fragments of mma (which k a lane holds is free as long as A agrees), 8 warps taking turns along k.
+//   every block streams 16 columns of B once from memory, 16 bytes a lane, straight into the fragments of mma
+//   (which k a lane holds is free as long as A agrees), 8 warps taking turns along k, 2 turns in flight.
 //
 // gemm_simt_<tile>_f32_{f32,bf16,f16}: f32 on the FMA units; B may be stored in half precision. Compute-bound
-//   at 19.5 TFLOP/s; 8×8 results a thread (4 LDS.128 for 64 FMA), step 16, registers prefetch the next step.
+//   at 19.5 TFLOP/s; 8x8 results a thread (4 LDS.128 for 64 FMA), step 16, registers prefetch the next step.
 //   Any layout: the order of storage only changes how a tile is read, which is not the inner loop.
 //
 // gemm_rows_f32_{f32,bf16,f16}: as gemm_rows, a warp computes 4 columns for 8 rows.
 //
 // gemm_sum_{f32,bf16,f16}: adds the parts of a product whose k was split over blocks, in order.
+//
+// Which one runs is chosen in src/ops/matmul/cuda.rs.
 #include "include/epilogue.cuh"
 #include "include/gemm.cuh"
 #include "../ffi/gemm.h"

@@ -205,6 +205,7 @@ fn problems(kernel: &Kernel) -> Vec<Problem> {
         Problem { m: if small { m } else { tm }, n: tn, k: 64, epilogue: false, pad: [8, 8], ..full },
         Problem { n: tn + 8, y: DType::F32, ..aligned(70, 8) },
         Problem { batch: 2, m: m.min(20), n: n.min(24), k: 7, ..full },
+        Problem { m: 3, n: 4, k: 0, pad: [8, 8], ..full },
         Problem { m: m.min(20), n: n.min(24), ..aligned(133, 4) },
         Problem { m: m.min(20), n: n.min(24), ..aligned(133, 2) },
         Problem { m: m.min(20), n: n.min(24), ..aligned(133, 1) },
