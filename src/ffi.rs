@@ -1,7 +1,7 @@
 //! Parameters of the kernels, one struct a kernel: what `ffi/*.h` says, in Rust.
 //!
 //! Written by `tools/bindgen`; change the headers, not this file.
-// headers sha256: d7d22c1fe11f152195145e18b83080345c8b042077df15319d420eef7603d031
+// headers sha256: b7b45dd7e06b84d3ca33250503d9b683f76ba66fa1716e133f4a51a3d32d49b1
 
 /// As in the headers.
 pub const ACTIVATION_NONE: u32 = 0;
@@ -125,6 +125,105 @@ const _: () = {
     ["Offset of field: AdalnFwd::cols"][::std::mem::offset_of!(AdalnFwd, cols) - 60usize];
     ["Offset of field: AdalnFwd::tokens"][::std::mem::offset_of!(AdalnFwd, tokens) - 64usize];
     ["Offset of field: AdalnFwd::eps"][::std::mem::offset_of!(AdalnFwd, eps) - 68usize];
+};
+/// Parameters of `adamw_step_*`: one step for one tensor of parameters.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct AdamwStep {
+    /// Parameters, f32, changed in place.
+    pub param: u64,
+    /// Their gradients, f32.
+    pub grad: u64,
+    /// First and second moments, f32, changed in place.
+    pub first: u64,
+    /// See `first`.
+    pub second: u64,
+    /// One f32 number by which the gradients are multiplied: the clipping factor of `adamw_norm_total_f32`.
+    /// 0: they are taken as they are.
+    pub grad_scale: u64,
+    /// Number of parameters.
+    pub len: i64,
+    /// Learning rate.
+    pub rate: f32,
+    /// Decay rates of the moments.
+    pub beta1: f32,
+    /// See `beta1`.
+    pub beta2: f32,
+    /// Added to the root of the second moment.
+    pub eps: f32,
+    /// 1 - rate * weight decay.
+    pub keep: f32,
+    /// 1 / (1 - beta1^t) and 1 / sqrt(1 - beta2^t) at step t.
+    pub first_correction: f32,
+    /// See `first_correction`.
+    pub second_correction: f32,
+    /// Padding.
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AdamwStep"][::std::mem::size_of::<AdamwStep>() - 80usize];
+    ["Alignment of AdamwStep"][::std::mem::align_of::<AdamwStep>() - 8usize];
+    ["Offset of field: AdamwStep::param"][::std::mem::offset_of!(AdamwStep, param) - 0usize];
+    ["Offset of field: AdamwStep::grad"][::std::mem::offset_of!(AdamwStep, grad) - 8usize];
+    ["Offset of field: AdamwStep::first"][::std::mem::offset_of!(AdamwStep, first) - 16usize];
+    ["Offset of field: AdamwStep::second"][::std::mem::offset_of!(AdamwStep, second) - 24usize];
+    ["Offset of field: AdamwStep::grad_scale"][::std::mem::offset_of!(AdamwStep, grad_scale) - 32usize];
+    ["Offset of field: AdamwStep::len"][::std::mem::offset_of!(AdamwStep, len) - 40usize];
+    ["Offset of field: AdamwStep::rate"][::std::mem::offset_of!(AdamwStep, rate) - 48usize];
+    ["Offset of field: AdamwStep::beta1"][::std::mem::offset_of!(AdamwStep, beta1) - 52usize];
+    ["Offset of field: AdamwStep::beta2"][::std::mem::offset_of!(AdamwStep, beta2) - 56usize];
+    ["Offset of field: AdamwStep::eps"][::std::mem::offset_of!(AdamwStep, eps) - 60usize];
+    ["Offset of field: AdamwStep::keep"][::std::mem::offset_of!(AdamwStep, keep) - 64usize];
+    ["Offset of field: AdamwStep::first_correction"]
+        [::std::mem::offset_of!(AdamwStep, first_correction) - 68usize];
+    ["Offset of field: AdamwStep::second_correction"]
+        [::std::mem::offset_of!(AdamwStep, second_correction) - 72usize];
+    ["Offset of field: AdamwStep::reserved"][::std::mem::offset_of!(AdamwStep, reserved) - 76usize];
+};
+/// Parameters of `adamw_norm_parts_*`: sums of squares of blocks of one tensor.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct AdamwNormParts {
+    /// f32.
+    pub x: u64,
+    /// f32, one sum for each block of 16384 elements.
+    pub parts: u64,
+    /// Number of elements.
+    pub len: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AdamwNormParts"][::std::mem::size_of::<AdamwNormParts>() - 24usize];
+    ["Alignment of AdamwNormParts"][::std::mem::align_of::<AdamwNormParts>() - 8usize];
+    ["Offset of field: AdamwNormParts::x"][::std::mem::offset_of!(AdamwNormParts, x) - 0usize];
+    ["Offset of field: AdamwNormParts::parts"][::std::mem::offset_of!(AdamwNormParts, parts) - 8usize];
+    ["Offset of field: AdamwNormParts::len"][::std::mem::offset_of!(AdamwNormParts, len) - 16usize];
+};
+/// Parameters of `adamw_norm_total_*`: the norm of all tensors together, and what clips it.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct AdamwNormTotal {
+    /// f32, the sums of all tensors' blocks.
+    pub parts: u64,
+    /// Two f32 numbers: the norm, and min(1, most / (norm + 1e-6)).
+    pub out: u64,
+    /// Number of sums.
+    pub len: i64,
+    /// What the norm shall not exceed.
+    pub most: f32,
+    /// Padding.
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AdamwNormTotal"][::std::mem::size_of::<AdamwNormTotal>() - 32usize];
+    ["Alignment of AdamwNormTotal"][::std::mem::align_of::<AdamwNormTotal>() - 8usize];
+    ["Offset of field: AdamwNormTotal::parts"][::std::mem::offset_of!(AdamwNormTotal, parts) - 0usize];
+    ["Offset of field: AdamwNormTotal::out"][::std::mem::offset_of!(AdamwNormTotal, out) - 8usize];
+    ["Offset of field: AdamwNormTotal::len"][::std::mem::offset_of!(AdamwNormTotal, len) - 16usize];
+    ["Offset of field: AdamwNormTotal::most"][::std::mem::offset_of!(AdamwNormTotal, most) - 24usize];
+    ["Offset of field: AdamwNormTotal::reserved"][::std::mem::offset_of!(AdamwNormTotal, reserved) - 28usize];
 };
 /// A tensor `[batch, tokens, heads, depth]` whose depth is dense.
 #[repr(C)]
@@ -356,6 +455,43 @@ const _: () = {
     ["Offset of field: BinaryFwd::y_form"][::std::mem::offset_of!(BinaryFwd, y_form) - 296usize];
     ["Offset of field: BinaryFwd::reserved"][::std::mem::offset_of!(BinaryFwd, reserved) - 300usize];
 };
+/// Parameters of `color_fix_blur_*`: one level of the wavelet decomposition.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct ColorFixBlur {
+    /// f32 `[height, width, channels]`: what is blurred.
+    pub x: u64,
+    /// f32, like x: subtracted from x first; 0: nothing.
+    pub minus: u64,
+    /// f32, like x: gets the blurred picture, or has it added.
+    pub y: u64,
+    /// See `y`.
+    pub height: i32,
+    /// See `y`.
+    pub width: i32,
+    /// See `y`.
+    pub channels: i32,
+    /// Pixels between taps: 2^level.
+    pub radius: i32,
+    /// Whether y keeps what it has and gets the blurred picture added.
+    pub add: i32,
+    /// Padding.
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ColorFixBlur"][::std::mem::size_of::<ColorFixBlur>() - 48usize];
+    ["Alignment of ColorFixBlur"][::std::mem::align_of::<ColorFixBlur>() - 8usize];
+    ["Offset of field: ColorFixBlur::x"][::std::mem::offset_of!(ColorFixBlur, x) - 0usize];
+    ["Offset of field: ColorFixBlur::minus"][::std::mem::offset_of!(ColorFixBlur, minus) - 8usize];
+    ["Offset of field: ColorFixBlur::y"][::std::mem::offset_of!(ColorFixBlur, y) - 16usize];
+    ["Offset of field: ColorFixBlur::height"][::std::mem::offset_of!(ColorFixBlur, height) - 24usize];
+    ["Offset of field: ColorFixBlur::width"][::std::mem::offset_of!(ColorFixBlur, width) - 28usize];
+    ["Offset of field: ColorFixBlur::channels"][::std::mem::offset_of!(ColorFixBlur, channels) - 32usize];
+    ["Offset of field: ColorFixBlur::radius"][::std::mem::offset_of!(ColorFixBlur, radius) - 36usize];
+    ["Offset of field: ColorFixBlur::add"][::std::mem::offset_of!(ColorFixBlur, add) - 40usize];
+    ["Offset of field: ColorFixBlur::reserved"][::std::mem::offset_of!(ColorFixBlur, reserved) - 44usize];
+};
 /// What a product or convolution does to its result while it is in registers, part of the parameters of
 /// those kernels: y = alpha * act(sum + bias) + residual.
 #[repr(C)]
@@ -395,8 +531,8 @@ pub struct ConvSource {
     pub step: i64,
     /// Channels of this input.
     pub channels: i32,
-    /// Their slices of 32, the last one filled up with zeros (tensor-core forms).
-    pub slices: i32,
+    /// Padding.
+    pub reserved: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -405,7 +541,7 @@ const _: () = {
     ["Offset of field: ConvSource::x"][::std::mem::offset_of!(ConvSource, x) - 0usize];
     ["Offset of field: ConvSource::step"][::std::mem::offset_of!(ConvSource, step) - 8usize];
     ["Offset of field: ConvSource::channels"][::std::mem::offset_of!(ConvSource, channels) - 16usize];
-    ["Offset of field: ConvSource::slices"][::std::mem::offset_of!(ConvSource, slices) - 20usize];
+    ["Offset of field: ConvSource::reserved"][::std::mem::offset_of!(ConvSource, reserved) - 20usize];
 };
 /// Where a convolution reads: result (oy, ox) at tap (ky, kx) reads input pixel (ty / repeat_y, tx / repeat_x) with
 /// ty = oy * stride_y - pad_y + ky * dilation_y, likewise x, if 0 <= ty < reach_y. A forward convolution has
@@ -446,6 +582,10 @@ pub struct ConvGeometry {
     pub repeat_y: i32,
     /// See `repeat_y`.
     pub repeat_x: i32,
+    /// Their binary logarithms (tensor-core forms, which take powers of two).
+    pub shift_y: i32,
+    /// See `shift_y`.
+    pub shift_x: i32,
     /// 1: zeros lie between the input's pixels; 0: copies.
     pub stuffed: i32,
     /// All result pixels: batch * out_h * out_w.
@@ -453,7 +593,7 @@ pub struct ConvGeometry {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of ConvGeometry"][::std::mem::size_of::<ConvGeometry>() - 72usize];
+    ["Size of ConvGeometry"][::std::mem::size_of::<ConvGeometry>() - 80usize];
     ["Alignment of ConvGeometry"][::std::mem::align_of::<ConvGeometry>() - 4usize];
     ["Offset of field: ConvGeometry::height"][::std::mem::offset_of!(ConvGeometry, height) - 0usize];
     ["Offset of field: ConvGeometry::width"][::std::mem::offset_of!(ConvGeometry, width) - 4usize];
@@ -471,8 +611,10 @@ const _: () = {
     ["Offset of field: ConvGeometry::dilation_x"][::std::mem::offset_of!(ConvGeometry, dilation_x) - 52usize];
     ["Offset of field: ConvGeometry::repeat_y"][::std::mem::offset_of!(ConvGeometry, repeat_y) - 56usize];
     ["Offset of field: ConvGeometry::repeat_x"][::std::mem::offset_of!(ConvGeometry, repeat_x) - 60usize];
-    ["Offset of field: ConvGeometry::stuffed"][::std::mem::offset_of!(ConvGeometry, stuffed) - 64usize];
-    ["Offset of field: ConvGeometry::pixels"][::std::mem::offset_of!(ConvGeometry, pixels) - 68usize];
+    ["Offset of field: ConvGeometry::shift_y"][::std::mem::offset_of!(ConvGeometry, shift_y) - 64usize];
+    ["Offset of field: ConvGeometry::shift_x"][::std::mem::offset_of!(ConvGeometry, shift_x) - 68usize];
+    ["Offset of field: ConvGeometry::stuffed"][::std::mem::offset_of!(ConvGeometry, stuffed) - 72usize];
+    ["Offset of field: ConvGeometry::pixels"][::std::mem::offset_of!(ConvGeometry, pixels) - 76usize];
 };
 /// Parameters of `conv2d_fwd_*`: y = epilogue(sum over taps and channels of x * w), NHWC.
 #[repr(C)]
@@ -503,19 +645,19 @@ pub struct Conv2dFwd {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of Conv2dFwd"][::std::mem::size_of::<Conv2dFwd>() - 336usize];
+    ["Size of Conv2dFwd"][::std::mem::size_of::<Conv2dFwd>() - 344usize];
     ["Alignment of Conv2dFwd"][::std::mem::align_of::<Conv2dFwd>() - 8usize];
     ["Offset of field: Conv2dFwd::source"][::std::mem::offset_of!(Conv2dFwd, source) - 0usize];
     ["Offset of field: Conv2dFwd::w"][::std::mem::offset_of!(Conv2dFwd, w) - 192usize];
     ["Offset of field: Conv2dFwd::y"][::std::mem::offset_of!(Conv2dFwd, y) - 200usize];
     ["Offset of field: Conv2dFwd::epilogue"][::std::mem::offset_of!(Conv2dFwd, epilogue) - 208usize];
     ["Offset of field: Conv2dFwd::geometry"][::std::mem::offset_of!(Conv2dFwd, geometry) - 240usize];
-    ["Offset of field: Conv2dFwd::sources"][::std::mem::offset_of!(Conv2dFwd, sources) - 312usize];
-    ["Offset of field: Conv2dFwd::groups"][::std::mem::offset_of!(Conv2dFwd, groups) - 316usize];
-    ["Offset of field: Conv2dFwd::cin"][::std::mem::offset_of!(Conv2dFwd, cin) - 320usize];
-    ["Offset of field: Conv2dFwd::cout"][::std::mem::offset_of!(Conv2dFwd, cout) - 324usize];
-    ["Offset of field: Conv2dFwd::cout_padded"][::std::mem::offset_of!(Conv2dFwd, cout_padded) - 328usize];
-    ["Offset of field: Conv2dFwd::y_is_f32"][::std::mem::offset_of!(Conv2dFwd, y_is_f32) - 332usize];
+    ["Offset of field: Conv2dFwd::sources"][::std::mem::offset_of!(Conv2dFwd, sources) - 320usize];
+    ["Offset of field: Conv2dFwd::groups"][::std::mem::offset_of!(Conv2dFwd, groups) - 324usize];
+    ["Offset of field: Conv2dFwd::cin"][::std::mem::offset_of!(Conv2dFwd, cin) - 328usize];
+    ["Offset of field: Conv2dFwd::cout"][::std::mem::offset_of!(Conv2dFwd, cout) - 332usize];
+    ["Offset of field: Conv2dFwd::cout_padded"][::std::mem::offset_of!(Conv2dFwd, cout_padded) - 336usize];
+    ["Offset of field: Conv2dFwd::y_is_f32"][::std::mem::offset_of!(Conv2dFwd, y_is_f32) - 340usize];
 };
 /// Parameters of `conv2d_pack_*`: weights from `[out, in/groups, kh, kw]` into the order of a kernel's slices. The
 /// gradient of the input wants the kernel turned by 180 degrees with input and output exchanged; the steps say that.
@@ -524,7 +666,7 @@ const _: () = {
 pub struct Conv2dPack {
     /// w as stored.
     pub w: u64,
-    /// Packed weights: 16 bytes a thread.
+    /// Packed weights.
     pub packed: u64,
     /// Elements of w between groups, between output channels and between input channels of this use.
     pub group_step: i64,
@@ -532,7 +674,7 @@ pub struct Conv2dPack {
     pub cout_step: i64,
     /// See `group_step`.
     pub cin_step: i64,
-    /// How many 16-byte pieces are written.
+    /// Threads with work: one a 16-byte piece of the result, on tensor cores of its first tap.
     pub pieces: i64,
     /// Channels of each input (tensor-core forms).
     pub channels: [i32; 8usize],
@@ -602,7 +744,7 @@ pub struct Conv2dGradWeight {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of Conv2dGradWeight"][::std::mem::size_of::<Conv2dGradWeight>() - 128usize];
+    ["Size of Conv2dGradWeight"][::std::mem::size_of::<Conv2dGradWeight>() - 136usize];
     ["Alignment of Conv2dGradWeight"][::std::mem::align_of::<Conv2dGradWeight>() - 8usize];
     ["Offset of field: Conv2dGradWeight::x"][::std::mem::offset_of!(Conv2dGradWeight, x) - 0usize];
     ["Offset of field: Conv2dGradWeight::x_step"][::std::mem::offset_of!(Conv2dGradWeight, x_step) - 8usize];
@@ -614,11 +756,11 @@ const _: () = {
     ["Offset of field: Conv2dGradWeight::geometry"]
         [::std::mem::offset_of!(Conv2dGradWeight, geometry) - 40usize];
     ["Offset of field: Conv2dGradWeight::groups"]
-        [::std::mem::offset_of!(Conv2dGradWeight, groups) - 112usize];
-    ["Offset of field: Conv2dGradWeight::cin"][::std::mem::offset_of!(Conv2dGradWeight, cin) - 116usize];
-    ["Offset of field: Conv2dGradWeight::cout"][::std::mem::offset_of!(Conv2dGradWeight, cout) - 120usize];
+        [::std::mem::offset_of!(Conv2dGradWeight, groups) - 120usize];
+    ["Offset of field: Conv2dGradWeight::cin"][::std::mem::offset_of!(Conv2dGradWeight, cin) - 124usize];
+    ["Offset of field: Conv2dGradWeight::cout"][::std::mem::offset_of!(Conv2dGradWeight, cout) - 128usize];
     ["Offset of field: Conv2dGradWeight::split_pixels"]
-        [::std::mem::offset_of!(Conv2dGradWeight, split_pixels) - 124usize];
+        [::std::mem::offset_of!(Conv2dGradWeight, split_pixels) - 132usize];
 };
 /// Parameters of `conv2d_grad_weight_sum_*`: dw[n][c][tap] = sum over splits of partial[split][n][tap, c], in order.
 #[repr(C)]
@@ -770,6 +912,130 @@ const _: () = {
     ["Offset of field: CopyGather::extents"][::std::mem::offset_of!(CopyGather, extents) - 144usize];
     ["Offset of field: CopyGather::units"][::std::mem::offset_of!(CopyGather, units) - 272usize];
     ["Offset of field: CopyGather::rank"][::std::mem::offset_of!(CopyGather, rank) - 276usize];
+};
+/// Parameters of `diffusion_noise_*`: standard normals, element i a function of seed, image, step and i alone.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct DiffusionNoise {
+    /// f32, to be filled.
+    pub out: u64,
+    /// Number of elements, at most 2^34.
+    pub len: i64,
+    /// Seed of the job.
+    pub seed: u64,
+    /// Key of the image.
+    pub image: u64,
+    /// Step of the sampler.
+    pub step: u32,
+    /// Padding.
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DiffusionNoise"][::std::mem::size_of::<DiffusionNoise>() - 40usize];
+    ["Alignment of DiffusionNoise"][::std::mem::align_of::<DiffusionNoise>() - 8usize];
+    ["Offset of field: DiffusionNoise::out"][::std::mem::offset_of!(DiffusionNoise, out) - 0usize];
+    ["Offset of field: DiffusionNoise::len"][::std::mem::offset_of!(DiffusionNoise, len) - 8usize];
+    ["Offset of field: DiffusionNoise::seed"][::std::mem::offset_of!(DiffusionNoise, seed) - 16usize];
+    ["Offset of field: DiffusionNoise::image"][::std::mem::offset_of!(DiffusionNoise, image) - 24usize];
+    ["Offset of field: DiffusionNoise::step"][::std::mem::offset_of!(DiffusionNoise, step) - 32usize];
+    ["Offset of field: DiffusionNoise::reserved"][::std::mem::offset_of!(DiffusionNoise, reserved) - 36usize];
+};
+/// Parameters of `diffusion_guide_*`: cond = uncond + scale * (cond - uncond) on the first elements of each sample.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct DiffusionGuide {
+    /// Conditional output of the network, f32, changed in place.
+    pub cond: u64,
+    /// Unconditional output, f32.
+    pub uncond: u64,
+    /// Elements of a sample that are guided: whole planes.
+    pub guided: i64,
+    /// Elements between samples, of both.
+    pub sample: i64,
+    /// Strength.
+    pub scale: f32,
+    /// Padding.
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DiffusionGuide"][::std::mem::size_of::<DiffusionGuide>() - 40usize];
+    ["Alignment of DiffusionGuide"][::std::mem::align_of::<DiffusionGuide>() - 8usize];
+    ["Offset of field: DiffusionGuide::cond"][::std::mem::offset_of!(DiffusionGuide, cond) - 0usize];
+    ["Offset of field: DiffusionGuide::uncond"][::std::mem::offset_of!(DiffusionGuide, uncond) - 8usize];
+    ["Offset of field: DiffusionGuide::guided"][::std::mem::offset_of!(DiffusionGuide, guided) - 16usize];
+    ["Offset of field: DiffusionGuide::sample"][::std::mem::offset_of!(DiffusionGuide, sample) - 24usize];
+    ["Offset of field: DiffusionGuide::scale"][::std::mem::offset_of!(DiffusionGuide, scale) - 32usize];
+    ["Offset of field: DiffusionGuide::reserved"][::std::mem::offset_of!(DiffusionGuide, reserved) - 36usize];
+};
+/// Parameters of `diffusion_sum_*`: y = c[0]*x[0] + c[1]*x[1] + ... in this order.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct DiffusionSum {
+    /// Up to four f32 tensors; one of them may be y.
+    pub x: [u64; 4usize],
+    /// y, f32.
+    pub y: u64,
+    /// Number of elements.
+    pub len: i64,
+    /// Their factors.
+    pub factors: [f32; 4usize],
+    /// How many there are.
+    pub count: i32,
+    /// Padding.
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DiffusionSum"][::std::mem::size_of::<DiffusionSum>() - 72usize];
+    ["Alignment of DiffusionSum"][::std::mem::align_of::<DiffusionSum>() - 8usize];
+    ["Offset of field: DiffusionSum::x"][::std::mem::offset_of!(DiffusionSum, x) - 0usize];
+    ["Offset of field: DiffusionSum::y"][::std::mem::offset_of!(DiffusionSum, y) - 32usize];
+    ["Offset of field: DiffusionSum::len"][::std::mem::offset_of!(DiffusionSum, len) - 40usize];
+    ["Offset of field: DiffusionSum::factors"][::std::mem::offset_of!(DiffusionSum, factors) - 48usize];
+    ["Offset of field: DiffusionSum::count"][::std::mem::offset_of!(DiffusionSum, count) - 64usize];
+    ["Offset of field: DiffusionSum::reserved"][::std::mem::offset_of!(DiffusionSum, reserved) - 68usize];
+};
+/// Parameters of `diffusion_blend_*`: the weighted mean of overlapping tiles, a tile at a time.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct DiffusionBlend {
+    /// One tile, f32 `[planes, tile, tile]`.
+    pub tile: u64,
+    /// f64 `[tile, tile]`: weight of each pixel.
+    pub weights: u64,
+    /// f32 `[planes, height, width]`: weighted sums so far.
+    pub sums: u64,
+    /// f32 `[height, width]`: sums of weights.
+    pub total: u64,
+    /// Planes, and pixels of one.
+    pub planes: i32,
+    /// See `planes`.
+    pub height: i32,
+    /// See `planes`.
+    pub width: i32,
+    /// Side of the tile.
+    pub side: i32,
+    /// Where the tile lies.
+    pub top: i32,
+    /// See `top`.
+    pub left: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DiffusionBlend"][::std::mem::size_of::<DiffusionBlend>() - 56usize];
+    ["Alignment of DiffusionBlend"][::std::mem::align_of::<DiffusionBlend>() - 8usize];
+    ["Offset of field: DiffusionBlend::tile"][::std::mem::offset_of!(DiffusionBlend, tile) - 0usize];
+    ["Offset of field: DiffusionBlend::weights"][::std::mem::offset_of!(DiffusionBlend, weights) - 8usize];
+    ["Offset of field: DiffusionBlend::sums"][::std::mem::offset_of!(DiffusionBlend, sums) - 16usize];
+    ["Offset of field: DiffusionBlend::total"][::std::mem::offset_of!(DiffusionBlend, total) - 24usize];
+    ["Offset of field: DiffusionBlend::planes"][::std::mem::offset_of!(DiffusionBlend, planes) - 32usize];
+    ["Offset of field: DiffusionBlend::height"][::std::mem::offset_of!(DiffusionBlend, height) - 36usize];
+    ["Offset of field: DiffusionBlend::width"][::std::mem::offset_of!(DiffusionBlend, width) - 40usize];
+    ["Offset of field: DiffusionBlend::side"][::std::mem::offset_of!(DiffusionBlend, side) - 44usize];
+    ["Offset of field: DiffusionBlend::top"][::std::mem::offset_of!(DiffusionBlend, top) - 48usize];
+    ["Offset of field: DiffusionBlend::left"][::std::mem::offset_of!(DiffusionBlend, left) - 52usize];
 };
 /// Parameters of `embedding_fwd_*` and `embedding_bwd_*`: rows of a table by index, and their sums.
 #[repr(C)]
@@ -938,8 +1204,8 @@ const _: () = {
     ["Offset of field: GemmSum::n"][::std::mem::offset_of!(GemmSum, n) - 56usize];
     ["Offset of field: GemmSum::splits"][::std::mem::offset_of!(GemmSum, splits) - 60usize];
 };
-/// How the images [samples, pixels, channels] of a group norm are shared out. Block (s, t, b) of a launch over pixels
-/// has the pixels of slab s and the channels of tile t of sample b.
+/// How the images [samples, pixels, channels] of a group norm are shared out. Block (s, t, b) of a launch over
+/// pixels has the pixels of slab s and the channels of tile t of sample b.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct GroupNormTiles {
@@ -990,8 +1256,8 @@ const _: () = {
     ["Offset of field: GroupNormMoments::x_step"][::std::mem::offset_of!(GroupNormMoments, x_step) - 16usize];
     ["Offset of field: GroupNormMoments::tiles"][::std::mem::offset_of!(GroupNormMoments, tiles) - 24usize];
 };
-/// Parameters of `group_norm_combine`: mean and reciprocal standard deviation of every group. Block (g, b): one group
-/// of one sample.
+/// Parameters of `group_norm_combine_f32`: mean and reciprocal standard deviation of every group. Block (g, b):
+/// one group of one sample.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct GroupNormCombine {
@@ -1056,8 +1322,8 @@ const _: () = {
     ["Offset of field: GroupNormApply::silu"][::std::mem::offset_of!(GroupNormApply, silu) - 72usize];
     ["Offset of field: GroupNormApply::reserved"][::std::mem::offset_of!(GroupNormApply, reserved) - 76usize];
 };
-/// Parameters of `group_norm_grad_sums_*` and `group_norm_grad_apply_*`. With z = n * gamma + beta and dz = f'(z) * dy,
-/// the first sums dz and dz * n of every channel over every slab, and the second writes
+/// Parameters of `group_norm_grad_sums_*` and `group_norm_grad_apply_*`. With z = n * gamma + beta and
+/// dz = f'(z) * dy, the first sums dz and dz * n of every channel over every slab, and the second writes
 /// dx = (dz * gamma - mean(dz * gamma) - n * mean(dz * gamma * n)) * rstd.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
@@ -1112,8 +1378,8 @@ const _: () = {
     ["Offset of field: GroupNormBackward::reserved"]
         [::std::mem::offset_of!(GroupNormBackward, reserved) - 108usize];
 };
-/// Parameters of `group_norm_grad_means` (block (g, b): one group of one sample) and `group_norm_grad_weights` (a thread
-/// a channel).
+/// Parameters of `group_norm_grad_means_f32` (block (g, b): one group of one sample) and
+/// `group_norm_grad_weights_f32` (a block 32 channels).
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct GroupNormGradCombine {
@@ -1121,9 +1387,9 @@ pub struct GroupNormGradCombine {
     pub partials: u64,
     /// gamma, f32 [channels].
     pub gamma: u64,
-    /// Means of dz * gamma and dz * gamma * n, f32 [samples, groups, 2]: result of `group_norm_grad_means`.
+    /// Means of dz * gamma and dz * gamma * n, f32 [samples, groups, 2]: result of `group_norm_grad_means_f32`.
     pub means: u64,
-    /// Gradients of gamma and beta, f32 [channels]: results of `group_norm_grad_weights`.
+    /// Gradients of gamma and beta, f32 [channels]: results of `group_norm_grad_weights_f32`.
     pub d_gamma: u64,
     /// See `d_gamma`.
     pub d_beta: u64,
@@ -1371,6 +1637,60 @@ const _: () = {
         [::std::mem::offset_of!(MoeModulateBwd, d_logits) - 328usize];
     ["Offset of field: MoeModulateBwd::d_gamma"][::std::mem::offset_of!(MoeModulateBwd, d_gamma) - 336usize];
     ["Offset of field: MoeModulateBwd::d_beta"][::std::mem::offset_of!(MoeModulateBwd, d_beta) - 400usize];
+};
+/// Parameters of `pixel_shuffle_*` and `pixel_unshuffle_*`: pixels of `channels * r * r` values (the deep picture)
+/// to r*r pixels of `channels` values (the wide picture), and back. A block handles a tile: some neighbouring
+/// pixels of a row of the deep picture, or some channels of one pixel.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct PixelShuffle {
+    /// What is read, dense.
+    pub x: u64,
+    /// What is written, dense.
+    pub y: u64,
+    /// r, and r * r
+    pub factor: Divisor,
+    /// See `factor`.
+    pub square: Divisor,
+    /// Values of a pixel of the deep picture that are in a tile: channels of a tile * r * r.
+    pub depth: Divisor,
+    /// Channels of a tile, and pixels of a tile.
+    pub tile_channels: Divisor,
+    /// See `tile_channels`.
+    pub tile_pixels: Divisor,
+    /// Tiles along the channels, and along a row of the deep picture.
+    pub tiles_deep: Divisor,
+    /// See `tiles_deep`.
+    pub tiles_across: Divisor,
+    /// Channels of the wide picture, and pixels of a row of the deep one.
+    pub channels: i32,
+    /// See `channels`.
+    pub width: i32,
+    /// Elements between the channels of one place in a block of pixels, in shared memory.
+    pub pitch: i32,
+    /// Padding.
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of PixelShuffle"][::std::mem::size_of::<PixelShuffle>() - 144usize];
+    ["Alignment of PixelShuffle"][::std::mem::align_of::<PixelShuffle>() - 8usize];
+    ["Offset of field: PixelShuffle::x"][::std::mem::offset_of!(PixelShuffle, x) - 0usize];
+    ["Offset of field: PixelShuffle::y"][::std::mem::offset_of!(PixelShuffle, y) - 8usize];
+    ["Offset of field: PixelShuffle::factor"][::std::mem::offset_of!(PixelShuffle, factor) - 16usize];
+    ["Offset of field: PixelShuffle::square"][::std::mem::offset_of!(PixelShuffle, square) - 32usize];
+    ["Offset of field: PixelShuffle::depth"][::std::mem::offset_of!(PixelShuffle, depth) - 48usize];
+    ["Offset of field: PixelShuffle::tile_channels"]
+        [::std::mem::offset_of!(PixelShuffle, tile_channels) - 64usize];
+    ["Offset of field: PixelShuffle::tile_pixels"]
+        [::std::mem::offset_of!(PixelShuffle, tile_pixels) - 80usize];
+    ["Offset of field: PixelShuffle::tiles_deep"][::std::mem::offset_of!(PixelShuffle, tiles_deep) - 96usize];
+    ["Offset of field: PixelShuffle::tiles_across"]
+        [::std::mem::offset_of!(PixelShuffle, tiles_across) - 112usize];
+    ["Offset of field: PixelShuffle::channels"][::std::mem::offset_of!(PixelShuffle, channels) - 128usize];
+    ["Offset of field: PixelShuffle::width"][::std::mem::offset_of!(PixelShuffle, width) - 132usize];
+    ["Offset of field: PixelShuffle::pitch"][::std::mem::offset_of!(PixelShuffle, pitch) - 136usize];
+    ["Offset of field: PixelShuffle::reserved"][::std::mem::offset_of!(PixelShuffle, reserved) - 140usize];
 };
 /// Parameters of `prelu_fwd_*`: y = x, or w of its column times x below zero.
 #[repr(C)]

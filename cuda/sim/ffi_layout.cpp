@@ -1,13 +1,16 @@
 // Written by tools/bindgen: what Rust believes of the structs of ffi/, for the C++ compilers to prove.
-// headers sha256: d7d22c1fe11f152195145e18b83080345c8b042077df15319d420eef7603d031
+// headers sha256: b7b45dd7e06b84d3ca33250503d9b683f76ba66fa1716e133f4a51a3d32d49b1
 #include <cstddef>
 
 #include "../../ffi/activation.h"
 #include "../../ffi/adaln.h"
+#include "../../ffi/adamw.h"
 #include "../../ffi/attention.h"
 #include "../../ffi/binary.h"
+#include "../../ffi/color_fix.h"
 #include "../../ffi/conv2d.h"
 #include "../../ffi/copy.h"
+#include "../../ffi/diffusion.h"
 #include "../../ffi/embedding.h"
 #include "../../ffi/epilogue.h"
 #include "../../ffi/gated_residual.h"
@@ -16,6 +19,7 @@
 #include "../../ffi/index.h"
 #include "../../ffi/layer_norm.h"
 #include "../../ffi/moe_modulate.h"
+#include "../../ffi/pixel_shuffle.h"
 #include "../../ffi/prelu.h"
 #include "../../ffi/reduce.h"
 #include "../../ffi/resize.h"
@@ -45,6 +49,31 @@ static_assert(offsetof(AdalnFwd, rows) == 56, "offsetof(AdalnFwd, rows)");
 static_assert(offsetof(AdalnFwd, cols) == 60, "offsetof(AdalnFwd, cols)");
 static_assert(offsetof(AdalnFwd, tokens) == 64, "offsetof(AdalnFwd, tokens)");
 static_assert(offsetof(AdalnFwd, eps) == 68, "offsetof(AdalnFwd, eps)");
+static_assert(sizeof(AdamwStep) == 80, "sizeof(AdamwStep)");
+static_assert(offsetof(AdamwStep, param) == 0, "offsetof(AdamwStep, param)");
+static_assert(offsetof(AdamwStep, grad) == 8, "offsetof(AdamwStep, grad)");
+static_assert(offsetof(AdamwStep, first) == 16, "offsetof(AdamwStep, first)");
+static_assert(offsetof(AdamwStep, second) == 24, "offsetof(AdamwStep, second)");
+static_assert(offsetof(AdamwStep, grad_scale) == 32, "offsetof(AdamwStep, grad_scale)");
+static_assert(offsetof(AdamwStep, len) == 40, "offsetof(AdamwStep, len)");
+static_assert(offsetof(AdamwStep, rate) == 48, "offsetof(AdamwStep, rate)");
+static_assert(offsetof(AdamwStep, beta1) == 52, "offsetof(AdamwStep, beta1)");
+static_assert(offsetof(AdamwStep, beta2) == 56, "offsetof(AdamwStep, beta2)");
+static_assert(offsetof(AdamwStep, eps) == 60, "offsetof(AdamwStep, eps)");
+static_assert(offsetof(AdamwStep, keep) == 64, "offsetof(AdamwStep, keep)");
+static_assert(offsetof(AdamwStep, first_correction) == 68, "offsetof(AdamwStep, first_correction)");
+static_assert(offsetof(AdamwStep, second_correction) == 72, "offsetof(AdamwStep, second_correction)");
+static_assert(offsetof(AdamwStep, reserved) == 76, "offsetof(AdamwStep, reserved)");
+static_assert(sizeof(AdamwNormParts) == 24, "sizeof(AdamwNormParts)");
+static_assert(offsetof(AdamwNormParts, x) == 0, "offsetof(AdamwNormParts, x)");
+static_assert(offsetof(AdamwNormParts, parts) == 8, "offsetof(AdamwNormParts, parts)");
+static_assert(offsetof(AdamwNormParts, len) == 16, "offsetof(AdamwNormParts, len)");
+static_assert(sizeof(AdamwNormTotal) == 32, "sizeof(AdamwNormTotal)");
+static_assert(offsetof(AdamwNormTotal, parts) == 0, "offsetof(AdamwNormTotal, parts)");
+static_assert(offsetof(AdamwNormTotal, out) == 8, "offsetof(AdamwNormTotal, out)");
+static_assert(offsetof(AdamwNormTotal, len) == 16, "offsetof(AdamwNormTotal, len)");
+static_assert(offsetof(AdamwNormTotal, most) == 24, "offsetof(AdamwNormTotal, most)");
+static_assert(offsetof(AdamwNormTotal, reserved) == 28, "offsetof(AdamwNormTotal, reserved)");
 static_assert(sizeof(AttentionTensor) == 32, "sizeof(AttentionTensor)");
 static_assert(offsetof(AttentionTensor, data) == 0, "offsetof(AttentionTensor, data)");
 static_assert(offsetof(AttentionTensor, batch_step) == 8, "offsetof(AttentionTensor, batch_step)");
@@ -103,6 +132,16 @@ static_assert(offsetof(BinaryFwd, kind) == 288, "offsetof(BinaryFwd, kind)");
 static_assert(offsetof(BinaryFwd, x_form) == 292, "offsetof(BinaryFwd, x_form)");
 static_assert(offsetof(BinaryFwd, y_form) == 296, "offsetof(BinaryFwd, y_form)");
 static_assert(offsetof(BinaryFwd, reserved) == 300, "offsetof(BinaryFwd, reserved)");
+static_assert(sizeof(ColorFixBlur) == 48, "sizeof(ColorFixBlur)");
+static_assert(offsetof(ColorFixBlur, x) == 0, "offsetof(ColorFixBlur, x)");
+static_assert(offsetof(ColorFixBlur, minus) == 8, "offsetof(ColorFixBlur, minus)");
+static_assert(offsetof(ColorFixBlur, y) == 16, "offsetof(ColorFixBlur, y)");
+static_assert(offsetof(ColorFixBlur, height) == 24, "offsetof(ColorFixBlur, height)");
+static_assert(offsetof(ColorFixBlur, width) == 28, "offsetof(ColorFixBlur, width)");
+static_assert(offsetof(ColorFixBlur, channels) == 32, "offsetof(ColorFixBlur, channels)");
+static_assert(offsetof(ColorFixBlur, radius) == 36, "offsetof(ColorFixBlur, radius)");
+static_assert(offsetof(ColorFixBlur, add) == 40, "offsetof(ColorFixBlur, add)");
+static_assert(offsetof(ColorFixBlur, reserved) == 44, "offsetof(ColorFixBlur, reserved)");
 static_assert(sizeof(Epilogue) == 32, "sizeof(Epilogue)");
 static_assert(offsetof(Epilogue, bias) == 0, "offsetof(Epilogue, bias)");
 static_assert(offsetof(Epilogue, residual) == 8, "offsetof(Epilogue, residual)");
@@ -114,8 +153,8 @@ static_assert(sizeof(ConvSource) == 24, "sizeof(ConvSource)");
 static_assert(offsetof(ConvSource, x) == 0, "offsetof(ConvSource, x)");
 static_assert(offsetof(ConvSource, step) == 8, "offsetof(ConvSource, step)");
 static_assert(offsetof(ConvSource, channels) == 16, "offsetof(ConvSource, channels)");
-static_assert(offsetof(ConvSource, slices) == 20, "offsetof(ConvSource, slices)");
-static_assert(sizeof(ConvGeometry) == 72, "sizeof(ConvGeometry)");
+static_assert(offsetof(ConvSource, reserved) == 20, "offsetof(ConvSource, reserved)");
+static_assert(sizeof(ConvGeometry) == 80, "sizeof(ConvGeometry)");
 static_assert(offsetof(ConvGeometry, height) == 0, "offsetof(ConvGeometry, height)");
 static_assert(offsetof(ConvGeometry, width) == 4, "offsetof(ConvGeometry, width)");
 static_assert(offsetof(ConvGeometry, reach_y) == 8, "offsetof(ConvGeometry, reach_y)");
@@ -132,20 +171,22 @@ static_assert(offsetof(ConvGeometry, dilation_y) == 48, "offsetof(ConvGeometry, 
 static_assert(offsetof(ConvGeometry, dilation_x) == 52, "offsetof(ConvGeometry, dilation_x)");
 static_assert(offsetof(ConvGeometry, repeat_y) == 56, "offsetof(ConvGeometry, repeat_y)");
 static_assert(offsetof(ConvGeometry, repeat_x) == 60, "offsetof(ConvGeometry, repeat_x)");
-static_assert(offsetof(ConvGeometry, stuffed) == 64, "offsetof(ConvGeometry, stuffed)");
-static_assert(offsetof(ConvGeometry, pixels) == 68, "offsetof(ConvGeometry, pixels)");
-static_assert(sizeof(Conv2dFwd) == 336, "sizeof(Conv2dFwd)");
+static_assert(offsetof(ConvGeometry, shift_y) == 64, "offsetof(ConvGeometry, shift_y)");
+static_assert(offsetof(ConvGeometry, shift_x) == 68, "offsetof(ConvGeometry, shift_x)");
+static_assert(offsetof(ConvGeometry, stuffed) == 72, "offsetof(ConvGeometry, stuffed)");
+static_assert(offsetof(ConvGeometry, pixels) == 76, "offsetof(ConvGeometry, pixels)");
+static_assert(sizeof(Conv2dFwd) == 344, "sizeof(Conv2dFwd)");
 static_assert(offsetof(Conv2dFwd, source) == 0, "offsetof(Conv2dFwd, source)");
 static_assert(offsetof(Conv2dFwd, w) == 192, "offsetof(Conv2dFwd, w)");
 static_assert(offsetof(Conv2dFwd, y) == 200, "offsetof(Conv2dFwd, y)");
 static_assert(offsetof(Conv2dFwd, epilogue) == 208, "offsetof(Conv2dFwd, epilogue)");
 static_assert(offsetof(Conv2dFwd, geometry) == 240, "offsetof(Conv2dFwd, geometry)");
-static_assert(offsetof(Conv2dFwd, sources) == 312, "offsetof(Conv2dFwd, sources)");
-static_assert(offsetof(Conv2dFwd, groups) == 316, "offsetof(Conv2dFwd, groups)");
-static_assert(offsetof(Conv2dFwd, cin) == 320, "offsetof(Conv2dFwd, cin)");
-static_assert(offsetof(Conv2dFwd, cout) == 324, "offsetof(Conv2dFwd, cout)");
-static_assert(offsetof(Conv2dFwd, cout_padded) == 328, "offsetof(Conv2dFwd, cout_padded)");
-static_assert(offsetof(Conv2dFwd, y_is_f32) == 332, "offsetof(Conv2dFwd, y_is_f32)");
+static_assert(offsetof(Conv2dFwd, sources) == 320, "offsetof(Conv2dFwd, sources)");
+static_assert(offsetof(Conv2dFwd, groups) == 324, "offsetof(Conv2dFwd, groups)");
+static_assert(offsetof(Conv2dFwd, cin) == 328, "offsetof(Conv2dFwd, cin)");
+static_assert(offsetof(Conv2dFwd, cout) == 332, "offsetof(Conv2dFwd, cout)");
+static_assert(offsetof(Conv2dFwd, cout_padded) == 336, "offsetof(Conv2dFwd, cout_padded)");
+static_assert(offsetof(Conv2dFwd, y_is_f32) == 340, "offsetof(Conv2dFwd, y_is_f32)");
 static_assert(sizeof(Conv2dPack) == 112, "sizeof(Conv2dPack)");
 static_assert(offsetof(Conv2dPack, w) == 0, "offsetof(Conv2dPack, w)");
 static_assert(offsetof(Conv2dPack, packed) == 8, "offsetof(Conv2dPack, packed)");
@@ -162,17 +203,17 @@ static_assert(offsetof(Conv2dPack, cout) == 96, "offsetof(Conv2dPack, cout)");
 static_assert(offsetof(Conv2dPack, cout_padded) == 100, "offsetof(Conv2dPack, cout_padded)");
 static_assert(offsetof(Conv2dPack, depth_padded) == 104, "offsetof(Conv2dPack, depth_padded)");
 static_assert(offsetof(Conv2dPack, reserved) == 108, "offsetof(Conv2dPack, reserved)");
-static_assert(sizeof(Conv2dGradWeight) == 128, "sizeof(Conv2dGradWeight)");
+static_assert(sizeof(Conv2dGradWeight) == 136, "sizeof(Conv2dGradWeight)");
 static_assert(offsetof(Conv2dGradWeight, x) == 0, "offsetof(Conv2dGradWeight, x)");
 static_assert(offsetof(Conv2dGradWeight, x_step) == 8, "offsetof(Conv2dGradWeight, x_step)");
 static_assert(offsetof(Conv2dGradWeight, dy) == 16, "offsetof(Conv2dGradWeight, dy)");
 static_assert(offsetof(Conv2dGradWeight, dy_step) == 24, "offsetof(Conv2dGradWeight, dy_step)");
 static_assert(offsetof(Conv2dGradWeight, partial) == 32, "offsetof(Conv2dGradWeight, partial)");
 static_assert(offsetof(Conv2dGradWeight, geometry) == 40, "offsetof(Conv2dGradWeight, geometry)");
-static_assert(offsetof(Conv2dGradWeight, groups) == 112, "offsetof(Conv2dGradWeight, groups)");
-static_assert(offsetof(Conv2dGradWeight, cin) == 116, "offsetof(Conv2dGradWeight, cin)");
-static_assert(offsetof(Conv2dGradWeight, cout) == 120, "offsetof(Conv2dGradWeight, cout)");
-static_assert(offsetof(Conv2dGradWeight, split_pixels) == 124, "offsetof(Conv2dGradWeight, split_pixels)");
+static_assert(offsetof(Conv2dGradWeight, groups) == 120, "offsetof(Conv2dGradWeight, groups)");
+static_assert(offsetof(Conv2dGradWeight, cin) == 124, "offsetof(Conv2dGradWeight, cin)");
+static_assert(offsetof(Conv2dGradWeight, cout) == 128, "offsetof(Conv2dGradWeight, cout)");
+static_assert(offsetof(Conv2dGradWeight, split_pixels) == 132, "offsetof(Conv2dGradWeight, split_pixels)");
 static_assert(sizeof(Conv2dGradWeightSum) == 40, "sizeof(Conv2dGradWeightSum)");
 static_assert(offsetof(Conv2dGradWeightSum, partial) == 0, "offsetof(Conv2dGradWeightSum, partial)");
 static_assert(offsetof(Conv2dGradWeightSum, dw) == 8, "offsetof(Conv2dGradWeightSum, dw)");
@@ -211,6 +252,38 @@ static_assert(offsetof(CopyGather, src_strides) == 80, "offsetof(CopyGather, src
 static_assert(offsetof(CopyGather, extents) == 144, "offsetof(CopyGather, extents)");
 static_assert(offsetof(CopyGather, units) == 272, "offsetof(CopyGather, units)");
 static_assert(offsetof(CopyGather, rank) == 276, "offsetof(CopyGather, rank)");
+static_assert(sizeof(DiffusionNoise) == 40, "sizeof(DiffusionNoise)");
+static_assert(offsetof(DiffusionNoise, out) == 0, "offsetof(DiffusionNoise, out)");
+static_assert(offsetof(DiffusionNoise, len) == 8, "offsetof(DiffusionNoise, len)");
+static_assert(offsetof(DiffusionNoise, seed) == 16, "offsetof(DiffusionNoise, seed)");
+static_assert(offsetof(DiffusionNoise, image) == 24, "offsetof(DiffusionNoise, image)");
+static_assert(offsetof(DiffusionNoise, step) == 32, "offsetof(DiffusionNoise, step)");
+static_assert(offsetof(DiffusionNoise, reserved) == 36, "offsetof(DiffusionNoise, reserved)");
+static_assert(sizeof(DiffusionGuide) == 40, "sizeof(DiffusionGuide)");
+static_assert(offsetof(DiffusionGuide, cond) == 0, "offsetof(DiffusionGuide, cond)");
+static_assert(offsetof(DiffusionGuide, uncond) == 8, "offsetof(DiffusionGuide, uncond)");
+static_assert(offsetof(DiffusionGuide, guided) == 16, "offsetof(DiffusionGuide, guided)");
+static_assert(offsetof(DiffusionGuide, sample) == 24, "offsetof(DiffusionGuide, sample)");
+static_assert(offsetof(DiffusionGuide, scale) == 32, "offsetof(DiffusionGuide, scale)");
+static_assert(offsetof(DiffusionGuide, reserved) == 36, "offsetof(DiffusionGuide, reserved)");
+static_assert(sizeof(DiffusionSum) == 72, "sizeof(DiffusionSum)");
+static_assert(offsetof(DiffusionSum, x) == 0, "offsetof(DiffusionSum, x)");
+static_assert(offsetof(DiffusionSum, y) == 32, "offsetof(DiffusionSum, y)");
+static_assert(offsetof(DiffusionSum, len) == 40, "offsetof(DiffusionSum, len)");
+static_assert(offsetof(DiffusionSum, factors) == 48, "offsetof(DiffusionSum, factors)");
+static_assert(offsetof(DiffusionSum, count) == 64, "offsetof(DiffusionSum, count)");
+static_assert(offsetof(DiffusionSum, reserved) == 68, "offsetof(DiffusionSum, reserved)");
+static_assert(sizeof(DiffusionBlend) == 56, "sizeof(DiffusionBlend)");
+static_assert(offsetof(DiffusionBlend, tile) == 0, "offsetof(DiffusionBlend, tile)");
+static_assert(offsetof(DiffusionBlend, weights) == 8, "offsetof(DiffusionBlend, weights)");
+static_assert(offsetof(DiffusionBlend, sums) == 16, "offsetof(DiffusionBlend, sums)");
+static_assert(offsetof(DiffusionBlend, total) == 24, "offsetof(DiffusionBlend, total)");
+static_assert(offsetof(DiffusionBlend, planes) == 32, "offsetof(DiffusionBlend, planes)");
+static_assert(offsetof(DiffusionBlend, height) == 36, "offsetof(DiffusionBlend, height)");
+static_assert(offsetof(DiffusionBlend, width) == 40, "offsetof(DiffusionBlend, width)");
+static_assert(offsetof(DiffusionBlend, side) == 44, "offsetof(DiffusionBlend, side)");
+static_assert(offsetof(DiffusionBlend, top) == 48, "offsetof(DiffusionBlend, top)");
+static_assert(offsetof(DiffusionBlend, left) == 52, "offsetof(DiffusionBlend, left)");
 static_assert(sizeof(Embedding) == 48, "sizeof(Embedding)");
 static_assert(offsetof(Embedding, x) == 0, "offsetof(Embedding, x)");
 static_assert(offsetof(Embedding, indices) == 8, "offsetof(Embedding, indices)");
@@ -363,6 +436,20 @@ static_assert(offsetof(MoeModulateBwd, dx) == 320, "offsetof(MoeModulateBwd, dx)
 static_assert(offsetof(MoeModulateBwd, d_logits) == 328, "offsetof(MoeModulateBwd, d_logits)");
 static_assert(offsetof(MoeModulateBwd, d_gamma) == 336, "offsetof(MoeModulateBwd, d_gamma)");
 static_assert(offsetof(MoeModulateBwd, d_beta) == 400, "offsetof(MoeModulateBwd, d_beta)");
+static_assert(sizeof(PixelShuffle) == 144, "sizeof(PixelShuffle)");
+static_assert(offsetof(PixelShuffle, x) == 0, "offsetof(PixelShuffle, x)");
+static_assert(offsetof(PixelShuffle, y) == 8, "offsetof(PixelShuffle, y)");
+static_assert(offsetof(PixelShuffle, factor) == 16, "offsetof(PixelShuffle, factor)");
+static_assert(offsetof(PixelShuffle, square) == 32, "offsetof(PixelShuffle, square)");
+static_assert(offsetof(PixelShuffle, depth) == 48, "offsetof(PixelShuffle, depth)");
+static_assert(offsetof(PixelShuffle, tile_channels) == 64, "offsetof(PixelShuffle, tile_channels)");
+static_assert(offsetof(PixelShuffle, tile_pixels) == 80, "offsetof(PixelShuffle, tile_pixels)");
+static_assert(offsetof(PixelShuffle, tiles_deep) == 96, "offsetof(PixelShuffle, tiles_deep)");
+static_assert(offsetof(PixelShuffle, tiles_across) == 112, "offsetof(PixelShuffle, tiles_across)");
+static_assert(offsetof(PixelShuffle, channels) == 128, "offsetof(PixelShuffle, channels)");
+static_assert(offsetof(PixelShuffle, width) == 132, "offsetof(PixelShuffle, width)");
+static_assert(offsetof(PixelShuffle, pitch) == 136, "offsetof(PixelShuffle, pitch)");
+static_assert(offsetof(PixelShuffle, reserved) == 140, "offsetof(PixelShuffle, reserved)");
 static_assert(sizeof(PreluFwd) == 56, "sizeof(PreluFwd)");
 static_assert(offsetof(PreluFwd, x) == 0, "offsetof(PreluFwd, x)");
 static_assert(offsetof(PreluFwd, w) == 8, "offsetof(PreluFwd, w)");
