@@ -95,8 +95,8 @@ DC_FN void move(const PixelShuffle& p) {
 
 // Elements of 2 and of 4 bytes, whatever they mean.
 #define INSTANCE(BYTES, T)                                                                                         \
-    DC_KERNEL(pixel_shuffle_b##BYTES, PixelShuffle, THREADS, 6, sizeof(Tile<T>)) { move<T, true>(p); }            \
-    DC_KERNEL(pixel_unshuffle_b##BYTES, PixelShuffle, THREADS, 6, sizeof(Tile<T>)) { move<T, false>(p); }
+    DC_KERNEL(pixel_shuffle_b##BYTES, PixelShuffle, THREADS, 4, sizeof(Tile<T>)) { move<T, true>(p); }            \
+    DC_KERNEL(pixel_unshuffle_b##BYTES, PixelShuffle, THREADS, 4, sizeof(Tile<T>)) { move<T, false>(p); }
 INSTANCE(2, uint16_t)
 INSTANCE(4, uint32_t)
 #undef INSTANCE
