@@ -27,7 +27,7 @@ DC_FN double of_bits(uint64_t u) {
 }
 
 /// ln x for normal x, as in FreeBSD's e_log.c (and Rust's crate libm).
-DC_FN Double log(double number) {
+DC_FN Double natural_log(double number) {
     const uint64_t bits = bits_of(number);
     uint32_t high = uint32_t(bits >> 32);
     if (high == 0x3ff00000 && uint32_t(bits) == 0) return 0.0;
@@ -68,7 +68,7 @@ DC_FN Double kernel_cos(Double x, Double y) {
 }
 
 /// sin x and cos x for x in (0, 2π), no closer than 2^-40 to a multiple of π/2 but for 0 (e_rem_pio2.c).
-DC_FN void sincos(double number, double& sin, double& cos) {
+DC_FN void sine_and_cosine(double number, double& sin, double& cos) {
     const Double x = number;
     const uint32_t high = uint32_t(bits_of(number) >> 32);
     if (high <= 0x3fe921fb) {  // below π/4
@@ -113,9 +113,9 @@ DC_FN double uniform(uint32_t u) { return (Double(double(u) + 0.5) * 0x1p-32).v;
 
 /// Two normals from 64 random bits (Box and Muller).
 DC_FN void box_muller(uint32_t radius_bits, uint32_t angle_bits, float& a, float& b) {
-    const Double radius = dc::sqrt_rn((Double(-2.0) * log(uniform(radius_bits))).v);
+    const Double radius = dc::sqrt_rn((Double(-2.0) * natural_log(uniform(radius_bits))).v);
     double sin, cos;
-    sincos((Double(6.283185307179586) * uniform(angle_bits)).v, sin, cos);
+    sine_and_cosine((Double(6.283185307179586) * uniform(angle_bits)).v, sin, cos);
     a = float((radius * cos).v);
     b = float((radius * sin).v);
 }
