@@ -9,10 +9,10 @@
 //   128x256: 8 warps, 96 KiB, one block a multiprocessor, least traffic
 //   128x128: 4 warps, 64 KiB, two blocks a multiprocessor: one fills the pipe while the other starts or ends
 //   64x64:   4 warps of 32x32, 32 KiB, for what has too few results to fill the device with larger tiles
-//   A step of a warp is about 200 instructions, 64 of them mma, which hold the pipe for 512 clocks (inside the
-//   matrix, with rows of whole 16 bytes): issue slots are no limit. Expected on A100: 75-80 % of 312 TFLOP/s while all multiprocessors have a tile,
-//   and 65-78 % over whole products of PixArt's sizes, where the last wave is not full. An H100 would need
-//   wgmma for more than about 60 %.
+//   A step of a warp is about 200 instructions (inside the matrix, with rows of whole 16 bytes), 64 of them mma,
+//   which hold the pipe for 512 clocks: issue slots are no limit. Expected on A100: 75-80 % of 312 TFLOP/s
+//   while every multiprocessor has its tiles, 65-78 % over whole products of PixArt's sizes, where the last
+//   wave is not full. An H100 would need wgmma for more than about 60 %. Not yet measured on either.
 //
 // gemm_rows_{bf16,f16}: up to 16 rows of A (the embedding of a time step, one token). Memory-bound on B:
 //   every block streams 16 columns of B once from memory, 16 bytes a lane, straight into the fragments of mma
