@@ -139,7 +139,12 @@ fn child_runs_a_plan() {
     let want = run(&Device::from(host.clone()), &x).to_f64();
     assert_eq!(fake.graph_launches(), 0);
     let cuda = CudaDevice::open(0, &[("all", b"stand-in")]).unwrap();
-    assert_eq!(cuda.kernels().count(), Simulator::new().unwrap().kernels().len());
+    let all = Simulator::new().unwrap().kernels();
+    let missing: Vec<_> = all
+        .iter()
+        .filter(|k| !k.name.starts_with("fault_") && !cuda.kernels().any(|have| have == *k))
+        .collect();
+    assert!(missing.is_empty(), "an A100 cannot run {missing:?}");
     let device = Device::kernels(host, Arc::new(cuda), DType::F32);
     let got = run(&device, &x).to_f64();
     assert_eq!(fake.graph_launches(), 2, "each run starts one recorded graph");

@@ -8,7 +8,7 @@ use dreamclear::data::pixels::FloatImage;
 use dreamclear::device::kernel::Launch;
 use dreamclear::device::sim::{GuardedBuffer, Schedule, Simulator};
 
-use dreamclear::diffusion::{self, Guided, Noise, guidance, image_key};
+use dreamclear::diffusion::{self, Guided, Iddpm, Noise, Sampler, guidance, image_key};
 use dreamclear::models::latent_tiles::cuda::DeviceBlend;
 use dreamclear::models::latent_tiles::{Blend, Grid};
 use dreamclear::train::adamw::{AdamW, GlobalNorm, Tensor};
@@ -90,6 +90,30 @@ fn weighted_sums_round_in_order() {
             let expected: Vec<_> =
                 (0..n).map(|i| (1..count).fold(term(0, i), |y, k| y + term(k, i))).collect();
             assert_eq!(bits(&f32s(y)), bits(&expected), "{count} terms");
+        }
+    }
+}
+
+#[test]
+fn iddpm_steps_have_the_bits_of_the_host() {
+    let n = 515;
+    let mut sampler = Iddpm::new(50).unwrap();
+    for (k, learned) in [(0, true), (20, true), (48, true), (49, true), (7, false)] {
+        let noise = sampler.wants_noise(k).then(|| numbers(n, 3));
+        // Far beyond −1..1 too: what an untrained network may say.
+        let variance: Vec<f32> =
+            numbers(n, 4).iter().enumerate().map(|(i, v)| v * (1 + i % 40) as f32).collect();
+        let mut x = numbers(n, 1);
+        let buffers = [&x, &numbers(n, 2), &variance].map(|x| buffer(x));
+        let fresh = noise.as_ref().map(|n| buffer(n));
+        let [to, eps, variances] = [0, 1, 2].map(|i| buffers[i].address());
+        let variances = learned.then_some(variances);
+        let launch =
+            diffusion::cuda::iddpm(&sampler, k, to, eps, variances, fresh.as_ref().map(|f| f.address()), n);
+        let variance = if learned { &variance[..] } else { &[] };
+        sampler.step(k, &mut x, &numbers(n, 2), variance, noise.as_deref());
+        if run(launch) {
+            assert_eq!(bits(&f32s(&buffers[0])), bits(&x), "step {k}");
         }
     }
 }

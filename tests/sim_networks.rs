@@ -8,7 +8,7 @@ use std::path::Path;
 use dreamclear::device::Device;
 use dreamclear::device::sim::Simulator;
 use dreamclear::graph::{Executable, Graph, GraphBuilder, Plan, passes};
-use dreamclear::models::load;
+use dreamclear::models::{self, Shapes, load};
 use dreamclear::models::network::Given;
 use dreamclear::ops::{fuse, gradients};
 use dreamclear::tensor::{DType, HostTensor};
@@ -155,32 +155,67 @@ fn with_gradients(graph: Graph) -> Graph {
     b.finish()
 }
 
+/// A picture network's plain graph: what `forward` gives is fused already.
+fn picture_graph(file: &str, architecture: &str) -> (Graph, WeightSet, HostTensor) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{file}.safetensors"));
+    let (tensors, metadata) = support::golden(&path);
+    let strip = |(k, t): (&String, &HostTensor)| Some((k.strip_prefix("weight.")?.to_owned(), t.cast(DType::F32)));
+    let floats = tensors.iter().filter(|(_, t)| t.dtype().is_float());
+    let weights: BTreeMap<String, HostTensor> = floats.filter_map(strip).collect();
+    let shapes: Shapes = weights.iter().map(|(k, t)| (k.clone(), t.shape().to_vec())).collect();
+    let config = serde_json::from_str(&metadata["config"]).unwrap();
+    let (network, _) = models::from_config(architecture, &config, &shapes).unwrap();
+    let [n, c, h, w] = tensors["input.x"].shape()[..] else { panic!("x is NCHW") };
+    let mut b = GraphBuilder::new();
+    let x = b.input("x", DType::F32, [n, h, w, c]).unwrap();
+    let y = network.build(&mut b, x).unwrap();
+    b.output("out", y);
+    (b.finish(), WeightSet::from_tensors(weights), support::recipe_tensor("x", &[n, h, w, c], 0.5, 1, -22))
+}
+
+/// All gradients on both devices: relative L2 at most 1e-4 each.
+fn compare_gradients(name: &str, want: &[(String, HostTensor)], got: &[(String, HostTensor)]) {
+    assert_eq!(want.len(), got.len());
+    let grads = want.iter().filter(|(n, _)| n.starts_with("grad.")).count();
+    assert!(grads > 20, "{name}: {grads} gradients");
+    let mut worst = (0.0, String::new());
+    for ((key, got), (_, want)) in got.iter().zip(want) {
+        // A gradient that is zero but for rounding (a bias before a norm) has no relative error.
+        let norm = want.to_f64().iter().map(|x| x * x).sum::<f64>().sqrt();
+        let error = relative(got, want);
+        let ok = error <= 1e-4 || norm <= 1e-6;
+        assert!(ok, "{name} {key}: relative L2 {error:.3e} (norm {norm:.1e})");
+        if norm > 1e-6 && error > worst.0 {
+            worst = (error, key.clone());
+        }
+    }
+    println!("{name:40} {grads} gradients, worst relative L2 {:.2e} ({})", worst.0, worst.1);
+}
+
 #[test]
 fn gradients_of_a_training_step_equal_the_cpu() {
     let Some(device) = sim(DType::F32) else { return };
     let cpu = Device::cpu(2).unwrap();
-    for (file, network, inputs) in [
-        ("swinir_general_small", "swinir", [].as_slice()),
-        ("dit_dreamclear_all", "", &[]),
-        ("vae_small", "vae-decoder", &["z"]),
-    ] {
+    for (file, network, inputs) in
+        [("dit_dreamclear_all", "", [].as_slice()), ("vae_small", "vae-decoder", &["z"])]
+    {
         let example = Example::open(file, network, inputs);
-        let want = example.run(&cpu, with_gradients);
-        let got = example.run(&device, with_gradients);
-        assert_eq!(want.len(), got.len());
-        let grads = want.iter().filter(|(n, _)| n.starts_with("grad.")).count();
-        assert!(grads > 20, "{}: {grads} gradients", example.name);
-        let mut worst = (0.0, String::new());
-        for ((name, got), (_, want)) in got.iter().zip(&want) {
-            // A gradient that is zero but for rounding (a bias before a norm) has no relative error.
-            let norm = want.to_f64().iter().map(|x| x * x).sum::<f64>().sqrt();
-            let error = relative(got, want);
-            let ok = error <= 1e-4 || norm <= 1e-6;
-            assert!(ok, "{} {name}: relative L2 {error:.3e} (norm {norm:.1e})", example.name);
-            if norm > 1e-6 && error > worst.0 {
-                worst = (error, name.clone());
-            }
-        }
-        println!("{:40} {grads} gradients, worst relative L2 {:.2e} ({})", example.name, worst.0, worst.1);
+        compare_gradients(&example.name, &example.run(&cpu, with_gradients), &example.run(&device, with_gradients));
     }
+}
+
+#[test]
+fn gradients_of_swinir_equal_the_cpu() {
+    let Some(device) = sim(DType::F32) else { return };
+    let (graph, weights, x) = picture_graph("swinir_general_small", "swinir");
+    let mut graph = with_gradients(graph);
+    passes::run(&mut graph, fuse::RULES, None).unwrap();
+    let run = |device: &Device| {
+        let plan = Plan::new(graph.clone(), device).unwrap();
+        let mut exe = Executable::new(plan, device.clone(), |k| weights.get(k).cloned()).unwrap();
+        let shape = exe.graph().inputs().find(|(n, _)| *n == "dy.out").map(|(_, v)| exe.graph().ty(v).shape.clone());
+        let dy = support::recipe_tensor("dy.out", &shape.unwrap(), 0.0, 1, -21);
+        exe.run_checked(&[("x", x.clone()), ("dy.out", dy)]).unwrap()
+    };
+    compare_gradients("swinir_general_small", &run(&Device::cpu(2).unwrap()), &run(&device));
 }

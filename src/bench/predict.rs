@@ -175,7 +175,7 @@ pub fn rows() -> Vec<Row> {
 /// One denoising step of the published DreamClear at 1024×1024: what each step computes, its guidance pair
 /// together, what a picture needs once left out.
 fn dreamclear_step() -> Result<Graph> {
-    let (net, _) = DreamClear::from_config(Some(&serde_json::json!({})), &Shapes::new())?;
+    let (net, _) = DreamClear::from_config(Some(&serde_json::json!({ "copy_blocks_num": 28 })), &Shapes::new())?;
     let shape = LaunchShape { size: (128, 128), pictures: vec![0] };
     let graph = denoise::graph(&net, DType::BF16, &shape)?;
     let mut each = passes::hoist(&graph, &["x", "timestep"])?.each;

@@ -50,6 +50,10 @@ pub struct Args {
     #[arg(long, value_name = "CARD", conflicts_with_all = ["vs", "flush"])]
     predict: Option<String>,
 
+    /// With --predict: print each plan step by step, with its kernels, instead of the table.
+    #[arg(long, requires = "predict")]
+    explain: bool,
+
     #[command(flatten)]
     device: DeviceArgs,
 }
@@ -65,7 +69,7 @@ enum Opponent {
 pub fn run(args: &Args) -> Result<()> {
     let filter = Filter::parse(&args.filter)?;
     if let Some(card) = &args.predict {
-        return predict(card, &filter, args.json);
+        return predict(card, &filter, args);
     }
     let names: Vec<String> =
         bench::rows().iter().map(|r| r.name()).filter(|name| filter.matches(name)).collect();
@@ -96,11 +100,17 @@ pub fn run(args: &Args) -> Result<()> {
     print(&report.footer())
 }
 
-fn predict(card: &str, filter: &Filter, json: bool) -> Result<()> {
+fn predict(card: &str, filter: &Filter, args: &Args) -> Result<()> {
     let card = Card::named(card).ok_or_else(|| {
         let known: Vec<_> = predict::CARDS.iter().map(|c| c.name).collect();
         Error::Usage(format!("--predict {card}: expected {}", known.join(", ")))
     })?;
+    if args.explain {
+        for row in predict::rows().iter().filter(|r| filter.matches(r.name)) {
+            print(&format!("{}: {}\n", row.name, row.plan(card)?.explain()))?;
+        }
+        return Ok(());
+    }
     let all: Vec<_> = predict::rows()
         .iter()
         .filter(|r| filter.matches(r.name))
@@ -110,7 +120,7 @@ fn predict(card: &str, filter: &Filter, json: bool) -> Result<()> {
         let names: Vec<_> = predict::rows().iter().map(|r| r.name).collect();
         return Err(Error::Usage(format!("nothing to predict by that name; there are {}", names.join(", "))));
     }
-    if json {
+    if args.json {
         let rows: Vec<_> = all.iter().map(|(n, p)| serde_json::json!({ "row": n, "prediction": p })).collect();
         let document = serde_json::json!({ "card": card, "shares": predict::SHARES, "rows": rows });
         return print(&format!("{document:#}\n"));

@@ -25,6 +25,8 @@ pub struct CudaDevice {
     ordinal: usize,
     name: String,
     facts: DeviceFacts,
+    /// Bytes of shared memory that a block may have.
+    most_shared: u32,
     context: sys::CUcontext,
     device: sys::CUdevice,
     stream: sys::CUstream,
@@ -145,6 +147,7 @@ impl CudaDevice {
             return Err(e);
         }
         let multiprocessors = attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as u32;
+        let most_shared = attribute(A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)? as u32;
         // SAFETY: the context is released when the device is dropped.
         let context = unsafe { result::primary_ctx::retain(device) }.map_err(|e| match e.0 {
             sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::Run(format!(
@@ -156,6 +159,7 @@ impl CudaDevice {
             ordinal,
             name,
             facts: DeviceFacts { arch, multiprocessors },
+            most_shared,
             context,
             device,
             stream: std::ptr::null_mut(),
@@ -201,6 +205,9 @@ impl CudaDevice {
                 }
                 result::memcpy_dtoh_sync(&mut info, address).map_err(failed("read a kernel's properties"))?;
                 let [threads, shared_bytes, param_bytes] = info;
+                if shared_bytes > self.most_shared {
+                    continue; // of a later architecture: to a plan it is not there
+                }
                 if shared_bytes > 48 << 10 {
                     use sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as SIZE;
                     result::function::set_function_attribute(function, SIZE, shared_bytes as i32)

@@ -56,7 +56,7 @@ impl KernelRun {
                     params.insert(id, kernels.params.get(&device, &leaves[&id], plan.leaf_dtype(id))?);
                 }
                 Origin::Input(_) => {
-                    let memory = DeviceMemory::new(&device, v.ty.bytes())?;
+                    let memory = DeviceMemory::new(&device, v.ty.len() * plan.leaf_dtype(id).size())?;
                     inputs.insert(id, Input { memory, holds: None });
                 }
                 Origin::Node { .. } => {}
@@ -78,7 +78,9 @@ impl KernelRun {
             let input = self.inputs.get_mut(&v).expect("a place for every input");
             let same = |held: &HostTensor| std::ptr::eq(held.bytes(), tensor.bytes());
             if !input.holds.as_ref().is_some_and(same) {
-                input.memory.write(tensor.bytes())?;
+                let dtype = plan.leaf_dtype(v);
+                let kept = if tensor.dtype() == dtype { tensor.clone() } else { tensor.cast(dtype) };
+                input.memory.write(kept.bytes())?;
                 input.holds = Some(tensor);
             }
         }

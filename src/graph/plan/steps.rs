@@ -101,6 +101,8 @@ struct Planner<'g> {
     last_use: Vec<usize>,
     target: Target,
     leaf_types: HashMap<ValueId, DType>,
+    /// Copies of values in other element types.
+    converted: HashMap<(ValueId, DType), Place>,
 }
 
 impl Plan {
@@ -125,6 +127,7 @@ impl Plan {
             last_use,
             target: target.into(),
             leaf_types: HashMap::new(),
+            converted: HashMap::new(),
         };
         p.leaf_storage();
         p.leaves();
@@ -152,8 +155,10 @@ impl Plan {
         self.steps.iter().map(|s| s.cost).sum()
     }
 
-    /// One line a step: op, result, buffer and offset, path, and why memory is shared or copied.
+    /// One line a step: op, result, buffer and offset, path, and why memory is shared or copied; on a CUDA
+    /// target the kernels that it launches, too.
     pub fn explain(&self) -> String {
+        let launches = self.cuda_launches();
         let mut out = String::new();
         let _ = writeln!(
             out,
@@ -163,6 +168,10 @@ impl Plan {
             self.arena_bytes,
             self.param_bytes()
         );
+        if let (Target::Cuda { compute, .. }, Ok(launches)) = (self.target, &launches) {
+            let count = launches.iter().map(Vec::len).sum::<usize>();
+            let _ = writeln!(out, "{count} launches, compute type {compute}");
+        }
         for (i, s) in self.steps.iter().enumerate() {
             let _ = write!(out, "{i:5} {:<20}", s.name());
             for o in &s.outputs {
@@ -172,10 +181,16 @@ impl Plan {
             }
             match (s.in_place, &s.op) {
                 (Some(k), _) => _ = write!(out, " in place of operand {k}"),
-                (None, None) => _ = write!(out, " (the next op reads only dense memory)"),
+                (None, None) => _ = write!(out, " (the next op reads only dense memory of its own type)"),
                 _ => {}
             }
+            if let Ok(launches) = &launches {
+                launches[i].iter().for_each(|l| _ = write!(out, " [{} {:?}]", l.kernel, l.grid));
+            }
             let _ = writeln!(out, "  {}", s.path);
+        }
+        if let Err(e) = launches {
+            let _ = writeln!(out, "no launches: {e}");
         }
         out
     }
@@ -270,13 +285,20 @@ impl Planner<'_> {
                 Target::Cpu { .. } => node.op.accepts(k, &place.layout),
                 Target::Cuda { .. } => node.op.cuda_accepts(k, &place.layout),
             };
-            if !accepted || place.ty.dtype != dtype {
-                let converted = place.ty.dtype != dtype;
+            if place.ty.dtype != dtype {
+                // Others that read the value in this type share the conversion; the value itself stays.
+                place = match self.converted.get(&(v, dtype)) {
+                    Some(found) => found.clone(),
+                    None => {
+                        let made = self.copy(place, dtype, &node.path);
+                        self.converted.insert((v, dtype), made.clone());
+                        made
+                    }
+                };
+            } else if !accepted {
                 place = self.copy(place, dtype, &node.path);
-                // Later users profit from the dense copy too, but not from a rounded one.
-                if !converted {
-                    self.set_place(v, place.clone());
-                }
+                // Later users profit from the dense copy too.
+                self.set_place(v, place.clone());
             }
             inputs.push(place);
         }
@@ -333,8 +355,8 @@ impl Planner<'_> {
         }
     }
 
-    /// Parameters and constants are kept as the first op that reads them wants them, views apart: a weight
-    /// is rounded once, when it is bound.
+    /// Leaves are kept as the first op that reads them wants them, views apart: a weight is rounded once,
+    /// when it is bound, an input that stays the same from run to run when it is first given.
     fn leaf_storage(&mut self) {
         let graph = self.graph;
         for (i, node) in graph.nodes.iter().enumerate().filter(|(_, n)| !n.op.is_view()) {
@@ -345,7 +367,7 @@ impl Planner<'_> {
                     root = view.inputs[0];
                 }
                 let leaf = &graph.values[root.index()];
-                if matches!(leaf.origin, Origin::Param(_) | Origin::Const(_)) && leaf.ty.dtype.is_float() {
+                if !matches!(leaf.origin, Origin::Node { .. }) && leaf.ty.dtype.is_float() {
                     self.leaf_types.entry(root).or_insert(dtype);
                 }
             }
@@ -376,10 +398,14 @@ impl Planner<'_> {
 
     /// Whether no value held in buffer `b` is used after node `i`.
     fn dies_at(&self, b: usize, i: usize) -> bool {
-        self.holders[b].iter().all(|&v| {
+        let values = self.holders[b].iter().all(|&v| {
             let moved = self.place_of(v).source != Source::Arena(b);
             moved || self.last_use[v.index()] <= i
-        })
+        });
+        let copies = |(&(v, _), place): (&(ValueId, DType), &Place)| {
+            place.source != Source::Arena(b) || self.last_use[v.index()] <= i
+        };
+        values && self.converted.iter().all(copies)
     }
 
     fn outputs(&mut self) -> Vec<(String, Place)> {
