@@ -72,7 +72,8 @@ struct Pairs {
     float scale;
 
     DC_FN float score(const float* q, const float* k, int query, int key, bool sees) const {
-        const int row = bias_code(grid, query) - bias_code(grid, key) + bias_code(grid, grid.window * grid.window - 1);
+        const int last = bias_code(grid, grid.window * grid.window - 1);
+        const int row = bias_code(grid, query) - bias_code(grid, key) + last;
         return scale * dot(q, k, grid.depth) + table[int64_t(row) * grid.heads] + (sees ? 0.0f : MASKED);
     }
 };
@@ -628,7 +629,8 @@ DC_FN void fwd_8x8(const WindowAttentionFwd& p) {
         // The warp's queries have been read: their rows carry the result to whole-row stores.
         stage(s.q[h], mixed, 1 / upper, 1 / lower);
         dc::sync_warp();
-        put(s.q[h], g.depth, p.pairs, [&](int token) { return out + h * g.depth + int64_t(s.dense[token]) * channels; });
+        T* of = out + h * g.depth;
+        put(s.q[h], g.depth, p.pairs, [&](int token) { return of + int64_t(s.dense[token]) * channels; });
     }
     dc::cp_async_wait<0>();
 }

@@ -126,6 +126,8 @@ struct Worker {
     unsigned threads = 0;
     void (*entry)(const void*) = nullptr;
     const void* params = nullptr;
+    unsigned param_bytes = 0, shared_bytes = 0;
+    unsigned char* shared_start = nullptr;  ///< of the running block
     const char* kernel = "";
     std::string error;
     std::vector<unsigned char> alternate = std::vector<unsigned char>(64 << 10);
@@ -167,6 +169,54 @@ struct Worker {
         snprintf(text, sizeof text, "kernel %s, block (%u, %u, %u), thread %u", kernel, t->block_index.x,
                  t->block_index.y, t->block_index.z, t->thread_index.x);
         return text;
+    }
+
+    /// What the address `at`, which may not be accessed, is nearest to.
+    std::string near(const void* at) const {
+        const auto address = reinterpret_cast<uintptr_t>(at);
+        const auto begin = [](const unsigned char* p) { return reinterpret_cast<uintptr_t>(p); };
+        char text[160];
+        if (address - begin(stacks) < stack_pitch * MAX_THREADS) return "the stack of the thread, which is full";
+        const uintptr_t end = begin(shared_start) + shared_bytes;
+        if (address >= end && address - begin(shared) < shared_room + size_t(sysconf(_SC_PAGESIZE))) {
+            snprintf(text, sizeof text, "%zu bytes past the end of the block's %u bytes of shared memory",
+                     size_t(address - end), shared_bytes);
+            return text;
+        }
+        // A hint: the address among the parameters that is nearest, if any is near at all.
+        uintptr_t best = 16 << 20;
+        std::string found = "outside every buffer";
+        for (unsigned i = 0; i + 8 <= param_bytes; i += 8) {
+            uint64_t value;
+            std::memcpy(&value, static_cast<const unsigned char*>(params) + i, 8);
+            const uintptr_t distance = address > value ? address - value : value - address;
+            if (value < 4096 || distance >= best) continue;
+            best = distance;
+            snprintf(text, sizeof text,
+                     "outside every buffer, %zu bytes %s the address that byte %u of the parameters has",
+                     size_t(distance), address < value ? "before" : "after", i);
+            found = text;
+        }
+        return found;
+    }
+
+    /// Bytes before a block's shared memory that are watched, as is what lies between its end and the guard page.
+    static constexpr size_t MARGIN = 64;
+    /// Whether these are still poison; if not, the error names the thread that ran last.
+    bool surroundings_hold(const Thread* last) {
+        static const std::vector<unsigned char> poison(256, 0xFF);
+        const unsigned char *start = shared_start, *end = start + shared_bytes, *room = shared + shared_room;
+        const bool before = std::memcmp(start - MARGIN, poison.data(), MARGIN);
+        if (!before && !std::memcmp(end, poison.data(), room - end)) return true;
+        // The nearest byte that was written.
+        const unsigned char* p = before ? start - 1 : end;
+        while (*p == 0xFF) before ? --p : ++p;
+        char text[160];
+        snprintf(text, sizeof text, ": has written %zu bytes %s the block's %u bytes of shared memory",
+                 size_t(before ? start - p : p - end), before ? "before the start of" : "past the end of",
+                 shared_bytes);
+        error = where(last) + text;
+        return false;
     }
 };
 
@@ -220,9 +270,20 @@ struct sigaction previous_segv, previous_bus;
 void on_fault(int signal, siginfo_t* info, void* context) {
     Worker* w = worker.get();
     if (w && w->running && current) {
-        char text[160];
-        snprintf(text, sizeof text, ": access to address %p, which is outside every buffer", info->si_addr);
-        w->error = w->where(current) + text;
+        const char* what = "accesses";
+#if defined(__x86_64__)
+        const auto* registers = &static_cast<const ucontext_t*>(context)->uc_mcontext;
+        what = registers->gregs[REG_ERR] & 2 ? "writes to" : "reads";
+#endif
+        char text[80];
+        if (signal == SIGSEGV && info->si_code == SI_KERNEL) {
+            // The processor does not say which.
+            w->error = w->where(current) +
+                       ": accesses an address that cannot exist (poison?), or a vector at a misaligned one";
+        } else {
+            snprintf(text, sizeof text, ": %s %p: ", what, info->si_addr);
+            w->error = w->where(current) + text + w->near(info->si_addr);
+        }
         siglongjmp(w->escape, 1);
     }
     // Not ours: the previous handler, or the default.
@@ -281,7 +342,9 @@ void stuck(Worker& w) {
 bool run_block(Worker& w, dim3 block, dim3 grid, unsigned shared_bytes, unsigned schedule) {
     // Shared memory ends at the guard page, as aligned as kernels may ask for, and holds poison.
     unsigned char* shared = w.shared + w.shared_room - (shared_bytes + 127) / 128 * 128;
-    std::memset(w.shared, 0xFF, w.shared_room);
+    std::memset(shared - Worker::MARGIN, 0xFF, w.shared + w.shared_room - shared + Worker::MARGIN);
+    w.shared_start = shared;
+    w.shared_bytes = shared_bytes;
     std::fill(std::begin(w.arrived), std::end(w.arrived), 0u);
     for (WarpOp& op : w.warps) op = WarpOp{};
     std::vector<unsigned> order(w.threads);
@@ -320,7 +383,7 @@ bool run_block(Worker& w, dim3 block, dim3 grid, unsigned shared_bytes, unsigned
             if (f.state == State::ready) {
                 to_fiber(f);
                 ran = true;
-                if (!w.error.empty()) break;
+                if (!w.error.empty() || !w.surroundings_hold(&f)) break;
             }
             alive |= f.state != State::done;
         }
@@ -420,9 +483,10 @@ void copy_async(void* to, const void* from, unsigned size, unsigned valid) {
     check_aligned(to, size, "asynchronous copy to shared memory");
     if (valid) check_aligned(from, size, "asynchronous copy from global memory");
     Fiber* f = self();
-    const unsigned char* shared_end = worker->shared + worker->shared_room;
+    const unsigned char* shared_end = f->shared + worker->shared_bytes;
     const unsigned char* t = static_cast<unsigned char*>(to);
-    if (t < f->shared || t + size > shared_end) fail("asynchronous copy to %p, which is not shared memory", to);
+    if (t < f->shared || t + size > shared_end)
+        fail("asynchronous copy to %p, which is not within the block's shared memory", to);
     PendingCopy copy{to, {}, size, f->group};
     std::memcpy(copy.bytes, from, valid);
     std::memset(to, 0xFF, size);  // whoever reads before the wait reads poison
@@ -489,7 +553,7 @@ int dcsim_launch(const char* name, const uint32_t grid[3], const void* params, u
     if (k->threads == 0 || k->threads > MAX_THREADS || k->threads % 32 || k->shared > (227u << 10))
         return refuse(std::string(name) + ": no GPU runs a block of " + std::to_string(k->threads) + " threads with " +
                       std::to_string(k->shared) + " bytes of shared memory");
-    if (!grid[0] || !grid[1] || !grid[2] || grid[1] > 65535 || grid[2] > 65535)
+    if (!grid[0] || !grid[1] || !grid[2] || grid[0] > 0x7fffffffu || grid[1] > 65535 || grid[2] > 65535)
         return refuse(std::string(name) + ": a grid has 1 to 2^31-1 × 65535 × 65535 blocks");
     install_handlers();
     const uint64_t blocks = uint64_t(grid[0]) * grid[1] * grid[2];
@@ -503,6 +567,7 @@ int dcsim_launch(const char* name, const uint32_t grid[3], const void* params, u
         w.threads = k->threads;
         w.entry = k->entry;
         w.params = params;
+        w.param_bytes = param_bytes;
         w.kernel = name;
         for (uint64_t i; (i = next.fetch_add(1)) < blocks;) {
             const uint64_t at = schedule == 1 ? blocks - 1 - i : i;

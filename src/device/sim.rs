@@ -353,6 +353,13 @@ impl GuardedBuffer {
         unsafe { std::slice::from_raw_parts_mut(self.start, self.len) }
     }
 
+    /// Whether the bytes of the page before the start are still poison.
+    pub fn head_is_untouched(&self) -> bool {
+        let head = self.start as usize % 4096;
+        // SAFETY: inside the mapping: the lower guard page ends at a multiple of 4096 bytes.
+        unsafe { std::slice::from_raw_parts(self.start.sub(head), head) }.iter().all(|&b| b == 0xFF)
+    }
+
     /// Whether the bytes between the end and the guard page are still poison.
     pub fn tail_is_untouched(&self) -> bool {
         let tail = self.len.next_multiple_of(16) - self.len;

@@ -34,10 +34,8 @@ pub fn storages(case: &Case) -> Vec<Storage> {
     let mut all: Vec<Storage> = Vec::new();
     for compute in COMPUTE {
         for half in [false, true] {
-            let kept: Vec<_> = inputs
-                .iter()
-                .map(|t| if half && t.dtype.is_float() { compute } else { t.dtype })
-                .collect();
+            let kept: Vec<_> =
+                inputs.iter().map(|t| if half && t.dtype.is_float() { compute } else { t.dtype }).collect();
             let storage = case.op.cuda_storage(&inputs, &outputs, &kept, compute);
             if !all.contains(&storage) {
                 all.push(storage);
@@ -60,7 +58,8 @@ pub fn run(
     schedule: Schedule,
     simulator: &Simulator,
 ) -> Result<Vec<HostTensor>, String> {
-    let types: Vec<_> = case.output_types().iter().zip(&storage.outputs).map(|(t, &d)| stored(t, d)).collect();
+    let types: Vec<_> =
+        case.output_types().iter().zip(&storage.outputs).map(|(t, &d)| stored(t, d)).collect();
     let mut out: Vec<_> = types.iter().map(|t| GuardedBuffer::new(t.bytes())).collect();
     let mut layouts = Vec::new();
     let mut buffers = Vec::new();
@@ -83,8 +82,9 @@ pub fn run(
         buffers.push(buffer);
     }
     let it: Vec<_> = inputs.iter().map(|t| TensorType::new(t.dtype(), t.shape())).collect();
-    let scratch =
-        GuardedBuffer::new(case.op.cuda_scratch(&it.iter().collect::<Vec<_>>(), &types.iter().collect::<Vec<_>>()));
+    let scratch = GuardedBuffer::new(
+        case.op.cuda_scratch(&it.iter().collect::<Vec<_>>(), &types.iter().collect::<Vec<_>>()),
+    );
     let mut constants = Vec::new();
     let launches = case.op.cuda(&mut CudaCall {
         inputs: (0..inputs.len())
@@ -94,7 +94,11 @@ pub fn run(
                 address: if how == Arrangement::InPlace(k) { out[0].address() } else { buffers[k].address() },
             })
             .collect(),
-        outputs: out.iter().zip(&types).map(|(o, ty)| CudaResult { ty: ty.clone(), address: o.address() }).collect(),
+        outputs: out
+            .iter()
+            .zip(&types)
+            .map(|(o, ty)| CudaResult { ty: ty.clone(), address: o.address() })
+            .collect(),
         scratch: scratch.address(),
         device: DeviceFacts::A100,
         constants: &mut |bytes| {
@@ -109,6 +113,9 @@ pub fn run(
     for (k, o) in out.iter().enumerate() {
         if !o.tail_is_untouched() {
             return Err(format!("wrote past the end of result {k}"));
+        }
+        if !o.head_is_untouched() {
+            return Err(format!("wrote before the start of result {k}"));
         }
     }
     for (k, b) in buffers.iter().enumerate() {
@@ -136,20 +143,33 @@ fn check(case: &Case, storage: &Storage, simulator: &Simulator) -> Result<(), St
     let host: Vec<_> = case.draw(SEED).iter().zip(&storage.inputs).map(|(a, &d)| to_host(a, d)).collect();
     let inputs: Vec<Array<f64>> = host.iter().map(Array::from_host).collect();
     let truth = case.op.eval_f64(&inputs);
-    let half = storage.inputs.iter().chain(&storage.outputs).copied().find(|d| matches!(d, DType::BF16 | DType::F16));
-    let naive: Vec<Array<f64>> = half
-        .and_then(|d| case.op.naive_in(&inputs, d))
-        .unwrap_or_else(|| {
-            let plain = case.op.eval_f32(&inputs.iter().map(convert::<f32>).collect::<Vec<_>>());
-            plain.iter().map(|a| Array::new(a.shape.clone(), a.data.iter().map(|&x| f64::from(x)).collect())).collect()
-        });
+    let half = storage
+        .inputs
+        .iter()
+        .chain(&storage.outputs)
+        .copied()
+        .find(|d| matches!(d, DType::BF16 | DType::F16));
+    let naive: Vec<Array<f64>> = half.and_then(|d| case.op.naive_in(&inputs, d)).unwrap_or_else(|| {
+        let plain = case.op.eval_f32(&inputs.iter().map(convert::<f32>).collect::<Vec<_>>());
+        plain
+            .iter()
+            .map(|a| Array::new(a.shape.clone(), a.data.iter().map(|&x| f64::from(x)).collect()))
+            .collect()
+    });
     for how in arrangements(case, storage) {
         let mut first: Option<Vec<HostTensor>> = None;
         for schedule in Schedule::ALL {
-            let got = run(case, &host, storage, how, schedule, simulator).map_err(|e| format!("{how:?}, {schedule:?}: {e}"))?;
+            let got = run(case, &host, storage, how, schedule, simulator)
+                .map_err(|e| format!("{how:?}, {schedule:?}: {e}"))?;
             if let Some(first) = &first {
                 if let Some(k) = (0..got.len()).find(|&k| got[k].bytes() != first[k].bytes()) {
-                    return Err(format!("{how:?}: result {k} depends on the schedule: a race"));
+                    let (a, b) = (first[k].to_f64(), got[k].to_f64());
+                    let i = (0..a.len()).find(|&i| a[i].to_bits() != b[i].to_bits()).unwrap_or(0);
+                    let at = unravel(i, &truth[k].shape);
+                    return Err(format!(
+                        "{how:?}: result {k} depends on the schedule: a race (element {at:?} is {}, under {schedule:?} {})",
+                        a[i], b[i]
+                    ));
                 }
                 continue;
             }
