@@ -4,21 +4,25 @@ use super::Linear;
 use crate::device::kernel::Launch;
 use crate::graph::TensorType;
 use crate::graph::cuda::{CudaCall, Storage};
-use crate::ops::matmul::cuda::{Extents, Matrix, Product};
+use crate::ops::matmul::cuda::{Extents, FEW_ROWS, Matrix, Product};
 use crate::tensor::DType;
 
 /// x and W in the compute type; an f32 product reads W as it is kept. The result is in the compute type, or
-/// like the residual, which is read as it is kept: f32 in a residual stream.
-pub(super) fn storage(op: &Linear, kept: &[DType], compute: DType) -> Storage {
+/// like the residual, which is read as it is kept: f32 in a residual stream. A few rows that are kept in f32
+/// stay so, and so does their result (the way from a time step to modulation vectors): converting them costs
+/// more than it saves, since all the time goes into reading W.
+pub(super) fn storage(op: &Linear, inputs: &[&TensorType], kept: &[DType], compute: DType) -> Storage {
+    let few = extents(inputs[0], inputs[1]).m <= FEW_ROWS && kept[0] == DType::F32;
+    let x = if few { DType::F32 } else { compute };
     let w = if compute == DType::F32 { kept[1] } else { compute };
-    let mut inputs = vec![compute, w];
-    inputs.extend(op.bias.then_some(DType::F32));
-    let mut y = compute;
+    let mut types = vec![x, w];
+    types.extend(op.bias.then_some(DType::F32));
+    let mut y = x;
     if op.epilogue.residual {
-        y = if kept[op.arity() - 1] == compute { compute } else { DType::F32 };
-        inputs.push(y);
+        y = if kept[op.arity() - 1] == x { x } else { DType::F32 };
+        types.push(y);
     }
-    Storage { inputs, outputs: vec![y] }
+    Storage { inputs: types, outputs: vec![y] }
 }
 
 fn extents(x: &TensorType, w: &TensorType) -> Extents {

@@ -13,6 +13,8 @@ use crate::tensor::DType;
 const MULTIPROCESSORS: usize = 108;
 /// Inner extent of a step of the tensor-core kernels; slices of k are multiples of it.
 const STEP: usize = 32;
+/// Rows of A up to which a product is memory-bound on B and has kernels of its own.
+pub(in crate::ops) const FEW_ROWS: usize = 16;
 /// Blocks along z of a launch.
 const MOST_BLOCKS_Z: usize = 65535;
 
@@ -49,7 +51,7 @@ pub(in crate::ops) struct Extents {
     pub n: usize,
     pub trans_a: bool,
     pub trans_b: bool,
-    /// Whether A and B are half precision.
+    /// Whether A is half precision, and B too.
     pub half: bool,
 }
 
@@ -64,7 +66,7 @@ struct Plan {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Tile {
-    /// For up to 16 rows.
+    /// For up to [`FEW_ROWS`] rows.
     Rows,
     /// Rows and columns of the result that a block computes.
     Block(usize, usize),
@@ -75,7 +77,7 @@ impl Extents {
     /// multiprocessor's peak; for split products also the traffic and launch of the sum.
     fn plan(&self) -> Plan {
         let whole = |tile| Plan { tile, splits: 1, k_slice: self.k };
-        if self.m <= 16 && !self.trans_a && self.trans_b {
+        if self.m <= FEW_ROWS && !self.trans_a && self.trans_b {
             return whole(Tile::Rows);
         }
         // (rows, columns, share of the peak)
