@@ -180,6 +180,52 @@ DC_FN void sum(const DiffusionSum& p) {
     dc::ptr<float>(p.y)[i] = y.v;
 }
 
+/// e^x as in FreeBSD's e_exp.c (and Rust's crate libm), good for f32: beyond ±700 it is infinity or 0.
+DC_FN double natural_exp(double number) {
+    if (!(number > -700 && number < 700)) return number > 0 ? INFINITY : number < 0 ? 0.0 : number;
+    const uint32_t size = uint32_t(bits_of(number) >> 32) & 0x7fffffff;
+    if (size <= 0x3e300000) return 1.0 + number;  // below 2^-28
+    const Double x = number;
+    int k = 0;
+    Double high = x, low = 0.0, y = x;
+    if (size > 0x3fd62e42) {  // above ln 2 / 2
+        const bool negative = number < 0;
+        if (size >= 0x3ff0a2b2)
+            k = int((Double(1.44269504088896338700e+00) * x + (negative ? -0.5 : 0.5)).v);
+        else
+            k = negative ? -1 : 1;
+        high = x - Double(double(k)) * 6.93147180369123816490e-01;
+        low = Double(double(k)) * 1.90821492927058770002e-10;
+        y = high - low;
+    }
+    const Double z = y * y;
+    const Double c = y - z * (Double(1.66666666666666019037e-01)
+                              + z * (Double(-2.77777777770155933842e-03)
+                                     + z * (Double(6.61375632143793436117e-05)
+                                            + z * (Double(-1.65339022054652515390e-06) + z * 4.13813679705723846039e-08))));
+    const Double power = Double(1.0) + (y * c / (Double(2.0) - c) - low + high);
+    return (power * of_bits(uint64_t(1023 + k) << 52)).v;
+}
+
+/// src/diffusion/iddpm.rs
+DC_FN void iddpm(const DiffusionIddpm& p) {
+    const int64_t i = index();
+    if (i >= p.len) return;
+    float& to = dc::ptr<float>(p.x)[i];
+    const Float x = to, eps = dc::ptr<const float>(p.eps)[i];
+    Float next = Float(p.mean_clean) * (Float(p.from_x) * x - Float(p.from_eps) * eps) + Float(p.mean_x) * x;
+    if (p.noise) {
+        Float log_variance = p.greatest;
+        if (p.variance) {
+            const Float share = (Float(dc::ptr<const float>(p.variance)[i]) + 1.0f) / 2.0f;
+            log_variance = share * p.greatest + (Float(1.0f) - share) * p.least;
+        }
+        const Float sigma = float(natural_exp(double((Float(0.5f) * log_variance).v)));
+        next = next + sigma * dc::ptr<const float>(p.noise)[i];
+    }
+    to = next.v;
+}
+
 // ---- Tiles: src/models/latent_tiles.rs ----------------------------------------------------------
 
 /// A thread a pixel of the tile, all planes. Tiles that overlap are separate launches, so their order is fixed.
@@ -210,5 +256,6 @@ DC_FN void blend_finish(const DiffusionBlend& p) {
 DC_KERNEL(diffusion_noise_f32, DiffusionNoise, THREADS, 2, 0) { noise(p); }
 DC_KERNEL(diffusion_guide_f32, DiffusionGuide, THREADS, 4, 0) { guide(p); }
 DC_KERNEL(diffusion_sum_f32, DiffusionSum, THREADS, 4, 0) { sum(p); }
+DC_KERNEL(diffusion_iddpm_f32, DiffusionIddpm, THREADS, 4, 0) { iddpm(p); }
 DC_KERNEL(diffusion_blend_add_f32, DiffusionBlend, THREADS, 4, 0) { blend_add(p); }
 DC_KERNEL(diffusion_blend_finish_f32, DiffusionBlend, THREADS, 4, 0) { blend_finish(p); }

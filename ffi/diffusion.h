@@ -69,3 +69,25 @@ typedef struct DiffusionBlend {
     int32_t top;
     int32_t left;
 } DiffusionBlend;
+
+/// Parameters of `diffusion_iddpm_*`: one ancestral step, x = mean(x, eps) + sigma * noise.
+typedef struct DiffusionIddpm {
+    /// The latent, f32, changed in place.
+    uint64_t x;
+    /// Predicted noise, f32.
+    uint64_t eps;
+    /// The network's variance channels, f32; 0: the greatest variance for all.
+    uint64_t variance;
+    /// Fresh normals, f32; 0: the last step, which adds none.
+    uint64_t noise;
+    /// Number of elements.
+    int64_t len;
+    /// The clean latent is from_x * x - from_eps * eps, the mean mean_clean * clean + mean_x * x.
+    float from_x;
+    float from_eps;
+    float mean_clean;
+    float mean_x;
+    /// Logarithms of the least and the greatest variance.
+    float least;
+    float greatest;
+} DiffusionIddpm;

@@ -1,7 +1,7 @@
 //! Parameters of the kernels, one struct a kernel: what `ffi/*.h` says, in Rust.
 //!
 //! Written by `tools/bindgen`; change the headers, not this file.
-// headers sha256: b7b45dd7e06b84d3ca33250503d9b683f76ba66fa1716e133f4a51a3d32d49b1
+// headers sha256: 0e7e65966bf24e76aec819be299a427a0b04f320ebd1ac54923a48596aeeef90
 
 /// As in the headers.
 pub const ACTIVATION_NONE: u32 = 0;
@@ -1036,6 +1036,50 @@ const _: () = {
     ["Offset of field: DiffusionBlend::side"][::std::mem::offset_of!(DiffusionBlend, side) - 44usize];
     ["Offset of field: DiffusionBlend::top"][::std::mem::offset_of!(DiffusionBlend, top) - 48usize];
     ["Offset of field: DiffusionBlend::left"][::std::mem::offset_of!(DiffusionBlend, left) - 52usize];
+};
+/// Parameters of `diffusion_iddpm_*`: one ancestral step, x = mean(x, eps) + sigma * noise.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct DiffusionIddpm {
+    /// The latent, f32, changed in place.
+    pub x: u64,
+    /// Predicted noise, f32.
+    pub eps: u64,
+    /// The network's variance channels, f32; 0: the greatest variance for all.
+    pub variance: u64,
+    /// Fresh normals, f32; 0: the last step, which adds none.
+    pub noise: u64,
+    /// Number of elements.
+    pub len: i64,
+    /// The clean latent is from_x * x - from_eps * eps, the mean mean_clean * clean + mean_x * x.
+    pub from_x: f32,
+    /// See `from_x`.
+    pub from_eps: f32,
+    /// See `from_x`.
+    pub mean_clean: f32,
+    /// See `from_x`.
+    pub mean_x: f32,
+    /// Logarithms of the least and the greatest variance.
+    pub least: f32,
+    /// See `least`.
+    pub greatest: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DiffusionIddpm"][::std::mem::size_of::<DiffusionIddpm>() - 64usize];
+    ["Alignment of DiffusionIddpm"][::std::mem::align_of::<DiffusionIddpm>() - 8usize];
+    ["Offset of field: DiffusionIddpm::x"][::std::mem::offset_of!(DiffusionIddpm, x) - 0usize];
+    ["Offset of field: DiffusionIddpm::eps"][::std::mem::offset_of!(DiffusionIddpm, eps) - 8usize];
+    ["Offset of field: DiffusionIddpm::variance"][::std::mem::offset_of!(DiffusionIddpm, variance) - 16usize];
+    ["Offset of field: DiffusionIddpm::noise"][::std::mem::offset_of!(DiffusionIddpm, noise) - 24usize];
+    ["Offset of field: DiffusionIddpm::len"][::std::mem::offset_of!(DiffusionIddpm, len) - 32usize];
+    ["Offset of field: DiffusionIddpm::from_x"][::std::mem::offset_of!(DiffusionIddpm, from_x) - 40usize];
+    ["Offset of field: DiffusionIddpm::from_eps"][::std::mem::offset_of!(DiffusionIddpm, from_eps) - 44usize];
+    ["Offset of field: DiffusionIddpm::mean_clean"]
+        [::std::mem::offset_of!(DiffusionIddpm, mean_clean) - 48usize];
+    ["Offset of field: DiffusionIddpm::mean_x"][::std::mem::offset_of!(DiffusionIddpm, mean_x) - 52usize];
+    ["Offset of field: DiffusionIddpm::least"][::std::mem::offset_of!(DiffusionIddpm, least) - 56usize];
+    ["Offset of field: DiffusionIddpm::greatest"][::std::mem::offset_of!(DiffusionIddpm, greatest) - 60usize];
 };
 /// Parameters of `embedding_fwd_*` and `embedding_bwd_*`: rows of a table by index, and their sums.
 #[repr(C)]

@@ -1,5 +1,5 @@
 // Written by tools/bindgen: what Rust believes of the structs of ffi/, for the C++ compilers to prove.
-// headers sha256: b7b45dd7e06b84d3ca33250503d9b683f76ba66fa1716e133f4a51a3d32d49b1
+// headers sha256: 0e7e65966bf24e76aec819be299a427a0b04f320ebd1ac54923a48596aeeef90
 #include <cstddef>
 
 #include "../../ffi/activation.h"
@@ -284,6 +284,18 @@ static_assert(offsetof(DiffusionBlend, width) == 40, "offsetof(DiffusionBlend, w
 static_assert(offsetof(DiffusionBlend, side) == 44, "offsetof(DiffusionBlend, side)");
 static_assert(offsetof(DiffusionBlend, top) == 48, "offsetof(DiffusionBlend, top)");
 static_assert(offsetof(DiffusionBlend, left) == 52, "offsetof(DiffusionBlend, left)");
+static_assert(sizeof(DiffusionIddpm) == 64, "sizeof(DiffusionIddpm)");
+static_assert(offsetof(DiffusionIddpm, x) == 0, "offsetof(DiffusionIddpm, x)");
+static_assert(offsetof(DiffusionIddpm, eps) == 8, "offsetof(DiffusionIddpm, eps)");
+static_assert(offsetof(DiffusionIddpm, variance) == 16, "offsetof(DiffusionIddpm, variance)");
+static_assert(offsetof(DiffusionIddpm, noise) == 24, "offsetof(DiffusionIddpm, noise)");
+static_assert(offsetof(DiffusionIddpm, len) == 32, "offsetof(DiffusionIddpm, len)");
+static_assert(offsetof(DiffusionIddpm, from_x) == 40, "offsetof(DiffusionIddpm, from_x)");
+static_assert(offsetof(DiffusionIddpm, from_eps) == 44, "offsetof(DiffusionIddpm, from_eps)");
+static_assert(offsetof(DiffusionIddpm, mean_clean) == 48, "offsetof(DiffusionIddpm, mean_clean)");
+static_assert(offsetof(DiffusionIddpm, mean_x) == 52, "offsetof(DiffusionIddpm, mean_x)");
+static_assert(offsetof(DiffusionIddpm, least) == 56, "offsetof(DiffusionIddpm, least)");
+static_assert(offsetof(DiffusionIddpm, greatest) == 60, "offsetof(DiffusionIddpm, greatest)");
 static_assert(sizeof(Embedding) == 48, "sizeof(Embedding)");
 static_assert(offsetof(Embedding, x) == 0, "offsetof(Embedding, x)");
 static_assert(offsetof(Embedding, indices) == 8, "offsetof(Embedding, indices)");

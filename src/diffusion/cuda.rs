@@ -1,9 +1,9 @@
 //! What happens between two calls of the network, as launches of `cuda/diffusion.cu`: the same numbers as
 //! the host's, bit for bit. Addresses are device memory.
 
-use super::Noise;
+use super::{Iddpm, Noise, Sampler};
 use crate::device::kernel::Launch;
-use crate::ffi::{DiffusionGuide, DiffusionNoise, DiffusionSum};
+use crate::ffi::{DiffusionGuide, DiffusionIddpm, DiffusionNoise, DiffusionSum};
 
 /// Threads of a block.
 const THREADS: usize = 256;
@@ -49,4 +49,34 @@ pub fn weighted_sum(terms: &[(f32, u64)], y: u64, len: usize) -> Option<Launch> 
         reserved: 0,
     };
     (len > 0).then(|| Launch::new("diffusion_sum_f32", grid(len, 1), &params))
+}
+
+/// [`Iddpm`]'s [`Sampler::step`] number `k` for `len` f32 elements; as there, the last step takes no noise and
+/// a network without learned variances has no `variance`.
+pub fn iddpm(
+    sampler: &Iddpm,
+    k: usize,
+    x: u64,
+    eps: u64,
+    variance: Option<u64>,
+    noise: Option<u64>,
+    len: usize,
+) -> Option<Launch> {
+    let noise = noise.filter(|_| sampler.wants_noise(k));
+    assert_eq!(noise.is_some(), sampler.wants_noise(k), "noise for this step");
+    let f = sampler.factors(k);
+    let params = DiffusionIddpm {
+        x,
+        eps,
+        variance: variance.unwrap_or(0),
+        noise: noise.unwrap_or(0),
+        len: len as i64,
+        from_x: f.from_x,
+        from_eps: f.from_eps,
+        mean_clean: f.mean_clean,
+        mean_x: f.mean_x,
+        least: f.least,
+        greatest: f.greatest,
+    };
+    (len > 0).then(|| Launch::new("diffusion_iddpm_f32", grid(len, 1), &params))
 }

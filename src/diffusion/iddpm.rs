@@ -28,6 +28,33 @@ impl Iddpm {
         let s = &self.steps;
         s.schedule.betas[i] * (1.0 - s.previous(i)) / (1.0 - s.schedule.alphas_cumprod[i])
     }
+
+    pub(super) fn factors(&self, k: usize) -> Factors {
+        let i = self.steps.entry(k);
+        let (beta, a, previous) =
+            (self.steps.schedule.betas[i], self.steps.schedule.alphas_cumprod[i], self.steps.previous(i));
+        let (from_x, from_eps) = self.steps.clean(i);
+        Factors {
+            from_x,
+            from_eps,
+            mean_clean: (beta * previous.sqrt() / (1.0 - a)) as f32,
+            mean_x: ((1.0 - previous) * (1.0 - beta).sqrt() / (1.0 - a)) as f32,
+            // The posterior variance of the last step is 0; its logarithm is that of the step before.
+            least: self.posterior_variance(i.max(1)).ln() as f32,
+            greatest: beta.ln() as f32,
+        }
+    }
+}
+
+/// What a step does: clean = from_x·x − from_eps·eps; mean = mean_clean·clean + mean_x·x.
+pub(super) struct Factors {
+    pub from_x: f32,
+    pub from_eps: f32,
+    pub mean_clean: f32,
+    pub mean_x: f32,
+    /// Logarithms of the least and the greatest variance.
+    pub least: f32,
+    pub greatest: f32,
 }
 
 impl Sampler for Iddpm {
@@ -49,15 +76,7 @@ impl Sampler for Iddpm {
 
     fn step(&mut self, k: usize, x: &mut [f32], eps: &[f32], variance: &[f32], noise: Option<&[f32]>) {
         check_lengths(x, eps, variance, noise);
-        let i = self.steps.entry(k);
-        let (beta, a, previous) =
-            (self.steps.schedule.betas[i], self.steps.schedule.alphas_cumprod[i], self.steps.previous(i));
-        let (from_x, from_eps) = self.steps.clean(i);
-        let mean_clean = (beta * previous.sqrt() / (1.0 - a)) as f32;
-        let mean_x = ((1.0 - previous) * (1.0 - beta).sqrt() / (1.0 - a)) as f32;
-        // The posterior variance of the last step is 0; its logarithm is that of the step before.
-        let least = self.posterior_variance(i.max(1)).ln() as f32;
-        let greatest = beta.ln() as f32;
+        let Factors { from_x, from_eps, mean_clean, mean_x, least, greatest } = self.factors(k);
         let mean = |x: f32, e: f32| mean_clean * (from_x * x - from_eps * e) + mean_x * x;
 
         if !self.wants_noise(k) {
