@@ -145,11 +145,17 @@ inline float b_half(dcsim::WarpOp& op, int k, int col) {
 }  // namespace sim
 #endif
 
+/// Spelled out: the front end of CUDA 12.4 does not know `__is_same`.
+template <class T>
+constexpr bool is_bf16 = false;
+template <>
+constexpr bool is_bf16<bf16> = true;
+
 /// d += a·b for a 16×16, b 16×8 of T (bf16 or f16), d 16×8 in f32.
 template <class T>
 DC_FN void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
 #ifdef __CUDACC__
-    if constexpr (sizeof(T) == 2 && __is_same(T, bf16))
+    if constexpr (sizeof(T) == 2 && is_bf16<T>)
         asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
                      "{%0,%1,%2,%3};"
                      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
@@ -172,7 +178,7 @@ DC_FN void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&
 template <class T>
 DC_FN void mma_m16n8k8(float (&d)[4], const uint32_t (&a)[2], const uint32_t (&b)[1]) {
 #ifdef __CUDACC__
-    if constexpr (sizeof(T) == 2 && __is_same(T, bf16))
+    if constexpr (sizeof(T) == 2 && is_bf16<T>)
         asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
                      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                      : "r"(a[0]), "r"(a[1]), "r"(b[0]));
