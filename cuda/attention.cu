@@ -2,18 +2,19 @@
 // 2023), so that neither scores nor probabilities ever reach memory. A block owns a tile of queries of one
 // head and walks over tiles of keys.
 //
-// `any`: FMA units, any depth up to 512, any layout whose depth is dense. Bound by f32 arithmetic (4·depth
-// FLOPs a pair). 256 threads as 16×16; a thread owns BM/16 rows of scores and of the result, so that the
-// statistics of a row live in 16 neighbouring lanes. K and V pass through one buffer in pieces of 64
-// columns: two blocks an SM up to depth 128, one above, on cards with 100 KiB of shared memory too.
+// `any`: FMA units, any depth, any layout whose depth is dense. Bound by f32 arithmetic (4·depth FLOPs a pair).
+// 256 threads as 16×16; a thread owns BM/16 rows of scores and of the result, so that the statistics of a row
+// live in 16 neighbouring lanes. Operands pass through shared memory in pieces of 64 columns, so depth is bound
+// by accumulators alone: a block makes 128 columns of the result of 64 queries (`w128`), and wider heads are
+// cut into slices whose blocks repeat the scores; f32 also has 512 columns of 32 queries (`w512`).
 //
-// `d72`, `d64`: tensor cores, m16n8k16 and for the last 8 of 72 m16n8k8, so that 72 costs 72. Bound by
+// `mma_d72`, `mma_d64`: tensor cores, m16n8k16 and for the last 8 of 72 m16n8k8, so that 72 costs 72. Bound by
 // tensor-core and shared-memory rate alike: 4 warps own 32 queries each (128 a block), whose fragments stay
 // in registers; a fragment of K or V from shared memory then feeds two products. Tiles of 64 keys arrive by
 // cp.async in two stages, one barrier a tile. 36 KiB of shared memory (the queries pass through the second
 // stage), two blocks an SM by registers. Whole tiles skip all masks.
 //
-// `d512`: tensor cores for one wide head (the autoencoder's). The accumulators of 64 queries × 512 fill half
+// `mma_d512`: tensor cores for one wide head (the autoencoder's). The accumulators of 64 queries × 512 fill half
 // the registers of an SM, so a block of 8 warps is alone on it: 4 warps of 16 queries, twice, each half with
 // its half of the keys of a tile for the scores and its half of the columns for the result; probabilities and
 // maxima change hands in shared memory. Shared-memory rate bounds it (a fragment of K feeds one product).
@@ -351,7 +352,8 @@ DC_FN void attention_fwd_wide(const AttentionFwd& a) {
                 none ? 0.0f : (most[half] + ::log2f(total)) * LN2;
         DC_UNROLL
         for (int j = 0; j < N; ++j)
-            put_pair(&s.q[row][side * COLUMNS + 8 * j + 2 * t], out[j][2 * half] * scale, out[j][2 * half + 1] * scale);
+            put_pair(&s.q[row][side * COLUMNS + 8 * j + 2 * t], out[j][2 * half] * scale,
+                     out[j][2 * half + 1] * scale);
     }
     dc::sync_warp();
     // The lanes of a warp write one row's half after another.
@@ -373,9 +375,9 @@ ANY(bf16, dc::bf16, 64, 64, 128, 2)
 ANY(f16, dc::f16, 64, 64, 128, 2)
 #undef ANY
 
-#define MMA(TYPE, T, DEPTH)                                                                          \
-    DC_KERNEL(attention_fwd_mma_d##DEPTH##_##TYPE, AttentionFwd, MMA_WARPS * 32, 2, sizeof(SharedMma<T>)) { \
-        attention_fwd_mma<T, DEPTH>(p);                                                              \
+#define MMA(TYPE, T, DEPTH)                                                                                    \
+    DC_KERNEL(attention_fwd_mma_d##DEPTH##_##TYPE, AttentionFwd, MMA_WARPS * 32, 2, sizeof(SharedMma<T>)) {    \
+        attention_fwd_mma<T, DEPTH>(p);                                                                        \
     }
 MMA(bf16, dc::bf16, 64)
 MMA(bf16, dc::bf16, 72)

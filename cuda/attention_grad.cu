@@ -1,18 +1,19 @@
 // attention, backward: probabilities are recomputed from the log-sum-exp of the forward (Dao et al. 2022),
 // P = exp(score − lse), dS = P∘(d_out·Vᵀ − delta), delta = Σ out·d_out − d_lse.
 //
-// Three launches, each block the only writer of its results, so that bytes do not depend on an order:
-// `delta` (memory-bound: out and d_out read once, a warp a row), `dkv` (a block owns keys and walks over
-// queries: dV = PᵀdO, dK = dSᵀQ) and `dq` (a block owns queries and walks over keys: dQ = dS·K). The scores
-// and dP are computed twice, 7 products of depth where atomics would need 5. `dbias` (only where a bias is
-// trained) owns a tile of the bias and sums over the batch entries and heads that share it.
+// Three launches, each block the only writer of its results, so that bytes do not depend on an order: `delta`
+// (memory-bound: out and d_out read once), `dkv` (a block owns keys and walks over queries: dV = PᵀdO,
+// dK = dSᵀQ) and `dq` (a block owns queries and walks over keys: dQ = dS·K). The scores and dP are computed
+// twice, 7 products of depth where atomics would need 5. `dbias` (only where a bias is trained) owns a tile of
+// the bias and sums over the batch entries and heads that share it.
 //
-// `any`: FMA units, any depth up to 512, any layout whose depth is dense, tiles as in attention.cu.
+// `any_w128`: FMA units, any depth, any layout whose depth is dense; tiles and slices as in attention.cu.
 //
-// `d72`, `d64`: tensor cores, as in attention.cu. A warp owns 16 rows (64 a block) whose two operands stay in
-// registers: with the accumulators of two results 32 rows would not fit. The others pass in tiles of 64, two
-// stages, and are worked on by 32: scores and dP of a sub-tile never leave the registers, since the
-// accumulators of a product are the left operand of the next. 37 KiB of shared memory, 3 blocks an SM.
+// `mma_d72`, `mma_d64`: tensor cores, as in attention.cu. A warp owns 16 rows (64 a block) whose two operands
+// stay in registers: with the accumulators of two results 32 rows would not fit. The others pass in tiles of 64,
+// two stages, and are worked on by 32: scores and dP of a sub-tile never leave the registers, since the
+// accumulators of a product are the left operand of the next. 37 KiB of shared memory; by registers 3 blocks an
+// SM of `dq`, 2 of `dkv`.
 #include "include/attention_any.cuh"
 #include "include/attention_mma.cuh"
 
@@ -20,25 +21,36 @@ namespace {
 
 using namespace dc::attention;
 
-constexpr int DELTA_THREADS = 128;
+/// Eight lanes work on a row: depth 72 in half precision is nine units of 16 bytes.
+constexpr int DELTA_THREADS = 128, DELTA_LANES = 8;
 
 /// Rows are numbered as in lse: batch, head, query.
 template <class T>
 DC_FN void attention_delta(const AttentionBwd& a) {
+    constexpr int UNIT = 16 / sizeof(T);
     const AttentionProblem& p = a.problem;
-    const int64_t row = int64_t(blockIdx.x) * (DELTA_THREADS / 32) + dc::warp();
-    if (row >= int64_t(p.batch) * p.heads * p.queries) return;  // whole warps
-    const int index = int(row / p.queries), i = int(row - int64_t(index) * p.queries);
-    const int b = index / p.heads, h = index - b * p.heads;
-    const T* x = head_start<T>(a.out, b, h) + i * a.out.token_step;
-    const T* y = head_start<T>(a.d_out, b, h) + i * a.d_out.token_step;
+    const int64_t rows = int64_t(p.batch) * p.heads * p.queries;
+    const int64_t row = int64_t(blockIdx.x) * (DELTA_THREADS / DELTA_LANES) + threadIdx.x / DELTA_LANES;
     float sum = 0;
-    for (int c = dc::lane(); c < p.depth; c += 32) sum += dc::to_f32(x[c]) * dc::to_f32(y[c]);
-    sum = dc::warp_sum(sum);
-    if (dc::lane() == 0) {
-        if (a.d_lse) sum -= dc::ptr<const float>(a.d_lse)[row];
-        dc::ptr<float>(a.delta)[row] = sum;
+    if (row < rows) {
+        const int index = int(row / p.queries), i = int(row - int64_t(index) * p.queries);
+        const int b = index / p.heads, h = index - b * p.heads, part = threadIdx.x % DELTA_LANES;
+        const T* x = head_start<T>(a.out, b, h) + i * a.out.token_step;
+        const T* y = head_start<T>(a.d_out, b, h) + i * a.d_out.token_step;
+        if (((reinterpret_cast<uintptr_t>(x) | reinterpret_cast<uintptr_t>(y)) % 16 == 0) && p.depth % UNIT == 0) {
+            for (int c = part * UNIT; c < p.depth; c += DELTA_LANES * UNIT) {
+                const auto u = dc::load<UNIT>(x + c), v = dc::load<UNIT>(y + c);
+                DC_UNROLL
+                for (int e = 0; e < UNIT; ++e) sum += dc::to_f32(u[e]) * dc::to_f32(v[e]);
+            }
+        } else {
+            for (int c = part; c < p.depth; c += DELTA_LANES) sum += dc::to_f32(x[c]) * dc::to_f32(y[c]);
+        }
     }
+    DC_UNROLL
+    for (int i = DELTA_LANES / 2; i > 0; i /= 2) sum += dc::shuffle_xor(sum, i);
+    if (row < rows && threadIdx.x % DELTA_LANES == 0)
+        dc::ptr<float>(a.delta)[row] = a.d_lse ? sum - dc::ptr<const float>(a.d_lse)[row] : sum;
 }
 
 template <int BM, int BN>

@@ -60,15 +60,16 @@ DC_FN void add_dots(float (&dots)[RM][RN], const float* a, int a_pitch, const fl
 }
 
 /// out[i][g] += Σₖ w[ty + 16i][k]·rows[k], for the groups g0, g0 + 1 of columns, which the piece holds; a
-/// group beyond `depth` (counted from column 0 of the piece) is left out.
-template <int RM, int BN, int GROUPS>
-DC_FN void add_mix(float (&out)[RM][GROUPS][2], int g0, const float* w, int w_pitch, const float* rows, int depth) {
+/// group beyond `depth` (counted from column 0 of the piece) is left out. Beyond `count` rows are zeros.
+template <int RM, int GROUPS>
+DC_FN void add_mix(float (&out)[RM][GROUPS][2], int g0, const float* w, int w_pitch, const float* rows, int count,
+                   int depth) {
     const float* w_row = w + threadIdx.x / SIDE * w_pitch;
     DC_UNROLL
     for (int g = 0; g < PIECE / GROUP; ++g) {
         if (g * GROUP >= depth) break;
         const float* column = rows + g * GROUP + threadIdx.x % SIDE * 2;
-        for (int k = 0; k < BN; k += 4) {
+        for (int k = 0; k < count; k += 4) {
             Vec<float, 4> x[RM];
             DC_UNROLL
             for (int i = 0; i < RM; ++i) x[i] = load<4>(w_row + SIDE * i * w_pitch + k);
@@ -124,7 +125,7 @@ DC_FN void all_mix(float (&out)[BM / SIDE][GROUPS][2], Shared& s, const float* w
         __syncthreads();
         load_piece<BN>(s.other[0], PIECE + 4, other.from, other.step, n0, other.rows, c, depth);
         __syncthreads();
-        add_mix<BM / SIDE, BN>(out, g, w, BN + 4, s.other[0], depth - c);
+        add_mix<BM / SIDE>(out, g, w, BN + 4, s.other[0], min(BN, other.rows - n0), depth - c);
     }
 }
 

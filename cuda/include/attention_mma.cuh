@@ -111,8 +111,8 @@ DC_FN void add_mix(float (&out)[M][DEPTH / 8][4], const uint32_t (&w)[M][K][4], 
 /// Turns dot products of rows m0.. and columns n0.. into exponents of 2: times scale_log2, plus bias · log2(e),
 /// NOTHING where a pair is not seen. KEYS: rows are keys and columns queries, else the other way about.
 template <bool KEYS, bool BIAS, int M, int N>
-DC_FN void finish_scores_of(float (&dots)[M][N][4], const AttentionProblem& p, const Head& x, const float* bias, int m0,
-                            int n0) {
+DC_FN void finish_scores_of(float (&dots)[M][N][4], const AttentionProblem& p, const Head& x, const float* bias,
+                            int m0, int n0) {
     const int64_t m_step = KEYS ? 1 : p.bias_query_step, n_step = KEYS ? p.bias_query_step : 1;
     DC_UNROLL
     for (int m = 0; m < M; ++m) {

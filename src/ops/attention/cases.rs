@@ -43,10 +43,14 @@ const SMALL: &[Setup] = &[
     plain("depth_64", [1, 65, 65, 2, 64]),
     plain("depth_72", [1, 50, 70, 2, 72]),
     plain("depth_512", [1, 20, 9, 1, 512]),
+    plain("depth_130", [1, 4, 5, 1, 130]),
+    plain("whole_tiles", [1, 128, 128, 1, 8]),
+    plain("more_tiles", [1, 193, 10, 1, 40]),
     plain("one_query", [2, 1, 130, 2, 8]),
     plain("one_key", [1, 65, 1, 2, 3]),
     plain("many_blocks", [1, 600, 13, 1, 4]),
     Setup { causal: true, ..plain("causal", [2, 70, 70, 1, 16]) },
+    Setup { causal: true, ..plain("causal_72", [1, 130, 66, 1, 72]) },
     Setup { causal: true, ..plain("causal_fewer_keys", [1, 100, 65, 1, 8]) },
     Setup { causal: true, ..plain("causal_more_keys", [1, 13, 80, 2, 8]) },
     Setup { lengths: Some(&[5, 0, 70, 99]), ..plain("lengths", [4, 17, 70, 2, 12]) },
@@ -63,6 +67,8 @@ const SMALL: &[Setup] = &[
 
 /// Forward only.
 const SHARED: &[Setup] = &[
+    Setup { bias: Some([1, 1]), lengths: Some(&[35]), ..plain("depth_264", [1, 40, 40, 1, 264]) },
+    Setup { causal: true, ..plain("causal_512", [1, 66, 33, 1, 512]) },
     Setup { kv_rows: Some((&[1, 0, 1], 2)), ..plain("kv_rows", [3, 13, 70, 2, 8]) },
     Setup { kv_rows: Some((&[0, 0, 0, 0], 1)), ..plain("kv_rows_one", [4, 5, 9, 1, 12]) },
     Setup {

@@ -7,8 +7,8 @@ use crate::graph::TensorType;
 use crate::graph::cuda::{CudaCall, CudaOperand};
 use crate::tensor::DType;
 
-/// Rows of a block of `attention_delta_*`, one a warp.
-const DELTA_ROWS: usize = 4;
+/// Rows of a block of `attention_delta_*`.
+const DELTA_ROWS: usize = 16;
 /// Side of the tile of the bias that a block of `attention_dbias_*` owns.
 const BIAS_TILE: usize = 32;
 

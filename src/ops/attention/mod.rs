@@ -238,6 +238,7 @@ impl Op for Attention {
         cpu::scratch(self.extents(inputs), threads)
     }
 
+    /// Queries, keys, values and the result in the compute type; bias and log-sum-exp in f32.
     fn cuda_storage(
         &self,
         inputs: &[&TensorType],
@@ -315,6 +316,7 @@ impl Op for AttentionGrad {
         cpu_grad::scratch(self, inputs, threads)
     }
 
+    /// As forward; the gradient of the bias in f32.
     fn cuda_storage(
         &self,
         inputs: &[&TensorType],
