@@ -361,10 +361,10 @@ bool run_block(Worker& w, dim3 block, dim3 grid, unsigned shared_bytes, unsigned
         f.generation = 0;
         f.group = 0;
         f.copies.clear();
-        f.context.start(f.stack, STACK, fiber_main);
 #ifdef DCSIM_ASAN
-        __asan_unpoison_memory_region(f.stack, STACK);
+        __asan_unpoison_memory_region(f.stack, STACK);  // a fiber that ended in a fault left its frames there
 #endif
+        f.context.start(f.stack, STACK, fiber_main);
         order[i] = schedule == 1 ? w.threads - 1 - i : i;
     }
     std::minstd_rand random(schedule * 2654435761u + block.x * 40503u + block.y * 977u + block.z + 1);
