@@ -7,8 +7,8 @@
 // the forward strides, it reads dy as if zeros lay between its pixels (3/4 of the products of a stride-2 layer
 // are with zeros, which only training of the downsamplers pays for).
 //
-// Bound by arithmetic: 2·taps·cin FLOPs for each sizeof(y) bytes written; at 3×3 and 128 channels that is about
-// 1100 FLOPs a byte of half precision, far above the 200 that an A100 balances.
+// Bound by arithmetic: 2·taps·cin·cout FLOPs a pixel for cin + cout elements read and written. At 3×3 and 128
+// channels of half precision that is 576 FLOPs a byte; an A100 balances 200.
 //
 // * `fwd_128x{128,64,32}x32` (bf16, f16): tensor cores. Four warps of 64×64 (64×32, 32×32): with 64×64 the
 //   fragments cost 64 of the 128 bytes of shared memory a cycle that a multiprocessor has, while the
@@ -17,7 +17,8 @@
 //   one tap of one input, so a pixel's address is worked out once a tap, not once an element.
 //   Channels that are multiples of 8 travel in 16 bytes, multiples of 4 (SwinIR's 180) in 8 (`v4`).
 // * `fwd_simt_128x64x16` (f32, bf16, f16): everything else, f32 arithmetic, 8×8 results a thread. In half
-//   precision this is the form of the 3- and 4-channel ends of a model, where memory is the bound anyway.
+//   precision this is the form of the first layer of a model, with its 3 or 4 channels: about a hundredth of
+//   the model's products. A last layer with 3 outputs takes the tile of 32.
 // * `pack`: weights `[out, in, kh, kw]` into the order in which slices are read, before each launch: bound by
 //   memory, about 6 µs for 512 × 512 channels and 9 taps, which multiply for 90 µs over 64×64 pixels. Its
 //   result depends on the weight alone, so a plan may keep it.
@@ -400,7 +401,7 @@ struct Forward {
         }
         dc::cp_async_wait<0>();
 
-        __syncthreads();
+        __syncthreads();  // patches lie over the stages
         dc::finish_warp<T, MT, NT>(p.epilogue, sum, s.patch[dc::warp()], m0 + warp_m * WM, n0 + warp_n * WN,
                                    p.geometry.pixels, p.cout, p.y, 0, p.y_is_f32);
     }
