@@ -14,7 +14,8 @@
 // `tile` (f32): a thread has a query and keeps it and its result in registers; keys and values are broadcast from
 // shared memory, four FMAs a 16-byte load, so that FMAs (491 kFLOP a head of a window) and the 30 KB that they
 // need take about equally long.
-// `any` (f32): every window and depth, a warp a query.
+// Its gradient takes windows of up to 64 tokens, and computes scores three times rather than keep them.
+// `any` (f32): every window and depth, a warp a query. No model needs it.
 #include "include/dc.cuh"
 #include "include/mma.cuh"
 #include "../ffi/window_attention.h"
@@ -287,9 +288,9 @@ DC_FN void locate(TileSmem& s, const WindowAttentionFwd& p, int window, int firs
 
 /// Starts to copy one head of the tile's tokens, a warp a token; columns above the depth are zeros.
 template <int PITCH>
-DC_FN void fetch_f32(float (&to)[TILE][PITCH], const float* head, const TileSmem& s, int depth) {
+DC_FN void fetch_f32(float (&to)[TILE][PITCH], const float* head, const int64_t* at, int depth) {
     for (int i = dc::warp(); i < TILE; i += TILE_THREADS / 32) {
-        const float* x = head + s.at[i];
+        const float* x = head + at[i];
         const bool real = dc::lane() < depth;
         dc::cp_async<4>(&to[i][dc::lane()], real ? x + dc::lane() : x, real ? 4 : 0);
     }
@@ -306,7 +307,7 @@ DC_FN void fwd_tile(const WindowAttentionFwd& p) {
 
     locate(s, p, window, query0);
     __syncthreads();
-    for (int h = 0; h < heads; ++h) fetch_f32(s.rows[h], qkv + h * g.depth, s, g.depth);
+    for (int h = 0; h < heads; ++h) fetch_f32(s.rows[h], qkv + h * g.depth, s.at, g.depth);
     dc::cp_async_commit();
     const bool small = side * side <= TILE_OFFSETS;
     for (int i = threadIdx.x; small && i < side * side; i += TILE_THREADS) {
@@ -331,8 +332,8 @@ DC_FN void fwd_tile(const WindowAttentionFwd& p) {
         locate(s, p, window, key0);
         __syncthreads();
         for (int h = 0; h < heads; ++h) {
-            fetch_f32(s.k[h], qkv + h * g.depth + channels, s, g.depth);
-            fetch_f32(s.v[h], qkv + h * g.depth + 2 * channels, s, g.depth);
+            fetch_f32(s.k[h], qkv + h * g.depth + channels, s.at, g.depth);
+            fetch_f32(s.v[h], qkv + h * g.depth + 2 * channels, s.at, g.depth);
         }
         dc::cp_async_commit();
         dc::cp_async_wait<0>();
@@ -384,6 +385,163 @@ DC_FN void fwd_tile(const WindowAttentionFwd& p) {
         for (int h = 0; h < heads; ++h) {
             if (dc::lane() < g.depth) out[s.to[i] + h * g.depth + dc::lane()] = s.rows[h][i][dc::lane()];
         }
+    }
+}
+
+/// Floats from row to row of what threads read their own rows of: 16-byte reads of eight lanes, 36 apart, lie in
+/// different banks.
+constexpr int GRAD_PITCH = TILE_DEPTH + 4;
+/// Entries of the bias table of windows of up to 8×8.
+constexpr int GRAD_OFFSETS = 15 * 15;
+
+struct GradTileSmem {
+    float q[TILE_HEADS][TILE][GRAD_PITCH], k[TILE_HEADS][TILE][GRAD_PITCH];
+    float v[TILE_HEADS][TILE][GRAD_PITCH], d_out[TILE_HEADS][TILE][GRAD_PITCH];
+    float most[TILE_HEADS][TILE], factor[TILE_HEADS][TILE], mean[TILE_HEADS][TILE];
+    float bias[TILE_HEADS][GRAD_OFFSETS];
+    int32_t code[TILE], region[TILE], dense[TILE];
+    int64_t at[TILE], d_out_at[TILE];
+};
+
+using Channels = float[TILE_DEPTH];
+
+DC_FN void read_row(const float* row, Channels& x) {
+    DC_UNROLL
+    for (int c = 0; c < TILE_DEPTH; c += 4) {
+        const auto v = dc::load<4>(row + c);
+        DC_UNROLL
+        for (int i = 0; i < 4; ++i) x[c + i] = v[i];
+    }
+}
+DC_FN void write_row(float* row, const Channels& x, float factor) {
+    DC_UNROLL
+    for (int c = 0; c < TILE_DEPTH; c += 4) {
+        dc::Vec<float, 4> v;
+        DC_UNROLL
+        for (int i = 0; i < 4; ++i) v[i] = x[c + i] * factor;
+        dc::store(row + c, v);
+    }
+}
+DC_FN float dot_row(const float* row, const Channels& x) {
+    float sum = 0;
+    DC_UNROLL
+    for (int c = 0; c < TILE_DEPTH; c += 4) {
+        const auto v = dc::load<4>(row + c);
+        DC_UNROLL
+        for (int i = 0; i < 4; ++i) sum += x[c + i] * v[i];
+    }
+    return sum;
+}
+DC_FN void add_row(const float* row, float factor, Channels& x) {
+    DC_UNROLL
+    for (int c = 0; c < TILE_DEPTH; c += 4) {
+        const auto v = dc::load<4>(row + c);
+        DC_UNROLL
+        for (int i = 0; i < 4; ++i) x[c + i] += factor * v[i];
+    }
+}
+
+/// All gradients of up to two heads over a group of windows of up to 64 tokens. A thread has first a query
+/// (statistics, then dQ and the scores' gradient), then a key (dK, dV); scores are computed three times
+/// rather than kept.
+DC_FN void grad_tile(const WindowAttentionGrad& p) {
+    auto& s = dc::shared<GradTileSmem>();
+    const WindowGrid& g = p.grid;
+    const int tokens = g.window * g.window, side = 2 * g.window - 1, channels = g.heads * g.depth;
+    const int group = blockIdx.x, first = blockIdx.y * TILE_HEADS, heads = dc::min(TILE_HEADS, g.heads - first);
+    const int own = threadIdx.x / TILE, row = threadIdx.x % TILE;
+    const bool busy = own < heads && row < tokens;
+    const float* qkv = dc::ptr<const float>(p.qkv) + first * g.depth;
+    const float* d_out = dc::ptr<const float>(p.d_out) + first * g.depth;
+    const float* table = dc::ptr<const float>(p.table) + first;
+    float* d_qkv = dc::ptr<float>(p.d_qkv) + first * g.depth;
+    // [key][query]: neighbours write neighbours.
+    float* d_bias = dc::ptr<float>(p.d_bias) + (int64_t(group) * g.heads + first + own) * tokens * tokens + row;
+    for (int i = threadIdx.x; i < side * side; i += TILE_THREADS) {
+        for (int h = 0; h < heads; ++h) s.bias[h][i] = table[i * g.heads + h];
+    }
+    const int end = dc::min((group + 1) * p.per_group, p.windows), last = bias_code(g, tokens - 1);
+    for (int window = group * p.per_group; window < end; ++window) {
+        if (threadIdx.x < TILE) {
+            const int token = dc::min(row, tokens - 1);
+            const Place at = place(g, window, token);
+            s.at[row] = at.in(p.steps);
+            s.d_out_at[row] = at.in(p.d_out_steps);
+            s.dense[row] = int32_t(at.dense(g));
+            s.code[row] = bias_code(g, token);
+            s.region[row] = at.region;
+        }
+        __syncthreads();
+        for (int h = 0; h < heads; ++h) {
+            fetch_f32(s.q[h], qkv + h * g.depth, s.at, g.depth);
+            fetch_f32(s.k[h], qkv + h * g.depth + channels, s.at, g.depth);
+            fetch_f32(s.v[h], qkv + h * g.depth + 2 * channels, s.at, g.depth);
+            fetch_f32(s.d_out[h], d_out + h * g.depth, s.d_out_at, g.depth);
+        }
+        dc::cp_async_commit();
+        dc::cp_async_wait<0>();
+        __syncthreads();
+        const int code = s.code[row], region = s.region[row];
+        const auto score = [&](float product, int query_code, int key_code, int other) {
+            return product * p.scale + s.bias[own][query_code - key_code + last] + (other == region ? 0.0f : MASKED);
+        };
+        Channels d_q = {};
+        if (busy) {
+            Channels q, dy;
+            read_row(s.q[own][row], q);
+            read_row(s.d_out[own][row], dy);
+            float most = -INFINITY, sum = 0, mean = 0;
+            for (int key = 0; key < tokens; ++key) {
+                const float x = score(dot_row(s.k[own][key], q), code, s.code[key], s.region[key]);
+                const float now = dc::max(most, x), before = dc::exp(most - now), weight = dc::exp(x - now);
+                most = now;
+                sum = sum * before + weight;
+                mean = mean * before + weight * dot_row(s.v[own][key], dy);
+            }
+            const float factor = 1 / sum;
+            mean *= factor;
+            s.most[own][row] = most;
+            s.factor[own][row] = factor;
+            s.mean[own][row] = mean;
+            for (int key = 0; key < tokens; ++key) {
+                const float x = score(dot_row(s.k[own][key], q), code, s.code[key], s.region[key]);
+                const float d = dc::exp(x - most) * factor * (dot_row(s.v[own][key], dy) - mean);
+                float* to = d_bias + key * tokens;
+                *to = window == group * p.per_group ? d : *to + d;
+                add_row(s.k[own][key], d, d_q);
+            }
+        }
+        __syncthreads();
+        Channels k, v, d_k = {}, d_v = {};
+        if (busy) {
+            read_row(s.k[own][row], k);
+            read_row(s.v[own][row], v);
+            // Nobody else reads this row of k any more: it carries dQ out.
+            write_row(s.k[own][row], d_q, p.scale);
+            for (int query = 0; query < tokens; ++query) {
+                const float x = score(dot_row(s.q[own][query], k), s.code[query], code, s.region[query]);
+                const float weight = dc::exp(x - s.most[own][query]) * s.factor[own][query];
+                const float d = weight * (dot_row(s.d_out[own][query], v) - s.mean[own][query]);
+                add_row(s.q[own][query], d, d_k);
+                add_row(s.d_out[own][query], weight, d_v);
+            }
+        }
+        __syncthreads();
+        if (busy) {
+            write_row(s.q[own][row], d_k, p.scale);
+            write_row(s.v[own][row], d_v, 1);
+        }
+        __syncthreads();
+        const int c = dc::lane();
+        for (int i = dc::warp(); i < tokens; i += TILE_THREADS / 32) {
+            float* to = d_qkv + int64_t(s.dense[i]) * 3 * channels + c;
+            for (int h = 0; h < heads && c < g.depth; ++h) {
+                to[h * g.depth] = s.k[h][i][c];
+                to[h * g.depth + channels] = s.q[h][i][c];
+                to[h * g.depth + 2 * channels] = s.v[h][i][c];
+            }
+        }
+        __syncthreads();
     }
 }
 
@@ -772,6 +930,9 @@ DC_FN void grad_table(const WindowAttentionGradTable& p) {
 
 DC_KERNEL(window_attention_fwd_any_f32, WindowAttentionFwd, ANY_THREADS, 8, 0) { fwd_any(p); }
 DC_KERNEL(window_attention_fwd_tile_f32, WindowAttentionFwd, TILE_THREADS, 4, sizeof(TileSmem)) { fwd_tile(p); }
+DC_KERNEL(window_attention_grad_tile_f32, WindowAttentionGrad, TILE_THREADS, 2, sizeof(GradTileSmem)) {
+    grad_tile(p);
+}
 DC_KERNEL(window_attention_grad_any_queries_f32, WindowAttentionGrad, ANY_THREADS, 8, 0) { grad_any_queries(p); }
 DC_KERNEL(window_attention_grad_any_keys_f32, WindowAttentionGrad, ANY_THREADS, 8, 0) { grad_any_keys(p); }
 #define INSTANCE(NAME, T)                                                                                          \

@@ -462,7 +462,7 @@ void meet(const char* name, unsigned mask, const void* in, void* out, void (*run
     if (!op.arrived) {
         op.name = name;
         op.mask = mask;
-    } else if (std::strcmp(op.name, name) || op.mask != mask) {
+    } else if ((op.name != name && std::strcmp(op.name, name)) || op.mask != mask) {
         fail("%s with mask %08x while lanes of the warp wait in %s with mask %08x", name, mask, op.name, op.mask);
     }
     op.in[f->lane] = in;

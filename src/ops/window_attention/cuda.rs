@@ -141,6 +141,9 @@ pub(super) fn backward(op: &WindowAttention, call: &CudaCall) -> Result<Vec<Laun
     } else if half {
         let grid = [groups as u32, g.heads as u32, 1];
         launches.push(Launch::new(format!("window_attention_grad_8x8_{}", qkv.ty.dtype), grid, &params));
+    } else if g.depth <= TILE_DEPTH && g.tokens() <= TILE {
+        let grid = [groups, g.heads.div_ceil(TILE_HEADS), 1].map(|n| n as u32);
+        launches.push(Launch::new("window_attention_grad_tile_f32", grid, &params));
     } else {
         let launch = |what: &str, blocks: usize| {
             let grid = [blocks, g.heads, g.tokens().div_ceil(ANY_ROWS)].map(|n| n as u32);
