@@ -199,10 +199,9 @@ DC_FN double natural_exp(double number) {
         y = high - low;
     }
     const Double z = y * y;
-    const Double c = y - z * (Double(1.66666666666666019037e-01)
-                              + z * (Double(-2.77777777770155933842e-03)
-                                     + z * (Double(6.61375632143793436117e-05)
-                                            + z * (Double(-1.65339022054652515390e-06) + z * 4.13813679705723846039e-08))));
+    const Double tail = Double(6.61375632143793436117e-05)
+                        + z * (Double(-1.65339022054652515390e-06) + z * 4.13813679705723846039e-08);
+    const Double c = y - z * (Double(1.66666666666666019037e-01) + z * (Double(-2.77777777770155933842e-03) + z * tail));
     const Double power = Double(1.0) + (y * c / (Double(2.0) - c) - low + high);
     return (power * of_bits(uint64_t(1023 + k) << 52)).v;
 }
@@ -237,8 +236,10 @@ DC_FN void blend_add(const DiffusionBlend& p) {
     const Double weight = dc::ptr<const double>(p.weights)[i];
     const auto add = [](float& to, Double term) { to = float((Double(double(to)) + term).v); };
     add(dc::ptr<float>(p.total)[at], weight);
-    for (int k = 0; k < p.planes; ++k)
-        add(dc::ptr<float>(p.sums)[k * plane + at], Double(double(dc::ptr<const float>(p.tile)[k * area + i])) * weight);
+    for (int k = 0; k < p.planes; ++k) {
+        const Double value = double(dc::ptr<const float>(p.tile)[k * area + i]);
+        add(dc::ptr<float>(p.sums)[k * plane + at], value * weight);
+    }
 }
 
 DC_FN void blend_finish(const DiffusionBlend& p) {

@@ -235,6 +235,10 @@ fn backward_cases() -> Vec<Case> {
             PadEdgesGrad(op(Mode::Reflect, &[0, 1, 2, 0], &[0, 3, 0, 0])),
             vec![CaseInput::normal([1, 9, 7, 8])],
         ),
-        Case::test("nothing", PadEdgesGrad(op(Mode::Reflect, &[0, 0], &[0, 0])), vec![CaseInput::normal([4, 9])]),
+        Case::test(
+            "nothing",
+            PadEdgesGrad(op(Mode::Reflect, &[0, 0], &[0, 0])),
+            vec![CaseInput::normal([4, 9])],
+        ),
     ]
 }
