@@ -201,7 +201,8 @@ DC_FN double natural_exp(double number) {
     const Double z = y * y;
     const Double tail = Double(6.61375632143793436117e-05)
                         + z * (Double(-1.65339022054652515390e-06) + z * 4.13813679705723846039e-08);
-    const Double c = y - z * (Double(1.66666666666666019037e-01) + z * (Double(-2.77777777770155933842e-03) + z * tail));
+    const Double c = y - z * (Double(1.66666666666666019037e-01)
+                              + z * (Double(-2.77777777770155933842e-03) + z * tail));
     const Double power = Double(1.0) + (y * c / (Double(2.0) - c) - low + high);
     return (power * of_bits(uint64_t(1023 + k) << 52)).v;
 }
