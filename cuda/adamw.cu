@@ -27,8 +27,8 @@ DC_FN void step(const AdamwStep& p) {
         const float d = g[k] * scale;
         m[k] = p.beta1 * m[k] + (1 - p.beta1) * d;
         v[k] = p.beta2 * v[k] + (1 - p.beta2) * d * d;
-        const float root = sqrtf(v[k]) * p.second_correction + p.eps;
-        w[k] = p.keep * w[k] - p.rate * p.first_correction * m[k] / root;
+        const float root = sqrtf(v[k]) * p.correct2 + p.eps;
+        w[k] = p.keep * w[k] - p.rate * p.correct1 * m[k] / root;
     }
     dc::store(param, w);
     dc::store(first, m);

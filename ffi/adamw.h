@@ -25,8 +25,8 @@ typedef struct AdamwStep {
     /// 1 - rate * weight decay.
     float keep;
     /// 1 / (1 - beta1^t) and 1 / sqrt(1 - beta2^t) at step t.
-    float first_correction;
-    float second_correction;
+    float correct1;
+    float correct2;
     /// Padding.
     uint32_t reserved;
 } AdamwStep;

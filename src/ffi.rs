@@ -1,7 +1,7 @@
 //! Parameters of the kernels, one struct a kernel: what `ffi/*.h` says, in Rust.
 //!
 //! Written by `tools/bindgen`; change the headers, not this file.
-// headers sha256: 0e7e65966bf24e76aec819be299a427a0b04f320ebd1ac54923a48596aeeef90
+// headers sha256: 747bda86c5163d174b036f3313d545b2bc7c325e70263b7cf4cd66fb25da1073
 
 /// As in the headers.
 pub const ACTIVATION_NONE: u32 = 0;
@@ -154,9 +154,9 @@ pub struct AdamwStep {
     /// 1 - rate * weight decay.
     pub keep: f32,
     /// 1 / (1 - beta1^t) and 1 / sqrt(1 - beta2^t) at step t.
-    pub first_correction: f32,
-    /// See `first_correction`.
-    pub second_correction: f32,
+    pub correct1: f32,
+    /// See `correct1`.
+    pub correct2: f32,
     /// Padding.
     pub reserved: u32,
 }
@@ -175,10 +175,8 @@ const _: () = {
     ["Offset of field: AdamwStep::beta2"][::std::mem::offset_of!(AdamwStep, beta2) - 56usize];
     ["Offset of field: AdamwStep::eps"][::std::mem::offset_of!(AdamwStep, eps) - 60usize];
     ["Offset of field: AdamwStep::keep"][::std::mem::offset_of!(AdamwStep, keep) - 64usize];
-    ["Offset of field: AdamwStep::first_correction"]
-        [::std::mem::offset_of!(AdamwStep, first_correction) - 68usize];
-    ["Offset of field: AdamwStep::second_correction"]
-        [::std::mem::offset_of!(AdamwStep, second_correction) - 72usize];
+    ["Offset of field: AdamwStep::correct1"][::std::mem::offset_of!(AdamwStep, correct1) - 68usize];
+    ["Offset of field: AdamwStep::correct2"][::std::mem::offset_of!(AdamwStep, correct2) - 72usize];
     ["Offset of field: AdamwStep::reserved"][::std::mem::offset_of!(AdamwStep, reserved) - 76usize];
 };
 /// Parameters of `adamw_norm_parts_*`: sums of squares of blocks of one tensor.
@@ -493,7 +491,7 @@ const _: () = {
     ["Offset of field: ColorFixBlur::reserved"][::std::mem::offset_of!(ColorFixBlur, reserved) - 44usize];
 };
 /// What a product or convolution does to its result while it is in registers, part of the parameters of
-/// those kernels: y = alpha * act(sum + bias) + residual.
+/// those kernels: y = gate * alpha * act(sum + bias) + residual.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct Epilogue {
@@ -501,6 +499,10 @@ pub struct Epilogue {
     pub bias: u64,
     /// Dense, of the result's shape and element type, may be the result's memory; 0: none.
     pub residual: u64,
+    /// f32, one value a column for each sample; 0: none, a factor of 1.
+    pub gate: u64,
+    /// Elements between the gates of two samples.
+    pub gate_step: i64,
     /// Factor.
     pub alpha: f32,
     /// Which function: one of `ACTIVATION_*` (ffi/activation.h), and what it is given (`act_a`, `act_b`).
@@ -509,17 +511,25 @@ pub struct Epilogue {
     pub act_a: f32,
     /// See `act`.
     pub act_b: f32,
+    /// Rows of a sample, where there is a gate.
+    pub gate_rows: i32,
+    /// Padding.
+    pub reserved: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of Epilogue"][::std::mem::size_of::<Epilogue>() - 32usize];
+    ["Size of Epilogue"][::std::mem::size_of::<Epilogue>() - 56usize];
     ["Alignment of Epilogue"][::std::mem::align_of::<Epilogue>() - 8usize];
     ["Offset of field: Epilogue::bias"][::std::mem::offset_of!(Epilogue, bias) - 0usize];
     ["Offset of field: Epilogue::residual"][::std::mem::offset_of!(Epilogue, residual) - 8usize];
-    ["Offset of field: Epilogue::alpha"][::std::mem::offset_of!(Epilogue, alpha) - 16usize];
-    ["Offset of field: Epilogue::act"][::std::mem::offset_of!(Epilogue, act) - 20usize];
-    ["Offset of field: Epilogue::act_a"][::std::mem::offset_of!(Epilogue, act_a) - 24usize];
-    ["Offset of field: Epilogue::act_b"][::std::mem::offset_of!(Epilogue, act_b) - 28usize];
+    ["Offset of field: Epilogue::gate"][::std::mem::offset_of!(Epilogue, gate) - 16usize];
+    ["Offset of field: Epilogue::gate_step"][::std::mem::offset_of!(Epilogue, gate_step) - 24usize];
+    ["Offset of field: Epilogue::alpha"][::std::mem::offset_of!(Epilogue, alpha) - 32usize];
+    ["Offset of field: Epilogue::act"][::std::mem::offset_of!(Epilogue, act) - 36usize];
+    ["Offset of field: Epilogue::act_a"][::std::mem::offset_of!(Epilogue, act_a) - 40usize];
+    ["Offset of field: Epilogue::act_b"][::std::mem::offset_of!(Epilogue, act_b) - 44usize];
+    ["Offset of field: Epilogue::gate_rows"][::std::mem::offset_of!(Epilogue, gate_rows) - 48usize];
+    ["Offset of field: Epilogue::reserved"][::std::mem::offset_of!(Epilogue, reserved) - 52usize];
 };
 /// One input of a convolution: its pixels `[batch, height, width]`, each a row of dense channels.
 #[repr(C)]
@@ -645,19 +655,19 @@ pub struct Conv2dFwd {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of Conv2dFwd"][::std::mem::size_of::<Conv2dFwd>() - 344usize];
+    ["Size of Conv2dFwd"][::std::mem::size_of::<Conv2dFwd>() - 368usize];
     ["Alignment of Conv2dFwd"][::std::mem::align_of::<Conv2dFwd>() - 8usize];
     ["Offset of field: Conv2dFwd::source"][::std::mem::offset_of!(Conv2dFwd, source) - 0usize];
     ["Offset of field: Conv2dFwd::w"][::std::mem::offset_of!(Conv2dFwd, w) - 192usize];
     ["Offset of field: Conv2dFwd::y"][::std::mem::offset_of!(Conv2dFwd, y) - 200usize];
     ["Offset of field: Conv2dFwd::epilogue"][::std::mem::offset_of!(Conv2dFwd, epilogue) - 208usize];
-    ["Offset of field: Conv2dFwd::geometry"][::std::mem::offset_of!(Conv2dFwd, geometry) - 240usize];
-    ["Offset of field: Conv2dFwd::sources"][::std::mem::offset_of!(Conv2dFwd, sources) - 320usize];
-    ["Offset of field: Conv2dFwd::groups"][::std::mem::offset_of!(Conv2dFwd, groups) - 324usize];
-    ["Offset of field: Conv2dFwd::cin"][::std::mem::offset_of!(Conv2dFwd, cin) - 328usize];
-    ["Offset of field: Conv2dFwd::cout"][::std::mem::offset_of!(Conv2dFwd, cout) - 332usize];
-    ["Offset of field: Conv2dFwd::cout_padded"][::std::mem::offset_of!(Conv2dFwd, cout_padded) - 336usize];
-    ["Offset of field: Conv2dFwd::y_is_f32"][::std::mem::offset_of!(Conv2dFwd, y_is_f32) - 340usize];
+    ["Offset of field: Conv2dFwd::geometry"][::std::mem::offset_of!(Conv2dFwd, geometry) - 264usize];
+    ["Offset of field: Conv2dFwd::sources"][::std::mem::offset_of!(Conv2dFwd, sources) - 344usize];
+    ["Offset of field: Conv2dFwd::groups"][::std::mem::offset_of!(Conv2dFwd, groups) - 348usize];
+    ["Offset of field: Conv2dFwd::cin"][::std::mem::offset_of!(Conv2dFwd, cin) - 352usize];
+    ["Offset of field: Conv2dFwd::cout"][::std::mem::offset_of!(Conv2dFwd, cout) - 356usize];
+    ["Offset of field: Conv2dFwd::cout_padded"][::std::mem::offset_of!(Conv2dFwd, cout_padded) - 360usize];
+    ["Offset of field: Conv2dFwd::y_is_f32"][::std::mem::offset_of!(Conv2dFwd, y_is_f32) - 364usize];
 };
 /// Parameters of `conv2d_pack_*`: weights from `[out, in/groups, kh, kw]` into the order of a kernel's slices. The
 /// gradient of the input wants the kernel turned by 180 degrees with input and output exchanged; the steps say that.
@@ -1199,7 +1209,7 @@ pub struct Gemm {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of Gemm"][::std::mem::size_of::<Gemm>() - 128usize];
+    ["Size of Gemm"][::std::mem::size_of::<Gemm>() - 152usize];
     ["Alignment of Gemm"][::std::mem::align_of::<Gemm>() - 8usize];
     ["Offset of field: Gemm::a"][::std::mem::offset_of!(Gemm, a) - 0usize];
     ["Offset of field: Gemm::b"][::std::mem::offset_of!(Gemm, b) - 8usize];
@@ -1209,16 +1219,16 @@ const _: () = {
     ["Offset of field: Gemm::a_batch"][::std::mem::offset_of!(Gemm, a_batch) - 40usize];
     ["Offset of field: Gemm::b_batch"][::std::mem::offset_of!(Gemm, b_batch) - 48usize];
     ["Offset of field: Gemm::epilogue"][::std::mem::offset_of!(Gemm, epilogue) - 56usize];
-    ["Offset of field: Gemm::m"][::std::mem::offset_of!(Gemm, m) - 88usize];
-    ["Offset of field: Gemm::n"][::std::mem::offset_of!(Gemm, n) - 92usize];
-    ["Offset of field: Gemm::k"][::std::mem::offset_of!(Gemm, k) - 96usize];
-    ["Offset of field: Gemm::k_slice"][::std::mem::offset_of!(Gemm, k_slice) - 100usize];
-    ["Offset of field: Gemm::a_align"][::std::mem::offset_of!(Gemm, a_align) - 104usize];
-    ["Offset of field: Gemm::b_align"][::std::mem::offset_of!(Gemm, b_align) - 108usize];
-    ["Offset of field: Gemm::a_trans"][::std::mem::offset_of!(Gemm, a_trans) - 112usize];
-    ["Offset of field: Gemm::b_trans"][::std::mem::offset_of!(Gemm, b_trans) - 116usize];
-    ["Offset of field: Gemm::y_f32"][::std::mem::offset_of!(Gemm, y_f32) - 120usize];
-    ["Offset of field: Gemm::reserved"][::std::mem::offset_of!(Gemm, reserved) - 124usize];
+    ["Offset of field: Gemm::m"][::std::mem::offset_of!(Gemm, m) - 112usize];
+    ["Offset of field: Gemm::n"][::std::mem::offset_of!(Gemm, n) - 116usize];
+    ["Offset of field: Gemm::k"][::std::mem::offset_of!(Gemm, k) - 120usize];
+    ["Offset of field: Gemm::k_slice"][::std::mem::offset_of!(Gemm, k_slice) - 124usize];
+    ["Offset of field: Gemm::a_align"][::std::mem::offset_of!(Gemm, a_align) - 128usize];
+    ["Offset of field: Gemm::b_align"][::std::mem::offset_of!(Gemm, b_align) - 132usize];
+    ["Offset of field: Gemm::a_trans"][::std::mem::offset_of!(Gemm, a_trans) - 136usize];
+    ["Offset of field: Gemm::b_trans"][::std::mem::offset_of!(Gemm, b_trans) - 140usize];
+    ["Offset of field: Gemm::y_f32"][::std::mem::offset_of!(Gemm, y_f32) - 144usize];
+    ["Offset of field: Gemm::reserved"][::std::mem::offset_of!(Gemm, reserved) - 148usize];
 };
 /// Parameters of `gemm_sum_*`: y = epilogue(sum of the partial products of `splits` blocks).
 #[repr(C)]
@@ -1239,14 +1249,14 @@ pub struct GemmSum {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of GemmSum"][::std::mem::size_of::<GemmSum>() - 64usize];
+    ["Size of GemmSum"][::std::mem::size_of::<GemmSum>() - 88usize];
     ["Alignment of GemmSum"][::std::mem::align_of::<GemmSum>() - 8usize];
     ["Offset of field: GemmSum::partial"][::std::mem::offset_of!(GemmSum, partial) - 0usize];
     ["Offset of field: GemmSum::y"][::std::mem::offset_of!(GemmSum, y) - 8usize];
     ["Offset of field: GemmSum::len"][::std::mem::offset_of!(GemmSum, len) - 16usize];
     ["Offset of field: GemmSum::epilogue"][::std::mem::offset_of!(GemmSum, epilogue) - 24usize];
-    ["Offset of field: GemmSum::n"][::std::mem::offset_of!(GemmSum, n) - 56usize];
-    ["Offset of field: GemmSum::splits"][::std::mem::offset_of!(GemmSum, splits) - 60usize];
+    ["Offset of field: GemmSum::n"][::std::mem::offset_of!(GemmSum, n) - 80usize];
+    ["Offset of field: GemmSum::splits"][::std::mem::offset_of!(GemmSum, splits) - 84usize];
 };
 /// How the images [samples, pixels, channels] of a group norm are shared out. Block (s, t, b) of a launch over
 /// pixels has the pixels of slab s and the channels of tile t of sample b.

@@ -52,8 +52,8 @@ impl AdamW {
             beta2: self.betas[1] as f32,
             eps: self.eps as f32,
             keep: (1.0 - self.rate * self.decay) as f32,
-            first_correction: correction[0] as f32,
-            second_correction: correction[1].sqrt() as f32,
+            correct1: correction[0] as f32,
+            correct2: correction[1].sqrt() as f32,
             reserved: 0,
         };
         let (form, n) = form(tensor.len, &[params.param, params.grad, params.first, params.second]);
