@@ -98,7 +98,7 @@ DC_FN void finish(const Conv2dFwd& p, Smem& s, int m0, int n0, int group) {
     for (int i = threadIdx.x; i < ROWS * BN; i += THREADS) {
         const int m = m0 + i / BN, n = n0 + i % BN, column = group * p.cout + n;
         if (m < p.geometry.pixels && n < p.cout)
-            dc::finish_store(p.epilogue, s.out[i / BN * LD + i % BN], column, y,
+            dc::finish_store(p.epilogue, s.out[i / BN * LD + i % BN], m, column, y,
                              int64_t(m) * p.groups * p.cout + column);
     }
 }

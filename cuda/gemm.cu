@@ -154,9 +154,9 @@ DC_FN void gemm_rows(const Gemm& p) {
     for (int w = 0; w < ROWS_WARPS; ++w) sum += parts.warp[w][row][c];
     const int64_t at = (int64_t(blockIdx.z) * p.m + row) * p.n + col;
     if (p.y_f32)
-        dc::finish_store(p.epilogue, sum, col, dc::ptr<float>(p.y), at);
+        dc::finish_store(p.epilogue, sum, row, col, dc::ptr<float>(p.y), at);
     else
-        dc::finish_store(p.epilogue, sum, col, dc::ptr<T>(p.y), at);
+        dc::finish_store(p.epilogue, sum, row, col, dc::ptr<T>(p.y), at);
 }
 
 // ---- f32 ------------------------------------------------------------------------------------------------
@@ -341,7 +341,8 @@ DC_FN void gemm_rows_f32(const Gemm& p) {
     }
     const int row = row0 + dc::lane() / F32_COLUMNS, col = col0 + dc::lane() % F32_COLUMNS;
     if (row >= p.m || col >= p.n) return;
-    dc::finish_store(p.epilogue, sum, col, dc::ptr<float>(p.y), (int64_t(blockIdx.z) * p.m + row) * p.n + col);
+    const int64_t at = (int64_t(blockIdx.z) * p.m + row) * p.n + col;
+    dc::finish_store(p.epilogue, sum, row, col, dc::ptr<float>(p.y), at);
 }
 
 // ---- Sum of split products ------------------------------------------------------------------------------
@@ -355,7 +356,8 @@ DC_FN void gemm_sum(const GemmSum& p) {
     const float* part = dc::ptr<const float>(p.partial) + at;
     float sum = 0;
     for (int s = 0; s < p.splits; ++s) sum += part[s * p.len];
-    dc::finish_store(p.epilogue, sum, int(at % p.n), dc::ptr<Out>(p.y), at);
+    const int row = int(at / p.n);
+    dc::finish_store(p.epilogue, sum, row, int(at - int64_t(row) * p.n), dc::ptr<Out>(p.y), at);
 }
 
 }  // namespace

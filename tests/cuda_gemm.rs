@@ -87,6 +87,9 @@ fn run(kernel: &Kernel, problem: &Problem, simulator: &Simulator) -> Result<(), 
     let b = Matrix::new(&mut rng, br, bc, pad[1], kernel.b); // shared by the batch
     let bias = Matrix::new(&mut rng, 1, n, 0, DType::F32);
     let residual = Matrix::new(&mut rng, batch * m, n, 0, y);
+    // Samples of five rows; only products without a batch have more than one.
+    let sample = if batch > 1 { m } else { 5 };
+    let gate = Matrix::new(&mut rng, m.div_ceil(sample), n, 4, DType::F32);
     let parts = if splits > 1 { splits * batch * m * n * 4 } else { 0 };
     let partial = GuardedBuffer::new(parts);
     let nothing = Epilogue { alpha: 1.0, ..Epilogue::default() };
@@ -95,6 +98,9 @@ fn run(kernel: &Kernel, problem: &Problem, simulator: &Simulator) -> Result<(), 
         residual: residual.buffer.address(),
         alpha: 0.5,
         act: ffi::ACTIVATION_SILU as i32,
+        gate: gate.buffer.address(),
+        gate_step: gate.step as i64,
+        gate_rows: sample as i32,
         ..nothing
     };
     let last = if epilogue { full } else { nothing };
@@ -168,7 +174,8 @@ fn run(kernel: &Kernel, problem: &Problem, simulator: &Simulator) -> Result<(), 
         }
         if epilogue {
             sum += bias.values[col];
-            sum = 0.5 * sum / (1.0 + (-sum).exp()) + residual.values[i / n * residual.cols + col];
+            let gated = 0.5 * gate.values[row / sample * gate.step + col];
+            sum = gated * sum / (1.0 + (-sum).exp()) + residual.values[i / n * residual.cols + col];
         }
         // Products of up to a few hundred normal values, added in f32; then rounded once.
         let ok = (g - sum).abs() <= epsilon * sum.abs() + 2e-4;

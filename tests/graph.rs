@@ -144,6 +144,32 @@ fn fuses_with_weights_in(dtype: DType) {
     assert_eq!(applied.iter().map(|(_, n)| n).sum::<usize>(), 1);
 }
 
+/// x + gate·linear(h) is one product, which leaves its result in x.
+#[test]
+fn fusion_gates_in_the_epilogue() {
+    let build = || {
+        let mut b = GraphBuilder::new();
+        let x = b.input("x", DType::F32, [2, 7, 5]).unwrap();
+        let h = b.input("h", DType::F32, [2, 7, 3]).unwrap();
+        let gates = b.input("gates", DType::F32, [2, 6, 5]).unwrap();
+        let (w, bias) = (b.constant(ramp(&[5, 3])), b.constant(ramp(&[5])));
+        let x = b.silu(x).unwrap();
+        let gate = b.slice(gates, 1, 2, 1).unwrap();
+        let y = b.linear(h, w, Some(bias)).unwrap();
+        let y = b.gated_residual(x, gate, y).unwrap();
+        b.output("y", y);
+        b.finish()
+    };
+    let mut fused = build();
+    passes::run(&mut fused, fuse::RULES, None).unwrap();
+    let names: Vec<_> = fused.nodes.iter().map(|n| n.op.name()).collect();
+    assert_eq!(names, ["activation", "slice", "linear"], "{}", dump::text(&fused));
+    assert_eq!(Plan::new(fused.clone(), 1).unwrap().steps[1].in_place, Some(4));
+    let inputs = [("x", ramp(&[2, 7, 5])), ("h", ramp(&[2, 7, 3])), ("gates", ramp(&[2, 6, 5]))];
+    let (a, b) = (run(build(), &inputs), run(fused, &inputs));
+    assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() <= 1e-5), "fusion changed numbers");
+}
+
 #[test]
 fn dense_blocks_never_materialise_concatenations() {
     let net = RrdbNet { num_feat: 8, num_block: 1, num_grow_ch: 4, ..RrdbNet::default() };

@@ -1,5 +1,5 @@
 // What products and convolutions do to their results before they leave the multiprocessor:
-// y = alpha·act(sum + bias) + residual (ffi/epilogue.h).
+// y = gate·alpha·act(sum + bias) + residual (ffi/epilogue.h).
 //
 // Accumulators lie in registers in a layout that suits the multiplication, not memory. They go through
 // a patch of shared memory, a few rows at a time, and from there in whole vectors along the rows to
@@ -14,18 +14,19 @@
 
 namespace dc {
 
-/// One element of column `col`; `residual` is 0 where there is none.
-DC_FN float finish_value(const Epilogue& e, float sum, int col, float residual) {
-    if (e.bias) sum += ptr<const float>(e.bias)[col];
-    if (e.act != ACTIVATION_NONE) sum = activate(e.act, e.act_a, e.act_b, sum);
-    return e.alpha * sum + residual;
+/// The gates of the sample that has row `row`; null where there are none.
+DC_FN const float* gates(const Epilogue& e, int row) {
+    return e.gate ? ptr<const float>(e.gate) + row / e.gate_rows * e.gate_step : nullptr;
 }
 
-/// Element `at` of y (and of the residual), which lies in column `col`.
+/// Element `at` of y (and of the residual), which lies in row `row` and column `col`.
 template <class Out>
-DC_FN void finish_store(const Epilogue& e, float sum, int col, Out* y, int64_t at) {
-    const float residual = e.residual ? to_f32(ptr<const Out>(e.residual)[at]) : 0.0f;
-    y[at] = from_f32<Out>(finish_value(e, sum, col, residual));
+DC_FN void finish_store(const Epilogue& e, float sum, int row, int col, Out* y, int64_t at) {
+    if (e.bias) sum += ptr<const float>(e.bias)[col];
+    if (e.act != ACTIVATION_NONE) sum = activate(e.act, e.act_a, e.act_b, sum);
+    sum *= e.alpha;
+    if (const float* gate = gates(e, row)) sum *= gate[col];
+    y[at] = from_f32<Out>(sum + (e.residual ? to_f32(ptr<const Out>(e.residual)[at]) : 0.0f));
 }
 
 /// Finishes and stores ROWS×COLS sums of a patch of shared memory (rows LD floats apart, a multiple of 4)
@@ -53,13 +54,14 @@ DC_FN void finish(const Epilogue& e, float* patch, int thread, int row0, int col
             __syncthreads();
     }
     const uint64_t addresses = reinterpret_cast<uint64_t>(y) | reinterpret_cast<uint64_t>(residual) |
-                               reinterpret_cast<uint64_t>(bias);
+                               reinterpret_cast<uint64_t>(bias) | e.gate | (e.gate ? uint64_t(e.gate_step) * 4 : 0);
     if (n % VEC == 0 && addresses % 16 == 0) {
         DC_ROLL
         for (int i = thread; i < ROWS * COLS / VEC; i += THREADS) {
             const int row = i / (COLS / VEC), col = i % (COLS / VEC) * VEC;
             if (row0 + row >= m || col0 + col >= n) continue;
             const int64_t at = int64_t(row0 + row) * n + col0 + col;
+            const float* gate = gates(e, row0 + row);
             Vec<Out, VEC> out, old;
             if (residual) old = load<VEC>(residual + at);
             DC_UNROLL
@@ -71,8 +73,15 @@ DC_FN void finish(const Epilogue& e, float* patch, int thread, int row0, int col
                     for (int k = 0; k < 4; ++k) v[k] += b[k];
                 }
                 DC_UNROLL
+                for (int k = 0; k < 4; ++k) v[k] *= e.alpha;
+                if (gate) {
+                    const auto g = load<4>(gate + col0 + col + half);
+                    DC_UNROLL
+                    for (int k = 0; k < 4; ++k) v[k] *= g[k];
+                }
+                DC_UNROLL
                 for (int k = 0; k < 4; ++k)
-                    out[half + k] = from_f32<Out>(e.alpha * v[k] + (residual ? to_f32(old[half + k]) : 0.0f));
+                    out[half + k] = from_f32<Out>(v[k] + (residual ? to_f32(old[half + k]) : 0.0f));
             }
             store(y + at, out);
         }
@@ -84,7 +93,9 @@ DC_FN void finish(const Epilogue& e, float* patch, int thread, int row0, int col
             const int64_t at = int64_t(row0 + row) * n + col0 + col;
             float v = patch[row * LD + col];
             if (bias) v += bias[col0 + col];
-            y[at] = from_f32<Out>(e.alpha * v + (residual ? to_f32(residual[at]) : 0.0f));
+            v *= e.alpha;
+            if (const float* gate = gates(e, row0 + row)) v *= gate[col0 + col];
+            y[at] = from_f32<Out>(v + (residual ? to_f32(residual[at]) : 0.0f));
         }
     }
 }

@@ -8,20 +8,23 @@ use crate::graph::cuda::CudaOperand;
 use crate::graph::op::Operand;
 use crate::graph::{Real, TensorType};
 
-/// y = alpha·act(x) + residual. Recorded by fusion rules only, after differentiation.
+/// y = gate·alpha·act(x) + residual. Recorded by fusion rules only, after differentiation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Epilogue {
     /// Elementwise function.
     pub act: Option<Kind>,
     /// Factor.
     pub alpha: f32,
+    /// Whether an operand in front of the residual, a vector of each sample or of all, is multiplied:
+    /// f32, `[B or 1, 1, C]` for a result `[B, N, C]`. Only `linear` takes one.
+    pub gate: bool,
     /// Whether the last operand, of the result's type, is added.
     pub residual: bool,
 }
 
 impl Default for Epilogue {
     fn default() -> Self {
-        Epilogue { act: None, alpha: 1.0, residual: false }
+        Epilogue { act: None, alpha: 1.0, gate: false, residual: false }
     }
 }
 
@@ -31,14 +34,20 @@ impl Epilogue {
         *self == Self::default()
     }
 
-    /// One element; `residual` is 0 where there is none.
-    pub fn apply<T: Real>(&self, x: T, residual: T) -> T {
+    /// Operands that it adds to those of the op.
+    pub fn arity(&self) -> usize {
+        usize::from(self.gate) + usize::from(self.residual)
+    }
+
+    /// One element; without a gate or residual what is given in its place is not looked at.
+    pub fn apply<T: Real>(&self, x: T, gate: T, residual: T) -> T {
         let x = self.act.map_or(x, |kind| activation::reference::value(kind, x));
         let x = if self.alpha == 1.0 { x } else { T::of(self.alpha as f64) * x };
+        let x = if self.gate { gate * x } else { x };
         if self.residual { x + residual } else { x }
     }
 
-    /// The same for the CPU's GEMM and convolution, with `n` columns and these operands.
+    /// The same for the CPU's GEMM and convolution, with `n` columns and these operands, but for the gate.
     pub(super) fn on_cpu<'a>(
         &self,
         bias: Option<&'a [f32]>,
@@ -67,29 +76,37 @@ impl Epilogue {
             Some(r) if self.residual => Residual::Matrix(r.f32(), n),
             _ => Residual::None,
         };
-        gemm::Epilogue { bias, activation, alpha: self.alpha, residual }
+        gemm::Epilogue { bias, activation, alpha: self.alpha, gate: None, residual }
     }
 
     /// The same for kernels (`cuda/include/epilogue.cuh`), with these operands: a bias in f32, a dense
-    /// residual like the result.
-    pub(super) fn on_cuda(&self, bias: Option<&CudaOperand>, residual: Option<&CudaOperand>) -> ffi::Epilogue {
+    /// residual like the result, but for the gate.
+    pub(super) fn on_cuda(
+        &self,
+        bias: Option<&CudaOperand>,
+        residual: Option<&CudaOperand>,
+    ) -> ffi::Epilogue {
         let (act, act_a, act_b) =
             self.act.map_or((ffi::ACTIVATION_NONE as i32, 0.0, 0.0), activation::cuda::code);
         let residual = residual.filter(|_| self.residual);
         ffi::Epilogue {
             bias: bias.map_or(0, |b| b.address),
             residual: residual.map_or(0, |r| r.address),
+            gate: 0,
+            gate_step: 0,
             alpha: self.alpha,
             act,
             act_a,
             act_b,
+            gate_rows: 0,
+            reserved: 0,
         }
     }
 
     /// Operations per element.
     pub fn flops(&self) -> f64 {
         let act = self.act.map_or(0.0, |k| k.flops().0);
-        act + f64::from(self.alpha != 1.0) + f64::from(self.residual)
+        act + f64::from(self.alpha != 1.0) + self.arity() as f64
     }
 
     /// Refuses a residual that is not like the result.

@@ -57,9 +57,11 @@ impl<'a> Rows<'a> {
 /// its samples, as slices of `[B, 6, C]` have.
 #[derive(Clone, Copy)]
 pub struct PerSample<'a> {
-    data: &'a [f32],
+    /// The elements, from the first sample's first on.
+    pub data: &'a [f32],
     cols: usize,
-    step: usize,
+    /// Elements between samples; 0: all have the same vector.
+    pub step: usize,
 }
 
 impl<'a> PerSample<'a> {

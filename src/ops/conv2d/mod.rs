@@ -153,6 +153,9 @@ impl Op for Conv2d {
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
         let d = self.dims(inputs)?;
         let out = TensorType::f32([d.batch, d.out[0], d.out[1], d.cout]);
+        if self.epilogue.gate {
+            return Err("takes no gate in its epilogue".into());
+        }
         self.epilogue.check(inputs.get(self.sources + 1 + usize::from(self.bias)), &out)?;
         Ok(vec![out])
     }
@@ -329,7 +332,7 @@ fn case(name: &'static str, size: [usize; 3], cin: &[usize], cout: usize, op: Co
 fn cases() -> Vec<Case> {
     let plain = |spec| Conv2d::plain(spec, true);
     let same = || plain(ConvSpec::same(3));
-    let fused = |alpha, residual, act| Epilogue { act, alpha, residual };
+    let fused = |alpha, residual, act| Epilogue { act, alpha, residual, ..Epilogue::default() };
     let lrelu = Some(Kind::LeakyRelu(0.2));
     let mut all: Vec<_> = geometries()
         .into_iter()

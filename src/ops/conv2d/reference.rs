@@ -67,7 +67,7 @@ impl Reference for Conv2d {
                 *v += inputs[self.sources + 1].data[i % n];
             }
             let r = if self.epilogue.residual { inputs[inputs.len() - 1].data[i] } else { T::zero() };
-            *v = self.epilogue.apply(*v, r);
+            *v = self.epilogue.apply(*v, T::one(), r);
         }
         vec![y]
     }

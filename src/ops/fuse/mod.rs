@@ -7,6 +7,7 @@ use super::activation::Activation;
 use super::binary::{Binary, Kind};
 use super::conv2d::Conv2d;
 use super::epilogue::Epilogue;
+use super::gated_residual::GatedResidual;
 use super::linear::Linear;
 use crate::graph::ValueId;
 use crate::graph::ir::Node;
@@ -14,8 +15,14 @@ use crate::graph::op::Op;
 use crate::graph::passes::{Rewrite, Rule, View};
 
 /// All rules, in the order in which they are tried.
-pub static RULES: &[&dyn Rule] =
-    &[&ActivationIntoEpilogue, &ScaleIntoEpilogue, &ResidualIntoEpilogue, &ConcatIntoConv, &UpsampleIntoConv];
+pub static RULES: &[&dyn Rule] = &[
+    &ActivationIntoEpilogue,
+    &ScaleIntoEpilogue,
+    &ResidualIntoEpilogue,
+    &GatedResidualIntoLinear,
+    &ConcatIntoConv,
+    &UpsampleIntoConv,
+];
 
 /// The epilogue of a GEMM-like op.
 fn epilogue_of(op: &dyn Op) -> Option<Epilogue> {
@@ -106,6 +113,27 @@ impl Rule for ResidualIntoEpilogue {
             Some(Rewrite { op, inputs: producer.inputs.iter().copied().chain([residual]).collect() })
         };
         absorb(x, y).or_else(|| absorb(y, x))
+    }
+}
+
+/// `gated_residual(x, gate, linear(h))` → gate and residual in the epilogue.
+struct GatedResidualIntoLinear;
+
+impl Rule for GatedResidualIntoLinear {
+    fn name(&self) -> &'static str {
+        "gated residual into linear"
+    }
+
+    fn rewrite(&self, view: &View, node: &Node) -> Option<Rewrite> {
+        node.op.downcast::<GatedResidual>()?;
+        let [x, gate, y] = node.inputs[..] else { return None };
+        let producer = view.sole_producer(y)?;
+        let linear = producer.op.downcast::<Linear>()?;
+        if linear.epilogue.gate || linear.epilogue.residual {
+            return None;
+        }
+        let op = with_epilogue(linear, Epilogue { gate: true, residual: true, ..linear.epilogue })?;
+        Some(Rewrite { op, inputs: producer.inputs.iter().copied().chain([gate, x]).collect() })
     }
 }
 

@@ -5,6 +5,7 @@ use crate::device::kernel::Launch;
 use crate::graph::TensorType;
 use crate::graph::cuda::{CudaCall, Storage};
 use crate::ops::matmul::cuda::{Extents, FEW_ROWS, Matrix, Product};
+use crate::ops::rows::sample_step;
 use crate::tensor::DType;
 
 /// x and W in the compute type; an f32 product reads W as it is kept. The result is in the compute type, or
@@ -17,6 +18,7 @@ pub(super) fn storage(op: &Linear, inputs: &[&TensorType], kept: &[DType], compu
     let w = if compute == DType::F32 { kept[1] } else { compute };
     let mut types = vec![x, w];
     types.extend(op.bias.then_some(DType::F32));
+    types.extend(op.epilogue.gate.then_some(DType::F32));
     let mut y = x;
     if op.epilogue.residual {
         y = if kept[op.arity() - 1] == x { x } else { DType::F32 };
@@ -39,13 +41,19 @@ pub(super) fn forward(op: &Linear, call: &CudaCall) -> Vec<Launch> {
     let (x, w) = (&call.inputs[0], &call.inputs[1]);
     let (_, k, step) = x.layout.as_rows().expect("accepts() asks for rows");
     let y = &call.outputs[0];
+    let mut epilogue = op.epilogue.on_cuda(op.bias.then(|| &call.inputs[2]), call.inputs.last());
+    if let Some(i) = op.gate() {
+        epilogue.gate = call.inputs[i].address;
+        epilogue.gate_step = sample_step(&call.inputs[i]);
+        epilogue.gate_rows = y.ty.shape[1] as i32;
+    }
     let product = Product {
         extents: extents(&x.ty, &w.ty),
         a: Matrix::new(x, step, 0),
         b: Matrix::new(w, k, 0),
         y: y.address,
         y_dtype: y.ty.dtype,
-        epilogue: op.epilogue.on_cuda(op.bias.then(|| &call.inputs[2]), call.inputs.last()),
+        epilogue,
         scratch: call.scratch,
     };
     product.launches()

@@ -6,6 +6,7 @@ mod reference;
 
 use super::activation::{Kind, expect_f32};
 use super::epilogue::{Epilogue, FUSED};
+use super::rows::{PerSample, expect_per_sample};
 use super::weight::expect_weight;
 use super::{Case, CaseInput, OpEntry};
 use crate::device::kernel::Launch;
@@ -16,8 +17,9 @@ use crate::graph::{
 };
 use crate::tensor::DType;
 
-/// Operands: x `[…, K]`, W `[N, K]` (f32, bf16 or f16; everything else f32), then b `[N]` if `bias`, then a residual `[…, N]` if the
-/// epilogue has one. Result: `[…, N]`.
+/// Operands: x `[…, K]`, W `[N, K]` (f32, bf16 or f16; everything else f32), then b `[N]` if `bias`, then the epilogue's: a
+/// gate `[B or 1, 1, N]` (x is `[B, M, K]` then), whose last axis is dense, and a residual `[…, N]`. Result:
+/// `[…, N]`, in the place of the residual where that dies: each element is read just before it is written.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Linear {
     /// Whether there is a bias operand.
@@ -29,7 +31,12 @@ pub struct Linear {
 impl Linear {
     /// Number of operands.
     fn arity(&self) -> usize {
-        2 + usize::from(self.bias) + usize::from(self.epilogue.residual)
+        2 + usize::from(self.bias) + self.epilogue.arity()
+    }
+
+    /// Which operand is the gate.
+    fn gate(&self) -> Option<usize> {
+        self.epilogue.gate.then(|| 2 + usize::from(self.bias))
     }
 }
 
@@ -45,7 +52,7 @@ impl Op for Linear {
         expect_f32("x", inputs[0])?;
         expect_weight("the weight", inputs[1])?;
         for t in &inputs[2..] {
-            expect_f32("the bias or the residual", t)?;
+            expect_f32("the bias, the gate or the residual", t)?;
         }
         let (x, w) = (inputs[0], inputs[1]);
         let [n, k] = w.shape[..] else { return Err(format!("the weight must be [out, in], found {w}")) };
@@ -58,7 +65,10 @@ impl Op for Linear {
         let mut shape = x.shape.clone();
         *shape.last_mut().expect("has a last axis") = n;
         let out = TensorType::f32(shape);
-        self.epilogue.check(inputs.get(2 + usize::from(self.bias)), &out)?;
+        if let Some(i) = self.gate() {
+            expect_per_sample("the gate", inputs[i], &out)?;
+        }
+        self.epilogue.check(inputs.last(), &out)?;
         Ok(vec![out])
     }
 
@@ -120,7 +130,11 @@ impl Op for Linear {
     }
 
     fn accepts(&self, input: usize, layout: &Layout) -> bool {
-        if input == 0 { layout.as_rows().is_some() } else { layout.is_dense() }
+        match input {
+            0 => layout.as_rows().is_some(),
+            _ if Some(input) == self.gate() => PerSample::accepts(layout),
+            _ => layout.is_dense(),
+        }
     }
 
     fn in_place(&self, input: usize) -> bool {
@@ -141,7 +155,7 @@ impl GraphBuilder {
 pub const ENTRIES: &[OpEntry] = &[OpEntry {
     name: "linear",
     family: "linear",
-    about: "x·Wᵀ + b with activation, factor and residual in the epilogue",
+    about: "x·Wᵀ + b with activation, factor, gate and residual in the epilogue",
     cases,
 }];
 
@@ -149,6 +163,9 @@ fn case(name: &'static str, rows: &[usize], k: usize, n: usize, epilogue: Epilog
     let lead = |c: usize| rows.iter().copied().chain([c]).collect::<Vec<_>>();
     let weight = CaseInput::uniform([n, k], -(k as f64).powf(-0.5), (k as f64).powf(-0.5));
     let mut inputs = vec![CaseInput::normal(lead(k)), weight, CaseInput::normal([n])];
+    if epilogue.gate {
+        inputs.push(CaseInput::normal([rows[0], 1, n]));
+    }
     if epilogue.residual {
         inputs.push(CaseInput::normal(lead(n)));
     }
@@ -170,8 +187,17 @@ fn cases() -> Vec<Case> {
         case.inputs[1] = case.inputs[1].clone().stored_as(dtype);
         case
     };
+    let gated = Epilogue { gate: true, ..residual };
+    let mut shared_gate = case("shared_gate", &[2, 35], 40, 40, Epilogue { alpha: 0.5, ..gated }, false);
+    shared_gate.inputs[3] = CaseInput::normal([1, 1, 40]);
     vec![
         no_bias,
+        shared_gate,
+        case("gated", &[3, 43], 24, 136, gated, false),
+        case("gated_odd", &[3, 7], 19, 45, Epilogue { act: Some(Kind::Silu), ..gated }, false),
+        case("gated_rows", &[2, 3], 72, 40, gated, false),
+        case("gated_split_k", &[3, 6], 1100, 12, gated, false),
+        case("gate_alone", &[2, 9], 33, 20, Epilogue { gate: true, ..plain }, false),
         half("bf16_weight", DType::BF16),
         half("f16_weight", DType::F16),
         case("odd", &[13], 31, 45, plain, false),
@@ -186,6 +212,7 @@ fn cases() -> Vec<Case> {
         case("pixart_mlp_fc1", &[4096], 1152, 4608, plain, true),
         case("pixart_mlp_fc2", &[4096], 4608, 1152, plain, true),
         case("pixart_qkv", &[4096], 1152, 3456, plain, true),
+        case("pixart_proj_gated", &[2, 4096], 1152, 1152, gated, true),
         case("swinir_qkv", &[4096], 180, 540, plain, true),
         case("swinir_fc1_gelu", &[4096], 180, 360, act(Kind::Gelu), true),
         case("t5_wi", &[120], 4096, 10240, plain, true),

@@ -253,6 +253,7 @@ impl Output<'_> {
             out: unsafe { self.out.get().add(pixel * self.ldo + column) },
             ldo: self.ldo,
             residual_offset: self.finish.residual.map_or(0, |(_, stride)| pixel * stride + column),
+            row: pixel,
             rows,
             column,
             columns,

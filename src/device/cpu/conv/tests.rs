@@ -173,6 +173,7 @@ fn concatenation_upsampling_and_epilogue_are_what_they_replace() {
             bias: Some(&bias),
             activation: Activation::LeakyRelu(0.2),
             alpha: 0.2,
+            gate: None,
             residual: Residual::Matrix(&residual, 24),
         };
         let mut out = vec![9.0; 4 * h * w * 22];

@@ -43,7 +43,18 @@ pub enum Residual<'a> {
     Matrix(&'a [f32], usize),
 }
 
-/// The rest of the work on a result: `out = alpha · activation(product + bias) + residual`.
+/// Factors that differ from column to column and from one run of rows to the next.
+#[derive(Clone, Copy, Debug)]
+pub struct Gate<'a> {
+    /// One factor a column; those of the next run of rows `step` further on.
+    pub values: &'a [f32],
+    /// Values between the factors of two runs of rows; 0: all rows have the same.
+    pub step: usize,
+    /// Rows of a run.
+    pub rows: usize,
+}
+
+/// The rest of the work on a result: `out = gate · alpha · activation(product + bias) + residual`.
 #[derive(Clone, Copy, Debug)]
 pub struct Epilogue<'a> {
     /// Added to each row: one value a column.
@@ -52,13 +63,21 @@ pub struct Epilogue<'a> {
     pub activation: Activation<'a>,
     /// Multiplied after the activation.
     pub alpha: f32,
+    /// Multiplied after alpha.
+    pub gate: Option<Gate<'a>>,
     /// Added last.
     pub residual: Residual<'a>,
 }
 
 impl Default for Epilogue<'_> {
     fn default() -> Self {
-        Epilogue { bias: None, activation: Activation::Identity, alpha: 1.0, residual: Residual::None }
+        Epilogue {
+            bias: None,
+            activation: Activation::Identity,
+            alpha: 1.0,
+            gate: None,
+            residual: Residual::None,
+        }
     }
 }
 
@@ -68,6 +87,7 @@ pub(crate) struct Finish<'a> {
     pub bias: Option<&'a [f32]>,
     pub activation: Activation<'a>,
     pub alpha: f32,
+    pub gate: Option<Gate<'a>>,
     /// First value and distance between rows.
     pub residual: Option<(*const f32, usize)>,
 }
@@ -82,13 +102,16 @@ impl<'a> Epilogue<'a> {
     /// Checks the lengths against an output of `rows` × `columns` and fixes the residual's address.
     ///
     /// # Panics
-    /// If the bias, the slopes or the residual are too short.
+    /// If the bias, the slopes, the gate or the residual are too short.
     pub(crate) fn resolve(&self, rows: usize, columns: usize, out: *const f32, ldo: usize) -> Finish<'a> {
         if let Some(bias) = self.bias {
             assert!(bias.len() >= columns, "bias of {} values for {columns} columns", bias.len());
         }
         if let Activation::Prelu(slopes) = self.activation {
             assert!(slopes.len() >= columns, "{} slopes for {columns} columns", slopes.len());
+        }
+        if let Some(Gate { values, step, rows: run }) = self.gate {
+            assert!(values.len() >= extent(rows.div_ceil(run), columns, step), "gate too short");
         }
         let residual = match self.residual {
             Residual::None => None,
@@ -98,7 +121,7 @@ impl<'a> Epilogue<'a> {
                 Some((x.as_ptr(), stride))
             }
         };
-        Finish { bias: self.bias, activation: self.activation, alpha: self.alpha, residual }
+        Finish { bias: self.bias, activation: self.activation, alpha: self.alpha, gate: self.gate, residual }
     }
 }
 
@@ -116,8 +139,10 @@ pub(crate) struct Place {
     pub ldo: usize,
     /// Elements between the start of the whole output's residual and this tile's.
     pub residual_offset: usize,
+    /// First row (for the gate) and how many there are.
+    pub row: usize,
     pub rows: usize,
-    /// First column (for bias and slopes) and how many of the tile's columns are real.
+    /// First column (for bias, slopes and gate) and how many of the tile's columns are real.
     pub column: usize,
     pub columns: usize,
 }
@@ -137,7 +162,7 @@ simd_fn! {
     ///
     /// The caller vouches for the addresses in `place` and in the residual.
     pub(crate) fn finish_tile(tile: &mut [f32], width: usize, place: Place, finish: Finish) {
-        let Place { out, ldo, residual_offset, rows, column, columns } = place;
+        let Place { out, ldo, residual_offset, row: first_row, rows, column, columns } = place;
         let tile = &mut tile[..rows * width];
         if let Some(bias) = finish.bias {
             let bias = &bias[column..column + columns];
@@ -176,6 +201,10 @@ simd_fn! {
             let row = &mut row[..columns];
             if alpha != 1.0 {
                 row.iter_mut().for_each(|x| *x *= alpha);
+            }
+            if let Some(Gate { values, step, rows }) = finish.gate {
+                let gate = &values[(first_row + r) / rows * step + column..][..columns];
+                row.iter_mut().zip(gate).for_each(|(x, g)| *x *= g);
             }
             // SAFETY: the caller vouches for the addresses. Residual and output may be the same
             // memory: the row's residual is read completely before the row is written.

@@ -16,7 +16,7 @@ mod vector;
 
 use rayon::prelude::*;
 
-pub use epilogue::{Activation, Epilogue, Residual};
+pub use epilogue::{Activation, Epilogue, Gate, Residual};
 pub(crate) use epilogue::{Finish, Place, extent, finish_tile};
 pub(crate) use kernel::{Kernels, MAX_ROWS, MAX_WIDTH, TileArgs};
 use pack::Panel;
@@ -261,6 +261,7 @@ unsafe fn panel_block(
                     out: target.out.get().add(m * target.ldo + panel.column),
                     ldo: target.ldo,
                     residual_offset: target.finish.residual.map_or(0, |(_, s)| m * s + panel.column),
+                    row: m,
                     rows: count,
                     column: panel.column,
                     columns: panel.columns,

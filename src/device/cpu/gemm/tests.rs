@@ -115,10 +115,12 @@ fn check_case(case: &Case) {
     let bias = noise(case.seed ^ 2, n);
     let other = noise(case.seed ^ 3, m * (n + 3));
     let before = noise(case.seed ^ 4, m * ldo);
+    let gates = noise(case.seed ^ 5, m.div_ceil(7) * (n + 1));
     let epilogue = Epilogue {
         bias: case.bias.then_some(&bias),
         activation: ACTIVATIONS[case.activation],
         alpha: 0.7,
+        gate: (case.seed % 2 == 0).then_some(Gate { values: &gates, step: n + 1, rows: 7 }),
         residual: [Residual::None, Residual::Output, Residual::Matrix(&other, n + 3)][case.residual],
     };
     for level in Level::available() {
@@ -146,7 +148,8 @@ fn check_case(case: &Case) {
                     1 => before[i * ldo + j] as f64,
                     _ => other[i * (n + 3) + j] as f64,
                 };
-                let want = 0.7f32 as f64 * activation64(epilogue.activation, sum, j) + residual;
+                let gate = epilogue.gate.map_or(1.0, |g| g.values[i / g.rows * g.step + j] as f64);
+                let want = gate * 0.7f32 as f64 * activation64(epilogue.activation, sum, j) + residual;
                 let tolerance = 1e-6 * size;
                 assert!((got - want).abs() <= tolerance, "{level:?} at {i},{j}: {got} not {want}");
             }

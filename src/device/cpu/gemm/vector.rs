@@ -61,8 +61,8 @@ pub fn gemv(
             }
         }
         // SAFETY: `check` and `resolve` have seen to the bounds; these columns are this task's.
-        let place =
-            unsafe { Place { out: out.get().add(j), ldo, residual_offset: j, rows: m, column: j, columns } };
+        let first = unsafe { out.get().add(j) };
+        let place = Place { out: first, ldo, residual_offset: j, row: 0, rows: m, column: j, columns };
         finish_tile(level, &mut tile, COLUMNS, place, finish);
     });
     true
