@@ -11,8 +11,8 @@ use dreamclear::ops::check_cuda::storages;
 use dreamclear::ops::{Case, registry};
 use dreamclear::tensor::HostTensor;
 
-const FAMILIES: [&str; 7] =
-    ["adaln", "gated_residual", "group_norm", "layer_norm", "moe_modulate", "rms_norm", "softmax"];
+const FAMILIES: [&str; 8] =
+    ["adaln", "conv2d", "gated_residual", "group_norm", "layer_norm", "moe_modulate", "rms_norm", "softmax"];
 
 /// Columns before and after the slice: whole vectors of any element type.
 const BEFORE: usize = 8;

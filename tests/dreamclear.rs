@@ -201,6 +201,36 @@ fn a_picture_with_adain_that_is_resized_last_is_the_official_one() {
     replay("adain");
 }
 
+/// The whole pipeline with the CUDA kernels, simulated: tiles, guidance, two steps of the sampler.
+#[test]
+fn the_simulated_device_restores_as_the_cpu_does() {
+    if let Err(why) = dreamclear::device::sim::Simulator::new() {
+        return eprintln!("skipped: {why}");
+    }
+    let case = Case::new("tiled");
+    let features = case.features();
+    let run = |output: &str, more: &[&str]| {
+        let dump = case.path(&format!("{output}.safetensors"));
+        let common = ["--steps", "2", "--dump", dump.to_str().unwrap(), &features[0], &features[1]];
+        succeeds(&case.restore("picture.png", &format!("{output}.png"), &[&common, more].concat()));
+        (WeightSet::open(&dump).unwrap(), pixels(&case, &format!("{output}.png")))
+    };
+    let (cpu, picture) = run("cpu", &[]);
+    for (precision, bar) in [("f32", 1e-5), ("bf16", 16.0 * 2f64.powi(-9))] {
+        let (sim, simulated) = run(precision, &["--device", "sim", "--precision", precision]);
+        for key in ["img_pre", "latent_lq", "latent_pre", "samples", "latent_out", "decoded", "color_fixed"] {
+            let error = relative(sim.get(key).unwrap(), cpu.get(key).unwrap());
+            println!("{precision:5} {key:12} {error:.1e}");
+            assert!(error <= bar, "{precision} {key}: {error:.2e} > {bar:.0e}");
+        }
+        if precision == "f32" {
+            let share = off_by_one(&simulated, &picture);
+            println!("{precision:5} picture: {share:.1e} off by one");
+            assert!(share <= 1e-3, "{share:.1e} of the values are off by one");
+        }
+    }
+}
+
 /// Pixels of a result.
 fn pixels(case: &Case, name: &str) -> Vec<u8> {
     Photo::load(case.path(name)).unwrap().samples_u8().into_owned()

@@ -47,11 +47,12 @@ fn generated_files_are_of_these_headers() {
 fn rust_and_cpp_are_told_the_same_layout() {
     // (struct, field or "") → bytes
     let mut rust = BTreeMap::new();
-    for line in read("src/ffi.rs").replace("][\n", "][").lines() {
-        let line = line.trim();
-        let Some((what, rest)) = line.strip_prefix("[\"").and_then(|l| l.split_once("\"]")) else { continue };
-        let Some(bytes) = rest.rsplit_once(" - ").and_then(|(_, n)| n.strip_suffix("usize];")) else {
-            panic!("src/ffi.rs: not an assertion of tools/bindgen: {line}")
+    // rustfmt breaks long assertions in several places.
+    let text = read("src/ffi.rs").split_whitespace().collect::<Vec<_>>().join(" ").replace("] [", "][");
+    for statement in text.split(';') {
+        let Some((what, rest)) = statement.split_once("[\"").and_then(|(_, s)| s.split_once("\"]")) else { continue };
+        let Some(bytes) = rest.rsplit_once(" - ").and_then(|(_, n)| n.strip_suffix("usize]")) else {
+            panic!("src/ffi.rs: not an assertion of tools/bindgen: {statement}")
         };
         let bytes: usize = bytes.parse().unwrap();
         if let Some(name) = what.strip_prefix("Size of ") {

@@ -111,11 +111,6 @@ fn on_tensor_cores(step: &Step) -> bool {
         && step.inputs.first().is_some_and(|p| half(p.ty.dtype))
 }
 
-/// Bytes that a step must move, in the element types that the plan keeps.
-fn bytes(step: &Step) -> f64 {
-    step.inputs.iter().chain(&step.outputs).map(|p| p.ty.bytes() as f64).sum()
-}
-
 /// Predicts a plan that was made for this card.
 ///
 /// # Errors
@@ -124,7 +119,7 @@ pub fn predict(plan: &Plan, card: &Card, shares: Shares) -> Result<Prediction> {
     let launches = plan.cuda_launches()?;
     let mut p = Prediction::default();
     for (step, launches) in plan.steps.iter().zip(&launches) {
-        let bytes = bytes(step);
+        let bytes = step.cost.bytes;
         let rate = if on_tensor_cores(step) { card.half } else { card.single };
         let share = match step.name() {
             n if n.contains("attention") => shares.attention,

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::error::Result;
 use crate::graph::{Gradient, GradientContext, GraphBuilder, ValueId};
-use crate::ops::{Case, OpEntry, registry};
+use crate::ops::{Case, OpEntry, check_cuda, registry};
 use crate::tensor::DType;
 
 /// List the engine's operations: what each does, its gradient, devices and cases.
@@ -20,6 +20,8 @@ pub struct Args {
 struct Row {
     entry: &'static OpEntry,
     gradient: String,
+    /// Compute types for which the first case has kernels.
+    cuda: Vec<DType>,
     tests: usize,
     benches: usize,
 }
@@ -31,7 +33,7 @@ pub fn run(args: &Args) -> Result<()> {
             let cases = (entry.cases)();
             let benches = cases.iter().filter(|c| c.bench).count();
             let first = cases.iter().find(|c| !c.bench).unwrap_or(&cases[0]);
-            Row { entry, gradient: gradient(first), tests: cases.len() - benches, benches }
+            Row { entry, gradient: gradient(first), cuda: cuda(first), tests: cases.len() - benches, benches }
         })
         .collect();
     let text = if args.json {
@@ -43,7 +45,8 @@ pub fn run(args: &Args) -> Result<()> {
                     "about": r.entry.about,
                     "gradient": r.gradient,
                     "cpu": true,
-                    "cuda": [],
+                    "cuda": r.cuda.iter().map(|d| d.name()).collect::<Vec<_>>(),
+                    "proven_in_simulator": !r.cuda.is_empty(),
                     "verified_on_hardware": false,
                     "test_cases": r.tests,
                     "bench_cases": r.benches,
@@ -53,19 +56,34 @@ pub fn run(args: &Args) -> Result<()> {
         format!("{:#}\n", json!({ "ops": list }))
     } else {
         let mut text = format!(
-            "{:<22} {:<10} {:<4} {:<5} {:>5} {:>7}  about\n",
+            "{:<22} {:<10} {:<4} {:<12} {:>5} {:>7}  about\n",
             "op", "gradient", "cpu", "cuda", "tests", "benches"
         );
         for r in &rows {
             let short = if r.gradient == "rule" { "rule" } else { "none" };
+            let cuda = r.cuda.iter().map(|d| d.name()).collect::<Vec<_>>().join(",");
+            let cuda = if cuda.is_empty() { "-" } else { &cuda };
             text += &format!(
-                "{:<22} {:<10} {:<4} {:<5} {:>5} {:>7}  {}\n",
-                r.entry.name, short, "yes", "-", r.tests, r.benches, r.entry.about
+                "{:<22} {:<10} {:<4} {cuda:<12} {:>5} {:>7}  {}\n",
+                r.entry.name, short, "yes", r.tests, r.benches, r.entry.about
             );
         }
+        text += "CUDA kernels are proven in the simulator; none has run on hardware yet.\n";
         text
     };
     super::print(&text)
+}
+
+/// The compute types in which a plan may keep this case's operands, as far as there are kernels for them.
+fn cuda(case: &Case) -> Vec<DType> {
+    let found = check_cuda::storages(case).into_iter().filter(|s| check_cuda::launches(case, s).is_ok());
+    let mut types: Vec<_> = found
+        .flat_map(|s| s.inputs.into_iter().chain(s.outputs))
+        .filter(|d| check_cuda::COMPUTE.contains(d))
+        .collect();
+    types.sort_by_key(|d| check_cuda::COMPUTE.iter().position(|c| c == d));
+    types.dedup();
+    types
 }
 
 /// `rule`, or why there is none.

@@ -19,6 +19,7 @@ pub mod op;
 pub mod passes;
 pub mod plan;
 pub mod reference;
+pub mod strided;
 
 pub use builder::GraphBuilder;
 pub use ir::{Graph, NodeId, TensorType, ValueId};

@@ -2,7 +2,7 @@
 
 use super::case::{Case, convert, to_host};
 use super::check::{Arrangement, SEED, padded, unravel};
-use crate::device::kernel::DeviceFacts;
+use crate::device::kernel::{DeviceFacts, Launch};
 use crate::device::sim::{GuardedBuffer, Schedule, Simulator};
 use crate::graph::cuda::{CudaCall, CudaOperand, CudaResult, Storage};
 use crate::graph::{Array, Layout, TensorType};
@@ -47,6 +47,33 @@ pub fn storages(case: &Case) -> Vec<Storage> {
 
 fn stored(ty: &TensorType, dtype: DType) -> TensorType {
     TensorType::new(dtype, ty.shape.clone())
+}
+
+/// The launches of a case over addresses that mean nothing; or why there are none.
+pub fn launches(case: &Case, storage: &Storage) -> Result<Vec<Launch>, String> {
+    let inputs = case.input_types();
+    let outputs = case.output_types();
+    let layouts: Vec<_> = inputs.iter().map(|t| Layout::dense(&t.shape)).collect();
+    let place = |i: usize| (i as u64 + 1) << 40;
+    case.op.cuda(&mut CudaCall {
+        inputs: inputs
+            .iter()
+            .enumerate()
+            .map(|(i, t)| CudaOperand {
+                ty: stored(t, storage.inputs[i]),
+                layout: &layouts[i],
+                address: place(i),
+            })
+            .collect(),
+        outputs: outputs
+            .iter()
+            .enumerate()
+            .map(|(i, t)| CudaResult { ty: stored(t, storage.outputs[i]), address: place(100 + i) })
+            .collect(),
+        scratch: place(200),
+        device: DeviceFacts::A100,
+        constants: &mut |_| place(300),
+    })
 }
 
 /// Runs a case's kernels on the simulator; every result is poison before.

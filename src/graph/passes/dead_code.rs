@@ -1,6 +1,6 @@
 //! Drops nodes that no output needs.
 
-use crate::graph::ir::{Graph, NodeId, Origin};
+use crate::graph::ir::Graph;
 
 /// Removes every node whose results reach no graph output. Leaves stay: a parameter that became
 /// unused is still part of the checkpoint.
@@ -23,9 +23,5 @@ pub fn drop_dead_code(graph: &mut Graph) {
         i += 1;
         keep[i - 1]
     });
-    for (i, n) in graph.nodes.iter().enumerate() {
-        for (index, v) in n.outputs.iter().enumerate() {
-            graph.values[v.index()].origin = Origin::Node { node: NodeId(i as u32), index };
-        }
-    }
+    super::renumber(graph);
 }

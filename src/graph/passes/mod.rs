@@ -16,7 +16,7 @@ pub use stored::keep_stored;
 
 use std::sync::Arc;
 
-use super::ir::{Graph, Node, Origin, ValueId};
+use super::ir::{Graph, Node, NodeId, Origin, ValueId};
 use super::op::Op;
 use crate::error::{Error, Result};
 
@@ -56,7 +56,14 @@ pub trait Rule: Sync {
     /// Short name for dumps and errors, as `bias into linear`.
     fn name(&self) -> &'static str;
     /// A replacement for `node`, if the rule applies.
-    fn rewrite(&self, view: &View, node: &Node) -> Option<Rewrite>;
+    fn rewrite(&self, _view: &View, _node: &Node) -> Option<Rewrite> {
+        None
+    }
+    /// For a rule that looks at many nodes at once: changes the graph when no rule rewrites a node any more,
+    /// `most` times or less, and says how often. Nodes stay in an order in which they can run.
+    fn rearrange(&self, _graph: &mut Graph, _most: usize) -> usize {
+        0
+    }
 }
 
 /// How often each rule applied, for `explain`.
@@ -94,7 +101,22 @@ pub fn run(graph: &mut Graph, rules: &[&dyn Rule], stop_after: Option<usize>) ->
         }
         drop_dead_code(graph);
         if !changed {
-            return Ok(applied);
+            break;
+        }
+    }
+    for (rule, count) in rules.iter().zip(&mut applied) {
+        let done = rule.rearrange(graph, left);
+        count.1 += done;
+        left -= done;
+    }
+    Ok(applied)
+}
+
+/// Lets values name the nodes that compute them, after nodes have moved.
+pub(crate) fn renumber(graph: &mut Graph) {
+    for (i, n) in graph.nodes.iter().enumerate() {
+        for (index, v) in n.outputs.iter().enumerate() {
+            graph.values[v.index()].origin = Origin::Node { node: NodeId(i as u32), index };
         }
     }
 }

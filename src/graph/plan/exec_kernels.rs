@@ -232,7 +232,7 @@ fn launches(
     let made = match &step.op {
         Some(op) => op.cuda(&mut CudaCall { inputs, outputs, scratch, device, constants }),
         // The same copies and conversions, whether an op asks for them or the plan.
-        None => crate::ops::view::cuda::cast(&inputs[0], &outputs[0]),
+        None => crate::graph::strided::cast(&inputs[0], &outputs[0]),
     };
     made.map_err(|m| failed(step, m))
 }

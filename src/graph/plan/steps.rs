@@ -334,7 +334,7 @@ impl Planner<'_> {
             in_place,
             scratch,
             path: node.path.clone(),
-            cost: node.op.cost(&it, &ot),
+            cost: self.cost(i, &it, &ot),
             inputs,
             outputs,
         });
@@ -371,6 +371,17 @@ impl Planner<'_> {
                     self.leaf_types.entry(root).or_insert(dtype);
                 }
             }
+        }
+    }
+
+    /// Work of node `i`: operations by the graph's types, bytes by those in memory.
+    fn cost(&self, i: usize, inputs: &[&TensorType], outputs: &[&TensorType]) -> Cost {
+        let graph = self.graph;
+        let types = |values: &[ValueId]| values.iter().map(|&v| graph.ty(v)).collect::<Vec<_>>();
+        let cost = graph.nodes[i].op.cost(&types(&graph.nodes[i].inputs), &types(&graph.nodes[i].outputs));
+        match self.target {
+            Target::Cpu { .. } => cost,
+            Target::Cuda { .. } => Cost { bytes: Cost::dense(0.0, inputs, outputs).bytes, ..cost },
         }
     }
 

@@ -4,7 +4,7 @@ use super::Kind;
 use crate::device::kernel::Launch;
 use crate::ffi;
 use crate::graph::cuda::{CudaCall, CudaOperand, CudaResult};
-use crate::ops::view::cuda::grid;
+use crate::graph::strided::grid;
 
 /// A function as kernels know it (`ffi/activation.h`): its number, and what it is given.
 pub(in crate::ops) fn code(kind: Kind) -> (i32, f32, f32) {

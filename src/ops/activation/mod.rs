@@ -6,7 +6,7 @@ pub(super) mod reference;
 
 pub(super) use cpu::silu_slope;
 
-use super::view::cuda::alike;
+use crate::graph::strided::alike;
 use super::{Case, CaseInput, OpEntry};
 use crate::device::kernel::Launch;
 use crate::error::Result;

@@ -5,7 +5,7 @@ use crate::device::kernel::Launch;
 use crate::ffi::{self, BinaryFwd};
 use crate::graph::cuda::{CudaCall, CudaOperand, Storage};
 use crate::graph::{Layout, TensorType};
-use crate::ops::view::cuda::{Axis, MOST_AXES, alike, divisors, grid, launches, merge, strides};
+use crate::graph::strided::{Axis, MOST_AXES, alike, divisors, grid, launches, merge, strides};
 use crate::tensor::DType;
 
 /// Elements of a block.

@@ -3,7 +3,7 @@
 use crate::device::kernel::Launch;
 use crate::graph::Layout;
 use crate::graph::cuda::CudaCall;
-use crate::ops::view::cuda::copy_between;
+use crate::graph::strided::copy_between;
 
 pub(super) fn forward(axis: usize, call: &CudaCall) -> Result<Vec<Launch>, String> {
     let y = &call.outputs[0];

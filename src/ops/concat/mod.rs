@@ -7,7 +7,7 @@ mod reference;
 
 use super::activation::expect_f32;
 use super::rows::is_rows;
-use super::view::cuda::alike;
+use crate::graph::strided::alike;
 use super::{Case, CaseInput, OpEntry};
 use crate::device::kernel::Launch;
 use crate::error::Result;

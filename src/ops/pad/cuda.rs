@@ -3,7 +3,7 @@
 use super::Pad;
 use crate::device::kernel::Launch;
 use crate::graph::cuda::CudaCall;
-use crate::ops::view::cuda::{Gather, gather};
+use crate::graph::strided::{Gather, gather};
 
 pub(super) fn forward(pad: &Pad, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
     let (x, y) = (&call.inputs[0], &call.outputs[0]);

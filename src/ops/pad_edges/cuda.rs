@@ -5,7 +5,7 @@ use crate::device::kernel::Launch;
 use crate::graph::TensorType;
 use crate::graph::cuda::CudaCall;
 use crate::ops::resize::cuda::{Along, Tables, along};
-use crate::ops::view::cuda::{Gather, copy, gather};
+use crate::graph::strided::{Gather, copy, gather};
 use crate::tensor::DType;
 
 pub(super) fn forward(pad: &PadEdges, call: &mut CudaCall) -> Result<Vec<Launch>, String> {

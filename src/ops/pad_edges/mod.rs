@@ -6,7 +6,7 @@ mod cuda;
 mod reference;
 
 use super::activation::expect_f32;
-use super::view::cuda::alike;
+use crate::graph::strided::alike;
 use super::{Case, CaseInput, OpEntry};
 use crate::device::kernel::Launch;
 use crate::error::Result;

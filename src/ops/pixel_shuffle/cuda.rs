@@ -4,7 +4,7 @@ use crate::device::kernel::Launch;
 use crate::ffi::PixelShuffle;
 use crate::graph::Layout;
 use crate::graph::cuda::CudaCall;
-use crate::ops::view::cuda::{copy_between, divisor};
+use crate::graph::strided::{copy_between, divisor};
 
 /// Values of a tile.
 const VALUES: usize = 4096;

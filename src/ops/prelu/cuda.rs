@@ -5,7 +5,7 @@ use crate::ffi::{PreluBwd, PreluFwd};
 use crate::graph::TensorType;
 use crate::graph::cuda::CudaCall;
 use crate::ops::rows::rows_of;
-use crate::ops::view::cuda::{divisor, grid};
+use crate::graph::strided::{divisor, grid};
 
 /// Elements of a block, forward.
 const BLOCK: usize = 256 * 8;

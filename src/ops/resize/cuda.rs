@@ -4,7 +4,7 @@ use super::taps::Taps;
 use crate::device::kernel::Launch;
 use crate::ffi::{ResizeAxis, ResizeImage, ResizeTap};
 use crate::graph::cuda::CudaCall;
-use crate::ops::view::cuda::{Gather, divisor, gather, grid};
+use crate::graph::strided::{Gather, divisor, gather, grid};
 use crate::tensor::DType;
 
 /// Threads of a block, each with one unit.

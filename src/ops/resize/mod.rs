@@ -8,7 +8,7 @@ mod reference;
 pub mod taps;
 
 use super::activation::expect_f32;
-use super::view::cuda::alike;
+use crate::graph::strided::alike;
 use super::{Case, CaseInput, OpEntry};
 use crate::device::kernel::Launch;
 use crate::error::Result;

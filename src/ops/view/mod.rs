@@ -1,8 +1,6 @@
 //! Ops that only re-read their operand: `reshape`, `permute`, `slice`, `broadcast_to`. The plan
 //! turns them into strides over the same memory; they copy only where a user needs dense rows.
 
-pub mod cuda;
-
 use super::activation::expect_f32;
 use super::{Case, CaseInput, OpEntry};
 use crate::device::cpu::copy_strided;
@@ -11,7 +9,7 @@ use crate::error::Result;
 use crate::graph::cuda::{CudaCall, CudaOperand, Storage};
 use crate::graph::{
     Array, Cost, Gradient, GradientContext, GraphBuilder, Layout, Op, Real, Reference, TensorType, ValueId,
-    op::CpuCall,
+    op::CpuCall, strided,
 };
 use crate::tensor::DType;
 
@@ -150,12 +148,12 @@ macro_rules! view_op {
                 copy_view(self.layout(call.inputs[0].layout), call)
             }
             fn cuda_storage(&self, _: &[&TensorType], _: &[&TensorType], kept: &[DType], _: DType) -> Storage {
-                cuda::alike(kept, 1)
+                strided::alike(kept, 1)
             }
             fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
                 let x = &call.inputs[0];
                 let layout = self.layout(x.layout).ok_or(NO_VIEW)?;
-                cuda::copy(&CudaOperand { layout: &layout, ..x.clone() }, &call.outputs[0])
+                strided::copy(&CudaOperand { layout: &layout, ..x.clone() }, &call.outputs[0])
             }
             fn cuda_accepts(&self, _: usize, layout: &Layout) -> bool {
                 self.layout(layout).is_some()

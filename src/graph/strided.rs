@@ -1,24 +1,24 @@
 //! Strided copies and conversions by the kernels of `cuda/copy.cu`, and the merging of axes that all
-//! kernels over strided operands want.
+//! kernels over strided operands want. No op: plans copy and convert too.
 
 use bytemuck::Zeroable;
 
 use crate::device::kernel::Launch;
 use crate::ffi::{CopyGather, CopyStrided, CopyTranspose, Divisor};
-use crate::graph::Layout;
-use crate::graph::cuda::{CudaOperand, CudaResult, Storage};
+use super::cuda::{CudaOperand, CudaResult, Storage};
+use super::layout::Layout;
 use crate::tensor::DType;
 
 /// Threads of a block, and units that each handles, in all kernels here.
 const THREADS: usize = 256;
 const UNITS: usize = 4;
 /// Axes that kernels take, after merging.
-pub(in crate::ops) const MOST_AXES: usize = 8;
+pub(crate) const MOST_AXES: usize = 8;
 /// Units that one launch may have: what [`divisor`] divides.
 const MOST_UNITS: usize = 1 << 31;
 
 /// `value` as kernels divide by it.
-pub(in crate::ops) fn divisor(value: usize) -> Divisor {
+pub(crate) fn divisor(value: usize) -> Divisor {
     let d = value as u64;
     assert!(d > 0 && d < MOST_UNITS as u64, "a divisor of {value}");
     let shift = 64 - (d - 1).leading_zeros();
@@ -28,13 +28,13 @@ pub(in crate::ops) fn divisor(value: usize) -> Divisor {
 
 /// An axis of N tensors that are walked together: how long, and how far each steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::ops) struct Axis<const N: usize> {
+pub(crate) struct Axis<const N: usize> {
     pub extent: usize,
     pub strides: [usize; N],
 }
 
 /// The fewest axes that walk tensors of one shape with these strides in the same order.
-pub(in crate::ops) fn merge<const N: usize>(shape: &[usize], strides: [&[usize]; N]) -> Vec<Axis<N>> {
+pub(crate) fn merge<const N: usize>(shape: &[usize], strides: [&[usize]; N]) -> Vec<Axis<N>> {
     let mut axes: Vec<Axis<N>> = Vec::new();
     for (i, &extent) in shape.iter().enumerate().filter(|a| *a.1 != 1) {
         let inner = Axis { extent, strides: strides.map(|s| s[i]) };
@@ -68,28 +68,28 @@ fn split<const N: usize>(axes: &[Axis<N>], most: usize) -> Vec<(Vec<Axis<N>>, [u
 }
 
 /// [`split`] into what one launch can do.
-pub(in crate::ops) fn launches<const N: usize>(axes: &[Axis<N>]) -> Vec<(Vec<Axis<N>>, [usize; N])> {
+pub(crate) fn launches<const N: usize>(axes: &[Axis<N>]) -> Vec<(Vec<Axis<N>>, [usize; N])> {
     split(axes, MOST_UNITS - 1)
 }
 
 /// Blocks for so many units at `per_block`.
-pub(in crate::ops) fn grid(units: usize, per_block: usize) -> [u32; 3] {
+pub(crate) fn grid(units: usize, per_block: usize) -> [u32; 3] {
     [units.div_ceil(per_block) as u32, 1, 1]
 }
 
 /// The extents of axes for a parameter struct.
-pub(in crate::ops) fn divisors<const N: usize, const M: usize>(axes: &[Axis<N>]) -> [Divisor; M] {
+pub(crate) fn divisors<const N: usize, const M: usize>(axes: &[Axis<N>]) -> [Divisor; M] {
     std::array::from_fn(|i| divisor(axes.get(i).map_or(1, |a| a.extent)))
 }
 
 /// The strides of tensor `k` for a parameter struct.
-pub(in crate::ops) fn strides<const N: usize, const M: usize>(axes: &[Axis<N>], k: usize) -> [i64; M] {
+pub(crate) fn strides<const N: usize, const M: usize>(axes: &[Axis<N>], k: usize) -> [i64; M] {
     std::array::from_fn(|i| axes.get(i).map_or(0, |a| a.strides[k] as i64))
 }
 
 /// For ops that only move elements or map each to one: everything is kept as the operands are if these are
 /// alike, in f32 otherwise. Integers stay.
-pub(in crate::ops) fn alike(kept: &[DType], outputs: usize) -> Storage {
+pub(crate) fn alike(kept: &[DType], outputs: usize) -> Storage {
     let same = kept.iter().all(|d| *d == kept[0]);
     let dtype = if same { kept[0] } else { DType::F32 };
     Storage { inputs: vec![dtype; kept.len()], outputs: vec![dtype; outputs] }
@@ -228,7 +228,7 @@ fn transpose(size: usize, src: u64, dst: u64, axes: &[Axis<2>]) -> Option<Launch
 }
 
 /// One axis of a [`gather`].
-pub(in crate::ops) enum Gather {
+pub(crate) enum Gather {
     /// All of src's `extent` indices in order.
     All {
         /// Length in src and in the result.
@@ -244,7 +244,7 @@ pub(in crate::ops) enum Gather {
 }
 
 /// Fills a dense result from a dense operand, index by index along each axis.
-pub(in crate::ops) fn gather(
+pub(crate) fn gather(
     src: u64,
     dst: u64,
     dtype: DType,
