@@ -119,16 +119,24 @@ struct Mma {
 struct MmaOut {
     float d[4];
 };
-/// d = a·b + c over the fragments of a warp; `element(x, k)` picks a value of a register.
+/// d = a·b + c over the fragments of a warp; `a_at(op, row, k)` and `b_at(op, k, col)` pick values of
+/// registers. Each element of a and b is decoded once: this is where simulated networks spend their time.
 template <int K, class A, class B>
 inline void mma(dcsim::WarpOp& op, A a_at, B b_at) {
+    double b[K][8];
+    for (int k = 0; k < K; ++k)
+        for (int col = 0; col < 8; ++col) b[k][col] = b_at(op, k, col);
     for (int row = 0; row < 16; ++row) {
-        for (int col = 0; col < 8; ++col) {
-            const int lane = row % 8 * 4 + col / 2, slot = row / 8 * 2 + col % 2;
-            double sum = static_cast<const Mma*>(op.in[lane])->c[slot];
-            for (int k = 0; k < K; ++k) sum += double(a_at(op, row, k)) * double(b_at(op, k, col));
-            static_cast<MmaOut*>(op.out[lane])->d[slot] = float(sum);
+        double sums[8];
+        const int lane = row % 8 * 4, slot = row / 8 * 2;
+        for (int col = 0; col < 8; ++col)
+            sums[col] = static_cast<const Mma*>(op.in[lane + col / 2])->c[slot + col % 2];
+        for (int k = 0; k < K; ++k) {
+            const double a = a_at(op, row, k);
+            for (int col = 0; col < 8; ++col) sums[col] += a * b[k][col];
         }
+        for (int col = 0; col < 8; ++col)
+            static_cast<MmaOut*>(op.out[lane + col / 2])->d[slot + col % 2] = float(sums[col]);
     }
     dcsim::count_mma(2ull * 16 * 8 * K);
 }
