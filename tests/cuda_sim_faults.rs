@@ -70,7 +70,7 @@ fn check(kernel: &'static str) -> Result<(), String> {
     check_cuda::kernels(&Case::test("twice", Twice(kernel), vec![CaseInput::normal([N])]))
 }
 
-/// What must be said of each fault. `@` stands for the thread that is at fault.
+/// What must be said of each fault. `@` stands for kernel, block and thread 5.
 const FAULTS: &[(&str, &[&str])] = &[
     ("read_without_barrier", &["result 0 depends on the schedule: a race", "Reverse"]),
     ("write_without_barrier", &["result 0 depends on the schedule: a race", "Reverse"]),
@@ -151,12 +151,15 @@ fn planted_faults_are_reported() {
             wrong.push(format!("{kernel} passes"));
             continue;
         };
-        let named =
-            !message.contains("thread") || message.contains("threads with") || message.contains(kernel);
-        for part in said.iter().map(|p| p.replace('@', "block (1, 0, 0), thread 5: ")) {
-            if !message.contains(&part) || !named {
+        let at = format!("kernel {kernel}, block (1, 0, 0), thread 5: ");
+        for part in said.iter().map(|p| p.replace('@', &at)) {
+            if !message.contains(&part) {
                 wrong.push(format!("{kernel}: `{message}` does not say `{part}`"));
             }
+        }
+        let names_block = said.iter().any(|p| p.contains("block ("));
+        if names_block && !message.contains(&format!("kernel {kernel}, block (")) {
+            wrong.push(format!("{kernel}: `{message}` does not name the kernel"));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
