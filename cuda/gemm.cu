@@ -24,6 +24,9 @@
 //
 // gemm_rows_f32_{f32,bf16,f16}: as gemm_rows, a warp computes 4 columns for 8 rows.
 //
+// A launch computes the items of a batch, or up to 8 products of the same extents that have nothing else in common
+// (`grouped`, with the addresses among the parameters): `linear_group`.
+//
 // gemm_sum_{f32,bf16,f16}: adds the parts of a product whose k was split over blocks, in order.
 //
 // Which one runs is chosen in src/ops/matmul/cuda.rs.
@@ -32,6 +35,41 @@
 #include "../ffi/gemm.h"
 
 namespace {
+
+/// The operands of this block's product: item blockIdx.z of a batch, or member of a group.
+template <class A, class B>
+struct Operands {
+    const A* a;
+    const B* b;
+    int64_t a_step;
+};
+
+template <class A, class B>
+DC_FN Operands<A, B> operands(const Gemm& p) {
+    if (p.grouped) {
+        const GemmMember& own = p.members[blockIdx.z];
+        return {dc::ptr<const A>(own.a), dc::ptr<const B>(own.b), own.a_step};
+    }
+    return {dc::ptr<const A>(p.a) + blockIdx.z * p.a_batch, dc::ptr<const B>(p.b) + blockIdx.z * p.b_batch, p.a_step};
+}
+
+/// Where its result goes: the matrix begins with element `first` of what is at `y`.
+struct Result {
+    uint64_t y;
+    int64_t first;
+    Epilogue epilogue;
+};
+
+/// `part` is which of the partial sums the block computes.
+DC_FN Result result(const Gemm& p, int part) {
+    Result r{p.y, (int64_t(part) * gridDim.z + blockIdx.z) * p.m * p.n, p.epilogue};
+    if (p.grouped) {
+        r.y = p.members[blockIdx.z].y;
+        r.first = 0;
+        r.epilogue.bias = p.members[blockIdx.z].bias;
+    }
+    return r;
+}
 
 // ---- Tensor cores ---------------------------------------------------------------------------------------
 
@@ -53,17 +91,16 @@ DC_FN void gemm_mma(const Gemm& p) {
     T* shared = &dc::shared<T>();
     const auto place = dc::tile_place(blockIdx.x, dc::ceil_div(p.m, BM), dc::ceil_div(p.n, BN));
     const int row0 = place.row * BM, col0 = place.column * BN;
-    const T* a = dc::ptr<const T>(p.a) + blockIdx.z * p.a_batch;
-    const T* b = dc::ptr<const T>(p.b) + blockIdx.z * p.b_batch;
-    const auto tile_a = TileA::at(a + (A_TRANS ? row0 : row0 * p.a_step), p.a_step, p.m - row0, p.a_align);
+    const auto [a, b, a_step] = operands<T, T>(p);
+    const auto tile_a = TileA::at(a + (A_TRANS ? row0 : row0 * a_step), a_step, p.m - row0, p.a_align);
     const auto tile_b = TileB::at(b + (B_TRANS ? col0 * p.b_step : col0), p.b_step, p.n - col0, p.b_align);
     const int row = dc::warp() / (BN / WN) * WM, col = dc::warp() % (BN / WN) * WN;
     const int k0 = blockIdx.y * p.k_slice, k_end = dc::min(p.k, k0 + p.k_slice);
     float acc[Form::MI][Form::NI][4] = {};
     dc::gemm_steps<STAGES>(acc, tile_a, tile_b, shared, shared + STAGES * TileA::ELEMENTS, k0, k_end, row, col);
     float* patch = &dc::shared<float>() + dc::warp() * (dc::patch_bytes<Form::NI> / 4);
-    const int64_t first = (int64_t(blockIdx.y) * gridDim.z + blockIdx.z) * p.m * p.n;
-    dc::finish_warp<T>(p.epilogue, acc, patch, row0 + row, col0 + col, p.m, p.n, p.y, first, p.y_f32);
+    const Result to = result(p, blockIdx.y);
+    dc::finish_warp<T>(to.epilogue, acc, patch, row0 + row, col0 + col, p.m, p.n, to.y, to.first, p.y_f32);
 }
 
 // ---- Few rows, tensor cores -----------------------------------------------------------------------------
@@ -91,13 +128,12 @@ constexpr int ROWS_COLUMNS = 16, ROWS_WARPS = 8;
 template <class T>
 DC_FN void gemm_rows(const Gemm& p) {
     const int g = dc::lane() / 4, t = dc::lane() % 4, col0 = blockIdx.x * ROWS_COLUMNS;
-    const T* a = dc::ptr<const T>(p.a) + blockIdx.z * p.a_batch;
-    const T* b = dc::ptr<const T>(p.b) + blockIdx.z * p.b_batch;
+    const auto [a, b, a_step] = operands<T, T>(p);
     // Columns and rows that do not exist read the last one and are not stored.
     const T* b0 = b + dc::min(col0 + g, p.n - 1) * p.b_step;
     const T* b8 = b + dc::min(col0 + g + 8, p.n - 1) * p.b_step;
-    const T* a0 = a + dc::min(g, p.m - 1) * p.a_step;
-    const T* a8 = a + dc::min(g + 8, p.m - 1) * p.a_step;
+    const T* a0 = a + dc::min(g, p.m - 1) * a_step;
+    const T* a8 = a + dc::min(g + 8, p.m - 1) * a_step;
     float acc[2][4] = {};
     const bool two = p.m > 8;
     struct Held {
@@ -152,11 +188,12 @@ DC_FN void gemm_rows(const Gemm& p) {
     float sum = 0;
     DC_UNROLL
     for (int w = 0; w < ROWS_WARPS; ++w) sum += parts.warp[w][row][c];
-    const int64_t at = (int64_t(blockIdx.z) * p.m + row) * p.n + col;
+    const Result to = result(p, 0);
+    const int64_t at = to.first + int64_t(row) * p.n + col;
     if (p.y_f32)
-        dc::finish_store(p.epilogue, sum, row, col, dc::ptr<float>(p.y), at);
+        dc::finish_store(to.epilogue, sum, row, col, dc::ptr<float>(to.y), at);
     else
-        dc::finish_store(p.epilogue, sum, row, col, dc::ptr<T>(p.y), at);
+        dc::finish_store(to.epilogue, sum, row, col, dc::ptr<T>(to.y), at);
 }
 
 // ---- f32 ------------------------------------------------------------------------------------------------
@@ -249,12 +286,11 @@ DC_FN void gemm_simt(const Gemm& p) {
     auto& shared = dc::shared<SimtShared<SIDE>>();
     const auto place = dc::tile_place(blockIdx.x, dc::ceil_div(p.m, SIDE), dc::ceil_div(p.n, SIDE));
     const int row0 = place.row * SIDE, col0 = place.column * SIDE;
-    const float* a = dc::ptr<const float>(p.a) + blockIdx.z * p.a_batch;
-    const T* b = dc::ptr<const T>(p.b) + blockIdx.z * p.b_batch;
+    const auto [a, b, a_step] = operands<float, T>(p);
     using TileA = SimtTile<float, SIDE>;
     using TileB = SimtTile<T, SIDE>;
     const int k0 = blockIdx.y * p.k_slice, k_end = dc::min(p.k, k0 + p.k_slice);
-    TileA tile_a(a + (p.a_trans ? row0 : row0 * p.a_step), p.a_step, p.m - row0, p.a_align, !p.a_trans, k0);
+    TileA tile_a(a + (p.a_trans ? row0 : row0 * a_step), a_step, p.m - row0, p.a_align, !p.a_trans, k0);
     TileB tile_b(b + (p.b_trans ? col0 * p.b_step : col0), p.b_step, p.n - col0, p.b_align, p.b_trans, k0);
     // Warps own 4×8 threads: four distinct vectors of a and eight of b a read.
     const int ty = dc::warp() / 2 * 4 + dc::lane() / 8, tx = dc::warp() % 2 * 8 + dc::lane() % 8;
@@ -287,8 +323,8 @@ DC_FN void gemm_simt(const Gemm& p) {
         }
     }
     float* patch = &dc::shared<float>();
-    const int64_t first = (int64_t(blockIdx.y) * gridDim.z + blockIdx.z) * p.m * p.n;
-    const float* residual = p.epilogue.residual ? dc::ptr<const float>(p.epilogue.residual) + first : nullptr;
+    const Result to = result(p, blockIdx.y);
+    const float* residual = to.epilogue.residual ? dc::ptr<const float>(to.epilogue.residual) + to.first : nullptr;
     DC_UNROLL
     for (int h = 0; h < PARTS; ++h) {
         __syncthreads();
@@ -301,8 +337,8 @@ DC_FN void gemm_simt(const Gemm& p) {
             }
         }
         __syncthreads();
-        dc::finish<float, 64, SIDE, SIDE, SIMT_THREADS>(p.epilogue, patch, threadIdx.x, row0 + h * 64, col0, p.m, p.n,
-                                                        dc::ptr<float>(p.y) + first, residual);
+        dc::finish<float, 64, SIDE, SIDE, SIMT_THREADS>(to.epilogue, patch, threadIdx.x, row0 + h * 64, col0, p.m,
+                                                        p.n, dc::ptr<float>(to.y) + to.first, residual);
     }
 }
 
@@ -313,8 +349,7 @@ template <class T>
 DC_FN void gemm_rows_f32(const Gemm& p) {
     const int col0 = (blockIdx.x * F32_WARPS + dc::warp()) * F32_COLUMNS, row0 = blockIdx.y * F32_ROWS;
     const bool a_aligned = p.a_align == 16, b_aligned = p.b_align >= 4 * int(sizeof(T));
-    const float* a = dc::ptr<const float>(p.a) + blockIdx.z * p.a_batch;
-    const T* b = dc::ptr<const T>(p.b) + blockIdx.z * p.b_batch;
+    const auto [a, b, a_step] = operands<float, T>(p);
     float acc[F32_ROWS][F32_COLUMNS] = {};
     for (int k = dc::lane() * 4; k < p.k; k += 32 * 4) {
         dc::Vec<float, 4> w[F32_COLUMNS];
@@ -324,7 +359,7 @@ DC_FN void gemm_rows_f32(const Gemm& p) {
             w[c] = load4(b + dc::min(col0 + c, p.n - 1) * p.b_step + k, p.k - k, b_aligned);
         DC_UNROLL
         for (int r = 0; r < F32_ROWS; ++r) {
-            const auto x = load4(a + dc::min(row0 + r, p.m - 1) * p.a_step + k, p.k - k, a_aligned);
+            const auto x = load4(a + dc::min(row0 + r, p.m - 1) * a_step + k, p.k - k, a_aligned);
             DC_UNROLL
             for (int c = 0; c < F32_COLUMNS; ++c) {
                 DC_UNROLL
@@ -341,8 +376,8 @@ DC_FN void gemm_rows_f32(const Gemm& p) {
     }
     const int row = row0 + dc::lane() / F32_COLUMNS, col = col0 + dc::lane() % F32_COLUMNS;
     if (row >= p.m || col >= p.n) return;
-    const int64_t at = (int64_t(blockIdx.z) * p.m + row) * p.n + col;
-    dc::finish_store(p.epilogue, sum, row, col, dc::ptr<float>(p.y), at);
+    const Result to = result(p, 0);
+    dc::finish_store(to.epilogue, sum, row, col, dc::ptr<float>(to.y), to.first + int64_t(row) * p.n + col);
 }
 
 // ---- Sum of split products ------------------------------------------------------------------------------

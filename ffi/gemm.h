@@ -3,9 +3,25 @@
 
 #include "epilogue.h"
 
+/// Most products of a group.
+#define GEMM_MEMBERS 8
+
+/// What the products of a group do not share.
+typedef struct GemmMember {
+    /// As the fields of `Gemm`.
+    uint64_t a;
+    uint64_t b;
+    uint64_t y;
+    /// As that of `Epilogue`.
+    uint64_t bias;
+    /// As the field of `Gemm`.
+    int64_t a_step;
+} GemmMember;
+
 /// Parameters of `gemm_*` but `gemm_sum_*`: y = epilogue(A*B), A of m rows and k columns, B of k rows and n
-/// columns, for each item of a batch (blockIdx.z). With gridDim.y > 1 each blockIdx.y sums `k_slice` of the k
-/// products only, y is [gridDim.y, batch, m, n] in f32, and `gemm_sum_*` does the rest.
+/// columns, for each item of a batch or member of a group of products (blockIdx.z). With gridDim.y > 1 each
+/// blockIdx.y sums `k_slice` of the k products only, y is [gridDim.y, batch, m, n] in f32, and `gemm_sum_*`
+/// does the rest; not for groups.
 typedef struct Gemm {
     /// A: rows of k values, or with `a_trans` its transpose, rows of m values; `a_step` elements apart.
     uint64_t a;
@@ -20,6 +36,8 @@ typedef struct Gemm {
     int64_t b_batch;
     /// The residual has the batch of y; the bias is shared.
     Epilogue epilogue;
+    /// The products, if `grouped`.
+    GemmMember members[GEMM_MEMBERS];
     int32_t m;
     int32_t n;
     int32_t k;
@@ -33,8 +51,8 @@ typedef struct Gemm {
     int32_t b_trans;
     /// Whether y (and the residual) is f32 where A and B are half precision.
     int32_t y_f32;
-    /// Padding.
-    uint32_t reserved;
+    /// Whether blockIdx.z is a member of a group, of which the epilogue asks for neither residual nor gate.
+    int32_t grouped;
 } Gemm;
 
 /// Parameters of `gemm_sum_*`: y = epilogue(sum of the partial products of `splits` blocks).

@@ -1,7 +1,7 @@
 //! Parameters of the kernels, one struct a kernel: what `ffi/*.h` says, in Rust.
 //!
 //! Written by `tools/bindgen`; change the headers, not this file.
-// headers sha256: 747bda86c5163d174b036f3313d545b2bc7c325e70263b7cf4cd66fb25da1073
+// headers sha256: 310a0159e9fdc32d472f8069e94e8e896a6dae2e44fc4cb50e92a949ef5014d2
 
 /// As in the headers.
 pub const ACTIVATION_NONE: u32 = 0;
@@ -49,6 +49,8 @@ pub const BINARY_OPERAND_ONE: u32 = 1;
 pub const BINARY_OPERAND_NUMBER: u32 = 2;
 /// As in the headers.
 pub const CONV2D_SOURCES: u32 = 8;
+/// As in the headers.
+pub const GEMM_MEMBERS: u32 = 8;
 /// Parameters of `activation_fwd_*` and `activation_bwd_*`: y = f(x), or y = f'(x) * dy, element by element.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
@@ -1164,9 +1166,35 @@ const _: () = {
     ["Offset of field: GatedResidualFwd::reserved"]
         [::std::mem::offset_of!(GatedResidualFwd, reserved) - 68usize];
 };
+/// What the products of a group do not share.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct GemmMember {
+    /// As the fields of `Gemm`.
+    pub a: u64,
+    /// See `a`.
+    pub b: u64,
+    /// See `a`.
+    pub y: u64,
+    /// As that of `Epilogue`.
+    pub bias: u64,
+    /// As the field of `Gemm`.
+    pub a_step: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GemmMember"][::std::mem::size_of::<GemmMember>() - 40usize];
+    ["Alignment of GemmMember"][::std::mem::align_of::<GemmMember>() - 8usize];
+    ["Offset of field: GemmMember::a"][::std::mem::offset_of!(GemmMember, a) - 0usize];
+    ["Offset of field: GemmMember::b"][::std::mem::offset_of!(GemmMember, b) - 8usize];
+    ["Offset of field: GemmMember::y"][::std::mem::offset_of!(GemmMember, y) - 16usize];
+    ["Offset of field: GemmMember::bias"][::std::mem::offset_of!(GemmMember, bias) - 24usize];
+    ["Offset of field: GemmMember::a_step"][::std::mem::offset_of!(GemmMember, a_step) - 32usize];
+};
 /// Parameters of `gemm_*` but `gemm_sum_*`: y = epilogue(A*B), A of m rows and k columns, B of k rows and n
-/// columns, for each item of a batch (blockIdx.z). With gridDim.y > 1 each blockIdx.y sums `k_slice` of the k
-/// products only, y is [gridDim.y, batch, m, n] in f32, and `gemm_sum_*` does the rest.
+/// columns, for each item of a batch or member of a group of products (blockIdx.z). With gridDim.y > 1 each
+/// blockIdx.y sums `k_slice` of the k products only, y is [gridDim.y, batch, m, n] in f32, and `gemm_sum_*`
+/// does the rest; not for groups.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct Gemm {
@@ -1186,11 +1214,13 @@ pub struct Gemm {
     pub b_batch: i64,
     /// The residual has the batch of y; the bias is shared.
     pub epilogue: Epilogue,
-    /// See `epilogue`.
+    /// The products, if `grouped`.
+    pub members: [GemmMember; 8usize],
+    /// See `members`.
     pub m: i32,
-    /// See `epilogue`.
+    /// See `members`.
     pub n: i32,
-    /// See `epilogue`.
+    /// See `members`.
     pub k: i32,
     /// Products of a block: a multiple of 32, or k.
     pub k_slice: i32,
@@ -1204,12 +1234,12 @@ pub struct Gemm {
     pub b_trans: i32,
     /// Whether y (and the residual) is f32 where A and B are half precision.
     pub y_f32: i32,
-    /// Padding.
-    pub reserved: u32,
+    /// Whether blockIdx.z is a member of a group, of which the epilogue asks for neither residual nor gate.
+    pub grouped: i32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of Gemm"][::std::mem::size_of::<Gemm>() - 152usize];
+    ["Size of Gemm"][::std::mem::size_of::<Gemm>() - 472usize];
     ["Alignment of Gemm"][::std::mem::align_of::<Gemm>() - 8usize];
     ["Offset of field: Gemm::a"][::std::mem::offset_of!(Gemm, a) - 0usize];
     ["Offset of field: Gemm::b"][::std::mem::offset_of!(Gemm, b) - 8usize];
@@ -1219,16 +1249,17 @@ const _: () = {
     ["Offset of field: Gemm::a_batch"][::std::mem::offset_of!(Gemm, a_batch) - 40usize];
     ["Offset of field: Gemm::b_batch"][::std::mem::offset_of!(Gemm, b_batch) - 48usize];
     ["Offset of field: Gemm::epilogue"][::std::mem::offset_of!(Gemm, epilogue) - 56usize];
-    ["Offset of field: Gemm::m"][::std::mem::offset_of!(Gemm, m) - 112usize];
-    ["Offset of field: Gemm::n"][::std::mem::offset_of!(Gemm, n) - 116usize];
-    ["Offset of field: Gemm::k"][::std::mem::offset_of!(Gemm, k) - 120usize];
-    ["Offset of field: Gemm::k_slice"][::std::mem::offset_of!(Gemm, k_slice) - 124usize];
-    ["Offset of field: Gemm::a_align"][::std::mem::offset_of!(Gemm, a_align) - 128usize];
-    ["Offset of field: Gemm::b_align"][::std::mem::offset_of!(Gemm, b_align) - 132usize];
-    ["Offset of field: Gemm::a_trans"][::std::mem::offset_of!(Gemm, a_trans) - 136usize];
-    ["Offset of field: Gemm::b_trans"][::std::mem::offset_of!(Gemm, b_trans) - 140usize];
-    ["Offset of field: Gemm::y_f32"][::std::mem::offset_of!(Gemm, y_f32) - 144usize];
-    ["Offset of field: Gemm::reserved"][::std::mem::offset_of!(Gemm, reserved) - 148usize];
+    ["Offset of field: Gemm::members"][::std::mem::offset_of!(Gemm, members) - 112usize];
+    ["Offset of field: Gemm::m"][::std::mem::offset_of!(Gemm, m) - 432usize];
+    ["Offset of field: Gemm::n"][::std::mem::offset_of!(Gemm, n) - 436usize];
+    ["Offset of field: Gemm::k"][::std::mem::offset_of!(Gemm, k) - 440usize];
+    ["Offset of field: Gemm::k_slice"][::std::mem::offset_of!(Gemm, k_slice) - 444usize];
+    ["Offset of field: Gemm::a_align"][::std::mem::offset_of!(Gemm, a_align) - 448usize];
+    ["Offset of field: Gemm::b_align"][::std::mem::offset_of!(Gemm, b_align) - 452usize];
+    ["Offset of field: Gemm::a_trans"][::std::mem::offset_of!(Gemm, a_trans) - 456usize];
+    ["Offset of field: Gemm::b_trans"][::std::mem::offset_of!(Gemm, b_trans) - 460usize];
+    ["Offset of field: Gemm::y_f32"][::std::mem::offset_of!(Gemm, y_f32) - 464usize];
+    ["Offset of field: Gemm::grouped"][::std::mem::offset_of!(Gemm, grouped) - 468usize];
 };
 /// Parameters of `gemm_sum_*`: y = epilogue(sum of the partial products of `splits` blocks).
 #[repr(C)]

@@ -126,7 +126,7 @@ fn run(kernel: &Kernel, problem: &Problem, simulator: &Simulator) -> Result<(), 
             a_trans: trans[0].into(),
             b_trans: trans[1].into(),
             y_f32: (splits > 1 || y == DType::F32).into(),
-            reserved: 0,
+            ..Gemm::default()
         };
         let tiles = [m.div_ceil(kernel.tile[0]), n.div_ceil(kernel.tile[1])];
         let grid = match kernel.name.starts_with("gemm_rows") {

@@ -170,6 +170,41 @@ fn fusion_gates_in_the_epilogue() {
     assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() <= 1e-5), "fusion changed numbers");
 }
 
+/// Layers of equal extents share a node, those of one x first; what reads a member's result stays behind it.
+#[test]
+fn fusion_groups_independent_linears() {
+    let build = || {
+        let mut b = GraphBuilder::new();
+        let x = b.input("x", DType::F32, [7, 5]).unwrap();
+        let (w, v) = (b.constant(ramp(&[3, 5])), b.constant(ramp(&[5, 3])));
+        let (bias, zero) = (b.constant(ramp(&[3])), b.constant(ramp(&[5])));
+        let mut sum = x;
+        for _ in 0..3 {
+            let other = b.constant(ramp(&[3, 5]));
+            let h = b.linear(x, other, Some(bias)).unwrap();
+            for weight in [v, b.constant(ramp(&[5, 3]))] {
+                let y = b.linear(h, weight, Some(zero)).unwrap();
+                sum = b.mul(sum, y).unwrap();
+            }
+        }
+        let last = b.linear(sum, w, Some(bias)).unwrap();
+        b.output("y", last);
+        b.finish()
+    };
+    let mut fused = build();
+    let applied = passes::run(&mut fused, fuse::RULES, None).unwrap();
+    assert!(applied.contains(&("linears into group", 2)), "{applied:?}");
+    let names: Vec<_> = fused.nodes.iter().map(|n| n.op.name()).collect();
+    let muls = ["binary"; 6];
+    assert_eq!(names, [&["linear_group"; 2], &muls[..], &["linear"]].concat(), "{}", dump::text(&fused));
+    let inputs = [("x", ramp(&[7, 5]))];
+    assert_eq!(run(build(), &inputs), run(fused, &inputs), "fusion changed numbers");
+    // Stopped before.
+    let mut none = build();
+    let applied = passes::run(&mut none, fuse::RULES, Some(0)).unwrap();
+    assert!(applied.iter().all(|(_, n)| *n == 0), "{applied:?}");
+}
+
 #[test]
 fn dense_blocks_never_materialise_concatenations() {
     let net = RrdbNet { num_feat: 8, num_block: 1, num_grow_ch: 4, ..RrdbNet::default() };

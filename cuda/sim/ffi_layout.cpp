@@ -1,5 +1,5 @@
 // Written by tools/bindgen: what Rust believes of the structs of ffi/, for the C++ compilers to prove.
-// headers sha256: 747bda86c5163d174b036f3313d545b2bc7c325e70263b7cf4cd66fb25da1073
+// headers sha256: 310a0159e9fdc32d472f8069e94e8e896a6dae2e44fc4cb50e92a949ef5014d2
 #include <cstddef>
 
 #include "../../ffi/activation.h"
@@ -319,7 +319,13 @@ static_assert(offsetof(GatedResidualFwd, rows) == 56, "offsetof(GatedResidualFwd
 static_assert(offsetof(GatedResidualFwd, cols) == 60, "offsetof(GatedResidualFwd, cols)");
 static_assert(offsetof(GatedResidualFwd, tokens) == 64, "offsetof(GatedResidualFwd, tokens)");
 static_assert(offsetof(GatedResidualFwd, reserved) == 68, "offsetof(GatedResidualFwd, reserved)");
-static_assert(sizeof(Gemm) == 152, "sizeof(Gemm)");
+static_assert(sizeof(GemmMember) == 40, "sizeof(GemmMember)");
+static_assert(offsetof(GemmMember, a) == 0, "offsetof(GemmMember, a)");
+static_assert(offsetof(GemmMember, b) == 8, "offsetof(GemmMember, b)");
+static_assert(offsetof(GemmMember, y) == 16, "offsetof(GemmMember, y)");
+static_assert(offsetof(GemmMember, bias) == 24, "offsetof(GemmMember, bias)");
+static_assert(offsetof(GemmMember, a_step) == 32, "offsetof(GemmMember, a_step)");
+static_assert(sizeof(Gemm) == 472, "sizeof(Gemm)");
 static_assert(offsetof(Gemm, a) == 0, "offsetof(Gemm, a)");
 static_assert(offsetof(Gemm, b) == 8, "offsetof(Gemm, b)");
 static_assert(offsetof(Gemm, y) == 16, "offsetof(Gemm, y)");
@@ -328,16 +334,17 @@ static_assert(offsetof(Gemm, b_step) == 32, "offsetof(Gemm, b_step)");
 static_assert(offsetof(Gemm, a_batch) == 40, "offsetof(Gemm, a_batch)");
 static_assert(offsetof(Gemm, b_batch) == 48, "offsetof(Gemm, b_batch)");
 static_assert(offsetof(Gemm, epilogue) == 56, "offsetof(Gemm, epilogue)");
-static_assert(offsetof(Gemm, m) == 112, "offsetof(Gemm, m)");
-static_assert(offsetof(Gemm, n) == 116, "offsetof(Gemm, n)");
-static_assert(offsetof(Gemm, k) == 120, "offsetof(Gemm, k)");
-static_assert(offsetof(Gemm, k_slice) == 124, "offsetof(Gemm, k_slice)");
-static_assert(offsetof(Gemm, a_align) == 128, "offsetof(Gemm, a_align)");
-static_assert(offsetof(Gemm, b_align) == 132, "offsetof(Gemm, b_align)");
-static_assert(offsetof(Gemm, a_trans) == 136, "offsetof(Gemm, a_trans)");
-static_assert(offsetof(Gemm, b_trans) == 140, "offsetof(Gemm, b_trans)");
-static_assert(offsetof(Gemm, y_f32) == 144, "offsetof(Gemm, y_f32)");
-static_assert(offsetof(Gemm, reserved) == 148, "offsetof(Gemm, reserved)");
+static_assert(offsetof(Gemm, members) == 112, "offsetof(Gemm, members)");
+static_assert(offsetof(Gemm, m) == 432, "offsetof(Gemm, m)");
+static_assert(offsetof(Gemm, n) == 436, "offsetof(Gemm, n)");
+static_assert(offsetof(Gemm, k) == 440, "offsetof(Gemm, k)");
+static_assert(offsetof(Gemm, k_slice) == 444, "offsetof(Gemm, k_slice)");
+static_assert(offsetof(Gemm, a_align) == 448, "offsetof(Gemm, a_align)");
+static_assert(offsetof(Gemm, b_align) == 452, "offsetof(Gemm, b_align)");
+static_assert(offsetof(Gemm, a_trans) == 456, "offsetof(Gemm, a_trans)");
+static_assert(offsetof(Gemm, b_trans) == 460, "offsetof(Gemm, b_trans)");
+static_assert(offsetof(Gemm, y_f32) == 464, "offsetof(Gemm, y_f32)");
+static_assert(offsetof(Gemm, grouped) == 468, "offsetof(Gemm, grouped)");
 static_assert(sizeof(GemmSum) == 88, "sizeof(GemmSum)");
 static_assert(offsetof(GemmSum, partial) == 0, "offsetof(GemmSum, partial)");
 static_assert(offsetof(GemmSum, y) == 8, "offsetof(GemmSum, y)");

@@ -23,6 +23,7 @@ pub mod gated_residual;
 pub mod group_norm;
 pub mod layer_norm;
 pub mod linear;
+pub mod linear_group;
 pub mod matmul;
 pub mod moe_modulate;
 pub mod pad;
@@ -67,6 +68,7 @@ pub static REGISTRY: &[&[OpEntry]] = &[
     group_norm::ENTRIES,
     layer_norm::ENTRIES,
     linear::ENTRIES,
+    linear_group::ENTRIES,
     matmul::ENTRIES,
     moe_modulate::ENTRIES,
     pad::ENTRIES,

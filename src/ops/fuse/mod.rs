@@ -1,6 +1,8 @@
 //! Fusion rules: which neighbours an op absorbs. Each is small, named, and applied by
 //! [`crate::graph::passes::run`] after differentiation.
 
+mod group;
+
 use std::sync::Arc;
 
 use super::activation::Activation;
@@ -22,6 +24,7 @@ pub static RULES: &[&dyn Rule] = &[
     &GatedResidualIntoLinear,
     &ConcatIntoConv,
     &UpsampleIntoConv,
+    &group::LinearsIntoGroup,
 ];
 
 /// The epilogue of a GEMM-like op.

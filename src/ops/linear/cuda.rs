@@ -27,10 +27,10 @@ pub(super) fn storage(op: &Linear, inputs: &[&TensorType], kept: &[DType], compu
     Storage { inputs: types, outputs: vec![y] }
 }
 
-fn extents(x: &TensorType, w: &TensorType) -> Extents {
+pub(in crate::ops) fn extents(x: &TensorType, w: &TensorType) -> Extents {
     let [n, k] = w.shape[..] else { unreachable!("infer takes a matrix") };
     let m = x.shape[..x.shape.len() - 1].iter().product();
-    Extents { batch: 1, m, k, n, trans_a: false, trans_b: true, half: x.dtype != DType::F32 }
+    Extents { batch: 1, grouped: false, m, k, n, trans_a: false, trans_b: true, half: x.dtype != DType::F32 }
 }
 
 pub(super) fn scratch(inputs: &[&TensorType]) -> usize {
@@ -55,6 +55,7 @@ pub(super) fn forward(op: &Linear, call: &CudaCall) -> Vec<Launch> {
         y_dtype: y.ty.dtype,
         epilogue,
         scratch: call.scratch,
+        group: vec![],
     };
     product.launches()
 }

@@ -1,7 +1,7 @@
 //! `linear`: y = x·Wᵀ + b over the last axis, with an optional epilogue.
 
 mod cpu;
-mod cuda;
+pub(super) mod cuda;
 mod reference;
 
 use super::activation::{Kind, expect_f32};

@@ -19,6 +19,7 @@ pub(in crate::ops) const FEW_ROWS: usize = 16;
 const MOST_BLOCKS_Z: usize = 65535;
 
 /// An operand of a product: matrices whose rows are dense.
+#[derive(Clone, Copy)]
 pub(in crate::ops) struct Matrix {
     address: u64,
     dtype: DType,
@@ -34,6 +35,11 @@ impl Matrix {
         Matrix { address: o.address, dtype: o.ty.dtype, step, batch_step }
     }
 
+    /// The least aligned of the matrices of a group: all can be read as it can.
+    pub fn aligned_as(all: &[Matrix]) -> Self {
+        *all.iter().min_by_key(|m| m.align()).expect("a group has members")
+    }
+
     /// The largest power of two, up to 16 bytes, that divides the address and all steps.
     fn align(&self) -> i32 {
         let size = self.dtype.size();
@@ -46,6 +52,8 @@ impl Matrix {
 #[derive(Clone, Copy, Debug)]
 pub(in crate::ops) struct Extents {
     pub batch: usize,
+    /// Whether the items of the batch are a group: each has memory of its own. They are not split.
+    pub grouped: bool,
     pub m: usize,
     pub k: usize,
     pub n: usize,
@@ -91,7 +99,7 @@ impl Extents {
         let mut best = (f64::INFINITY, whole(Tile::Block(64, 64)));
         for &(rows, columns, share) in tiles {
             let blocks = self.batch * self.m.div_ceil(rows) * self.n.div_ceil(columns);
-            for splits in 1..=16 {
+            for splits in 1..=if self.grouped { 1 } else { 16 } {
                 let k_slice = self.k.div_ceil(splits).next_multiple_of(STEP);
                 if splits > 1 && (k_slice < 8 * STEP || k_slice * (splits - 1) >= self.k) {
                     continue;
@@ -130,6 +138,8 @@ pub(in crate::ops) struct Product {
     pub epilogue: ffi::Epilogue,
     /// Address of [`Extents::scratch`] bytes.
     pub scratch: u64,
+    /// What the members of a group have of their own; empty for a batch.
+    pub group: Vec<ffi::GemmMember>,
 }
 
 impl Product {
@@ -146,6 +156,8 @@ impl Product {
             Tile::Rows => [e.n.div_ceil(16), e.m.div_ceil(8)],
         };
         let part = plan.splits > 1;
+        let mut members = [ffi::GemmMember::default(); ffi::GEMM_MEMBERS as usize];
+        members[..self.group.len()].copy_from_slice(&self.group);
         let nothing = Epilogue::default().on_cuda(None, None);
         let launch = |first: usize| {
             let at = |m: &Matrix| m.address + (first * m.batch_step * m.dtype.size()) as u64;
@@ -161,6 +173,7 @@ impl Product {
                 a_batch: self.a.batch_step as i64,
                 b_batch: self.b.batch_step as i64,
                 epilogue,
+                members,
                 m: e.m as i32,
                 n: e.n as i32,
                 k: e.k as i32,
@@ -170,7 +183,7 @@ impl Product {
                 a_trans: e.trans_a.into(),
                 b_trans: e.trans_b.into(),
                 y_f32: (part || self.y_dtype == DType::F32).into(),
-                reserved: 0,
+                grouped: e.grouped.into(),
             };
             let z = (e.batch - first).min(MOST_BLOCKS_Z);
             Launch::new(&kernel, [blocks[0] as u32, blocks[1] as u32, z as u32], &params)
@@ -252,7 +265,7 @@ fn extents(op: &MatMul, a: &TensorType, b: &TensorType) -> (Extents, Dims) {
     }
     let Dims { batch, m, k, n, .. } = d;
     let half = a.dtype != DType::F32;
-    (Extents { batch, m, k, n, trans_a: op.trans_a, trans_b: op.trans_b, half }, d)
+    (Extents { batch, grouped: false, m, k, n, trans_a: op.trans_a, trans_b: op.trans_b, half }, d)
 }
 
 pub(super) fn scratch(op: &MatMul, inputs: &[&TensorType]) -> usize {
@@ -278,6 +291,7 @@ pub(super) fn forward(op: &MatMul, call: &CudaCall) -> Vec<Launch> {
         y_dtype: y.ty.dtype,
         epilogue: Epilogue::default().on_cuda(None, None),
         scratch: call.scratch,
+        group: vec![],
     };
     product.launches()
 }
