@@ -3,7 +3,8 @@
 // Memory-bound: 12 bytes an element in f32 where both operands are as large as the result, 6 in half
 // precision. A thread handles 8 elements in vectors of 16 bytes, all loads before the arithmetic. The host
 // merges axes along which both operands run on or both repeat: same shapes are one axis, a bias is two. An
-// operand that repeats along the last axis is read once a vector.
+// operand that repeats along the last axis is read once a vector. Several results of the same shapes and strides
+// may be members of one launch: small ones, such as the modulation vectors of blocks, cost nothing but the launch.
 #include "../ffi/binary.h"
 #include "include/dc.cuh"
 #include "include/index.cuh"
@@ -30,6 +31,7 @@ DC_FN void read(float* v, uint64_t address, int64_t at, int form) {
 template <class T, int VEC>
 DC_FN void binary_fwd(const BinaryFwd& p) {
     constexpr int UNITS = VALUES / VEC;
+    const BinaryMember& own = p.members[blockIdx.z];
     const uint32_t first = blockIdx.x * (THREADS * UNITS) + threadIdx.x;
     float x[VALUES], y[VALUES];
     DC_UNROLL
@@ -44,8 +46,8 @@ DC_FN void binary_fwd(const BinaryFwd& p) {
             x_at += digit * p.x_strides[a];
             y_at += digit * p.y_strides[a];
         }
-        read<T, VEC>(x + u * VEC, p.x, x_at + i * p.x_strides[0], p.x_form);
-        read<T, VEC>(y + u * VEC, p.y, y_at + i * p.y_strides[0], p.y_form);
+        read<T, VEC>(x + u * VEC, own.x, x_at + i * p.x_strides[0], p.x_form);
+        read<T, VEC>(y + u * VEC, own.y, y_at + i * p.y_strides[0], p.y_form);
     }
     switch (p.kind) {
 #define EACH(RESULT)                                  \
@@ -65,7 +67,7 @@ DC_FN void binary_fwd(const BinaryFwd& p) {
         dc::Vec<T, VEC> out;
         DC_UNROLL
         for (int k = 0; k < VEC; ++k) out[k] = dc::from_f32<T>(x[u * VEC + k]);
-        dc::store(dc::ptr<T>(p.z) + int64_t(i) * VEC, out);
+        dc::store(dc::ptr<T>(own.z) + int64_t(i) * VEC, out);
     }
 }
 

@@ -8,14 +8,23 @@
 #define BINARY_MUL 2
 #define BINARY_DIV 3
 
-/// Parameters of `binary_fwd_*`: z = f(x, y) element by element. A unit is what a thread handles at once: some
-/// neighbouring elements of z.
-typedef struct BinaryFwd {
+/// Results of a launch, at most.
+#define BINARY_MEMBERS 16
+
+/// One result of a launch, and what it is computed from.
+typedef struct BinaryMember {
     /// x and y, strided; 0 strides repeat.
     uint64_t x;
     uint64_t y;
     /// z, dense.
     uint64_t z;
+} BinaryMember;
+
+/// Parameters of `binary_fwd_*`: z = f(x, y) element by element, for each member (blockIdx.z). A unit is what a thread handles at once: some
+/// neighbouring elements of z.
+typedef struct BinaryFwd {
+    /// gridDim.z of them, all of the same shapes and strides.
+    BinaryMember members[BINARY_MEMBERS];
     /// Elements to step for one unit along each axis, outermost first.
     int64_t x_strides[8];
     int64_t y_strides[8];

@@ -1,7 +1,7 @@
 //! Parameters of the kernels, one struct a kernel: what `ffi/*.h` says, in Rust.
 //!
 //! Written by `tools/bindgen`; change the headers, not this file.
-// headers sha256: 310a0159e9fdc32d472f8069e94e8e896a6dae2e44fc4cb50e92a949ef5014d2
+// headers sha256: 1542db5cc4819618e7ad78f38a716bee6cf50148b845fb0c413eb4952c81888d
 
 /// As in the headers.
 pub const ACTIVATION_NONE: u32 = 0;
@@ -41,6 +41,8 @@ pub const BINARY_SUB: u32 = 1;
 pub const BINARY_MUL: u32 = 2;
 /// As in the headers.
 pub const BINARY_DIV: u32 = 3;
+/// As in the headers.
+pub const BINARY_MEMBERS: u32 = 16;
 /// As in the headers.
 pub const BINARY_OPERAND_VECTOR: u32 = 0;
 /// As in the headers.
@@ -408,17 +410,32 @@ const _: () = {
     ["Offset of field: Divisor::shift"][::std::mem::offset_of!(Divisor, shift) - 8usize];
     ["Offset of field: Divisor::reserved"][::std::mem::offset_of!(Divisor, reserved) - 12usize];
 };
-/// Parameters of `binary_fwd_*`: z = f(x, y) element by element. A unit is what a thread handles at once: some
-/// neighbouring elements of z.
+/// One result of a launch, and what it is computed from.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct BinaryFwd {
+pub struct BinaryMember {
     /// x and y, strided; 0 strides repeat.
     pub x: u64,
     /// See `x`.
     pub y: u64,
     /// z, dense.
     pub z: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of BinaryMember"][::std::mem::size_of::<BinaryMember>() - 24usize];
+    ["Alignment of BinaryMember"][::std::mem::align_of::<BinaryMember>() - 8usize];
+    ["Offset of field: BinaryMember::x"][::std::mem::offset_of!(BinaryMember, x) - 0usize];
+    ["Offset of field: BinaryMember::y"][::std::mem::offset_of!(BinaryMember, y) - 8usize];
+    ["Offset of field: BinaryMember::z"][::std::mem::offset_of!(BinaryMember, z) - 16usize];
+};
+/// Parameters of `binary_fwd_*`: z = f(x, y) element by element, for each member (blockIdx.z). A unit is what a thread handles at once: some
+/// neighbouring elements of z.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct BinaryFwd {
+    /// gridDim.z of them, all of the same shapes and strides.
+    pub members: [BinaryMember; 16usize],
     /// Elements to step for one unit along each axis, outermost first.
     pub x_strides: [i64; 8usize],
     /// See `x_strides`.
@@ -440,20 +457,18 @@ pub struct BinaryFwd {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of BinaryFwd"][::std::mem::size_of::<BinaryFwd>() - 304usize];
+    ["Size of BinaryFwd"][::std::mem::size_of::<BinaryFwd>() - 664usize];
     ["Alignment of BinaryFwd"][::std::mem::align_of::<BinaryFwd>() - 8usize];
-    ["Offset of field: BinaryFwd::x"][::std::mem::offset_of!(BinaryFwd, x) - 0usize];
-    ["Offset of field: BinaryFwd::y"][::std::mem::offset_of!(BinaryFwd, y) - 8usize];
-    ["Offset of field: BinaryFwd::z"][::std::mem::offset_of!(BinaryFwd, z) - 16usize];
-    ["Offset of field: BinaryFwd::x_strides"][::std::mem::offset_of!(BinaryFwd, x_strides) - 24usize];
-    ["Offset of field: BinaryFwd::y_strides"][::std::mem::offset_of!(BinaryFwd, y_strides) - 88usize];
-    ["Offset of field: BinaryFwd::extents"][::std::mem::offset_of!(BinaryFwd, extents) - 152usize];
-    ["Offset of field: BinaryFwd::units"][::std::mem::offset_of!(BinaryFwd, units) - 280usize];
-    ["Offset of field: BinaryFwd::rank"][::std::mem::offset_of!(BinaryFwd, rank) - 284usize];
-    ["Offset of field: BinaryFwd::kind"][::std::mem::offset_of!(BinaryFwd, kind) - 288usize];
-    ["Offset of field: BinaryFwd::x_form"][::std::mem::offset_of!(BinaryFwd, x_form) - 292usize];
-    ["Offset of field: BinaryFwd::y_form"][::std::mem::offset_of!(BinaryFwd, y_form) - 296usize];
-    ["Offset of field: BinaryFwd::reserved"][::std::mem::offset_of!(BinaryFwd, reserved) - 300usize];
+    ["Offset of field: BinaryFwd::members"][::std::mem::offset_of!(BinaryFwd, members) - 0usize];
+    ["Offset of field: BinaryFwd::x_strides"][::std::mem::offset_of!(BinaryFwd, x_strides) - 384usize];
+    ["Offset of field: BinaryFwd::y_strides"][::std::mem::offset_of!(BinaryFwd, y_strides) - 448usize];
+    ["Offset of field: BinaryFwd::extents"][::std::mem::offset_of!(BinaryFwd, extents) - 512usize];
+    ["Offset of field: BinaryFwd::units"][::std::mem::offset_of!(BinaryFwd, units) - 640usize];
+    ["Offset of field: BinaryFwd::rank"][::std::mem::offset_of!(BinaryFwd, rank) - 644usize];
+    ["Offset of field: BinaryFwd::kind"][::std::mem::offset_of!(BinaryFwd, kind) - 648usize];
+    ["Offset of field: BinaryFwd::x_form"][::std::mem::offset_of!(BinaryFwd, x_form) - 652usize];
+    ["Offset of field: BinaryFwd::y_form"][::std::mem::offset_of!(BinaryFwd, y_form) - 656usize];
+    ["Offset of field: BinaryFwd::reserved"][::std::mem::offset_of!(BinaryFwd, reserved) - 660usize];
 };
 /// Parameters of `color_fix_blur_*`: one level of the wavelet decomposition.
 #[repr(C)]

@@ -170,6 +170,29 @@ fn fusion_gates_in_the_epilogue() {
     assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() <= 1e-5), "fusion changed numbers");
 }
 
+/// Small sums that wait for nothing are taken at once; what needs their results comes after.
+#[test]
+fn fusion_groups_small_sums() {
+    let build = || {
+        let mut b = GraphBuilder::new();
+        let t = b.input("t", DType::F32, [1, 6, 4]).unwrap();
+        let mut sum = t;
+        for _ in 0..20 {
+            let table = b.constant(ramp(&[6, 4]));
+            let y = b.add(table, t).unwrap();
+            sum = b.mul(sum, y).unwrap();
+        }
+        b.output("y", sum);
+        b.finish()
+    };
+    let mut fused = build();
+    let applied = passes::run(&mut fused, fuse::RULES, None).unwrap();
+    assert!(applied.contains(&("binaries into group", 2)), "{applied:?}");
+    assert_eq!(fused.nodes.len(), 22, "{}", dump::text(&fused));
+    let inputs = [("t", ramp(&[1, 6, 4]))];
+    assert_eq!(run(build(), &inputs), run(fused, &inputs), "fusion changed numbers");
+}
+
 /// Layers of equal extents share a node, those of one x first; what reads a member's result stays behind it.
 #[test]
 fn fusion_groups_independent_linears() {
@@ -178,14 +201,17 @@ fn fusion_groups_independent_linears() {
         let x = b.input("x", DType::F32, [7, 5]).unwrap();
         let (w, v) = (b.constant(ramp(&[3, 5])), b.constant(ramp(&[5, 3])));
         let (bias, zero) = (b.constant(ramp(&[3])), b.constant(ramp(&[5])));
-        let mut sum = x;
+        let mut all = Vec::new();
         for _ in 0..3 {
             let other = b.constant(ramp(&[3, 5]));
             let h = b.linear(x, other, Some(bias)).unwrap();
             for weight in [v, b.constant(ramp(&[5, 3]))] {
-                let y = b.linear(h, weight, Some(zero)).unwrap();
-                sum = b.mul(sum, y).unwrap();
+                all.push(b.linear(h, weight, Some(zero)).unwrap());
             }
+        }
+        let mut sum = x;
+        for y in all {
+            sum = b.mul(sum, y).unwrap();
         }
         let last = b.linear(sum, w, Some(bias)).unwrap();
         b.output("y", last);

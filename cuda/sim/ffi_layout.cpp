@@ -1,5 +1,5 @@
 // Written by tools/bindgen: what Rust believes of the structs of ffi/, for the C++ compilers to prove.
-// headers sha256: 310a0159e9fdc32d472f8069e94e8e896a6dae2e44fc4cb50e92a949ef5014d2
+// headers sha256: 1542db5cc4819618e7ad78f38a716bee6cf50148b845fb0c413eb4952c81888d
 #include <cstddef>
 
 #include "../../ffi/activation.h"
@@ -119,19 +119,21 @@ static_assert(offsetof(Divisor, value) == 0, "offsetof(Divisor, value)");
 static_assert(offsetof(Divisor, factor) == 4, "offsetof(Divisor, factor)");
 static_assert(offsetof(Divisor, shift) == 8, "offsetof(Divisor, shift)");
 static_assert(offsetof(Divisor, reserved) == 12, "offsetof(Divisor, reserved)");
-static_assert(sizeof(BinaryFwd) == 304, "sizeof(BinaryFwd)");
-static_assert(offsetof(BinaryFwd, x) == 0, "offsetof(BinaryFwd, x)");
-static_assert(offsetof(BinaryFwd, y) == 8, "offsetof(BinaryFwd, y)");
-static_assert(offsetof(BinaryFwd, z) == 16, "offsetof(BinaryFwd, z)");
-static_assert(offsetof(BinaryFwd, x_strides) == 24, "offsetof(BinaryFwd, x_strides)");
-static_assert(offsetof(BinaryFwd, y_strides) == 88, "offsetof(BinaryFwd, y_strides)");
-static_assert(offsetof(BinaryFwd, extents) == 152, "offsetof(BinaryFwd, extents)");
-static_assert(offsetof(BinaryFwd, units) == 280, "offsetof(BinaryFwd, units)");
-static_assert(offsetof(BinaryFwd, rank) == 284, "offsetof(BinaryFwd, rank)");
-static_assert(offsetof(BinaryFwd, kind) == 288, "offsetof(BinaryFwd, kind)");
-static_assert(offsetof(BinaryFwd, x_form) == 292, "offsetof(BinaryFwd, x_form)");
-static_assert(offsetof(BinaryFwd, y_form) == 296, "offsetof(BinaryFwd, y_form)");
-static_assert(offsetof(BinaryFwd, reserved) == 300, "offsetof(BinaryFwd, reserved)");
+static_assert(sizeof(BinaryMember) == 24, "sizeof(BinaryMember)");
+static_assert(offsetof(BinaryMember, x) == 0, "offsetof(BinaryMember, x)");
+static_assert(offsetof(BinaryMember, y) == 8, "offsetof(BinaryMember, y)");
+static_assert(offsetof(BinaryMember, z) == 16, "offsetof(BinaryMember, z)");
+static_assert(sizeof(BinaryFwd) == 664, "sizeof(BinaryFwd)");
+static_assert(offsetof(BinaryFwd, members) == 0, "offsetof(BinaryFwd, members)");
+static_assert(offsetof(BinaryFwd, x_strides) == 384, "offsetof(BinaryFwd, x_strides)");
+static_assert(offsetof(BinaryFwd, y_strides) == 448, "offsetof(BinaryFwd, y_strides)");
+static_assert(offsetof(BinaryFwd, extents) == 512, "offsetof(BinaryFwd, extents)");
+static_assert(offsetof(BinaryFwd, units) == 640, "offsetof(BinaryFwd, units)");
+static_assert(offsetof(BinaryFwd, rank) == 644, "offsetof(BinaryFwd, rank)");
+static_assert(offsetof(BinaryFwd, kind) == 648, "offsetof(BinaryFwd, kind)");
+static_assert(offsetof(BinaryFwd, x_form) == 652, "offsetof(BinaryFwd, x_form)");
+static_assert(offsetof(BinaryFwd, y_form) == 656, "offsetof(BinaryFwd, y_form)");
+static_assert(offsetof(BinaryFwd, reserved) == 660, "offsetof(BinaryFwd, reserved)");
 static_assert(sizeof(ColorFixBlur) == 48, "sizeof(ColorFixBlur)");
 static_assert(offsetof(ColorFixBlur, x) == 0, "offsetof(ColorFixBlur, x)");
 static_assert(offsetof(ColorFixBlur, minus) == 8, "offsetof(ColorFixBlur, minus)");

@@ -4,8 +4,8 @@ use super::Kind;
 use crate::device::kernel::Launch;
 use crate::ffi::{self, BinaryFwd};
 use crate::graph::cuda::{CudaCall, CudaOperand, Storage};
-use crate::graph::{Layout, TensorType};
 use crate::graph::strided::{Axis, MOST_AXES, alike, divisors, grid, launches, merge, strides};
+use crate::graph::{Layout, TensorType};
 use crate::tensor::DType;
 
 /// Elements of a block.
@@ -21,8 +21,14 @@ pub(super) fn storage(inputs: &[&TensorType], kept: &[DType]) -> Storage {
     }
 }
 
+/// Members of a group alike: no operand of theirs is a single number.
+pub(super) fn group_storage(kept: &[DType], members: usize) -> Storage {
+    alike(kept, members)
+}
+
+/// f of each two operands, one result after the other: all of the same shapes and strides.
 pub(super) fn forward(kind: Kind, call: &CudaCall) -> Result<Vec<Launch>, String> {
-    let [x, y] = &call.inputs[..] else { unreachable!("infer takes two operands") };
+    let [x, y, ..] = &call.inputs[..] else { unreachable!("infer takes two operands") };
     let z = &call.outputs[0];
     if z.ty.is_empty() {
         return Ok(vec![]);
@@ -38,7 +44,13 @@ pub(super) fn forward(kind: Kind, call: &CudaCall) -> Result<Vec<Launch>, String
     let numbers = [number(x), number(y)];
     let launch = |axes: &[Axis<3>], start: [usize; 3]| {
         let address = |k: usize, o: &CudaOperand| o.address + (start[k] * o.ty.dtype.size()) as u64;
-        let addresses = [address(0, x), address(1, y)];
+        let mut members = [ffi::BinaryMember::default(); ffi::BINARY_MEMBERS as usize];
+        for ((member, operands), z) in members.iter_mut().zip(call.inputs.chunks(2)).zip(&call.outputs) {
+            let z = z.address + (start[2] * dtype.size()) as u64;
+            *member = ffi::BinaryMember { x: address(0, &operands[0]), y: address(1, &operands[1]), z };
+        }
+        // A power of two divides all addresses if it divides this.
+        let addresses = members.iter().fold([0, 0], |all, m| [all[0] | m.x, all[1] | m.y]);
         let n = 16 / dtype.size();
         let repeats = |k: usize| axes.last().is_none_or(|a| a.strides[k] == 0);
         let whole = axes.last().is_some_and(|a| a.extent.is_multiple_of(n))
@@ -55,9 +67,7 @@ pub(super) fn forward(kind: Kind, call: &CudaCall) -> Result<Vec<Launch>, String
         }
         let count: usize = units.iter().map(|a| a.extent).product();
         let params = BinaryFwd {
-            x: addresses[0],
-            y: addresses[1],
-            z: z.address + (start[2] * dtype.size()) as u64,
+            members,
             x_strides: strides(&units, 0),
             y_strides: strides(&units, 1),
             extents: divisors(&units),
@@ -74,7 +84,9 @@ pub(super) fn forward(kind: Kind, call: &CudaCall) -> Result<Vec<Launch>, String
             reserved: 0,
         };
         let any = if whole { "" } else { "any_" };
-        Launch::new(format!("binary_fwd_{any}{dtype}"), grid(count * n, BLOCK), &params)
+        let [blocks, ..] = grid(count * n, BLOCK);
+        let grid = [blocks, 1, call.outputs.len() as u32];
+        Launch::new(format!("binary_fwd_{any}{dtype}"), grid, &params)
     };
     Ok(launches(&axes).into_iter().map(|(axes, start)| launch(&axes, start)).collect())
 }

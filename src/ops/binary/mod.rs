@@ -2,6 +2,7 @@
 
 mod cpu;
 mod cuda;
+mod group;
 mod reference;
 
 use super::activation::expect_f32;
@@ -13,6 +14,8 @@ use crate::graph::{
     Cost, Gradient, GradientContext, GraphBuilder, Layout, Op, TensorType, ValueId, op::CpuCall,
 };
 use crate::tensor::DType;
+
+pub use group::{BinaryGroup, MOST_MEMBERS};
 
 /// Which function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,12 +154,20 @@ impl GraphBuilder {
 }
 
 /// Registry rows.
-pub const ENTRIES: &[OpEntry] = &[OpEntry {
-    name: "binary",
-    family: "binary",
-    about: "add, sub, mul, div of two tensors with broadcasting",
-    cases,
-}];
+pub const ENTRIES: &[OpEntry] = &[
+    OpEntry {
+        name: "binary",
+        family: "binary",
+        about: "add, sub, mul, div of two tensors with broadcasting",
+        cases,
+    },
+    OpEntry {
+        name: "binary_group",
+        family: "binary",
+        about: "independent sums, … of tensors of the same shapes in one launch",
+        cases: group::cases,
+    },
+];
 
 fn cases() -> Vec<Case> {
     use Kind::*;

@@ -25,6 +25,7 @@ pub static RULES: &[&dyn Rule] = &[
     &ConcatIntoConv,
     &UpsampleIntoConv,
     &group::LinearsIntoGroup,
+    &group::BinariesIntoGroup,
 ];
 
 /// The epilogue of a GEMM-like op.
