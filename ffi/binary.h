@@ -20,8 +20,8 @@ typedef struct BinaryMember {
     uint64_t z;
 } BinaryMember;
 
-/// Parameters of `binary_fwd_*`: z = f(x, y) element by element, for each member (blockIdx.z). A unit is what a thread handles at once: some
-/// neighbouring elements of z.
+/// Parameters of `binary_fwd_*`: z = f(x, y) element by element, for each member (blockIdx.z). A unit is
+/// what a thread handles at once: some neighbouring elements of z.
 typedef struct BinaryFwd {
     /// gridDim.z of them, all of the same shapes and strides.
     BinaryMember members[BINARY_MEMBERS];

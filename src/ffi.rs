@@ -1,7 +1,7 @@
 //! Parameters of the kernels, one struct a kernel: what `ffi/*.h` says, in Rust.
 //!
 //! Written by `tools/bindgen`; change the headers, not this file.
-// headers sha256: 1542db5cc4819618e7ad78f38a716bee6cf50148b845fb0c413eb4952c81888d
+// headers sha256: 48cdfdb2395ac3ab5da55c4794eee304191b0f67cd3e2d9112da7b1830ed8b47
 
 /// As in the headers.
 pub const ACTIVATION_NONE: u32 = 0;
@@ -429,8 +429,8 @@ const _: () = {
     ["Offset of field: BinaryMember::y"][::std::mem::offset_of!(BinaryMember, y) - 8usize];
     ["Offset of field: BinaryMember::z"][::std::mem::offset_of!(BinaryMember, z) - 16usize];
 };
-/// Parameters of `binary_fwd_*`: z = f(x, y) element by element, for each member (blockIdx.z). A unit is what a thread handles at once: some
-/// neighbouring elements of z.
+/// Parameters of `binary_fwd_*`: z = f(x, y) element by element, for each member (blockIdx.z). A unit is
+/// what a thread handles at once: some neighbouring elements of z.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct BinaryFwd {

@@ -1,5 +1,5 @@
 // Written by tools/bindgen: what Rust believes of the structs of ffi/, for the C++ compilers to prove.
-// headers sha256: 1542db5cc4819618e7ad78f38a716bee6cf50148b845fb0c413eb4952c81888d
+// headers sha256: 48cdfdb2395ac3ab5da55c4794eee304191b0f67cd3e2d9112da7b1830ed8b47
 #include <cstddef>
 
 #include "../../ffi/activation.h"
