@@ -369,10 +369,10 @@ DC_FN void attention_fwd_wide(const AttentionFwd& a) {
     DC_KERNEL(attention_fwd_any_w##WIDTH##_##TYPE, AttentionFwd, 256, BLOCKS, sizeof(SharedFwd<BM, BN>)) {    \
         attention_fwd_any<T, BM, BN, WIDTH>(p);                                                               \
     }
-ANY(f32, float, 64, 64, 128, 2)
+ANY(f32, float, 64, 64, 128, 1)
 ANY(f32, float, 32, 32, 512, 1)
-ANY(bf16, dc::bf16, 64, 64, 128, 2)
-ANY(f16, dc::f16, 64, 64, 128, 2)
+ANY(bf16, dc::bf16, 64, 64, 128, 1)
+ANY(f16, dc::f16, 64, 64, 128, 1)
 #undef ANY
 
 #define MMA(TYPE, T, DEPTH)                                                                                    \
