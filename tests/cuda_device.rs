@@ -89,14 +89,18 @@ impl Fake {
     /// Bytes of device memory in use.
     fn used(&self) -> usize {
         // SAFETY: see `install`.
-        unsafe { std::mem::transmute::<*mut c_void, extern "C" fn() -> usize>(self.symbol("fake_cuda_used"))() }
+        unsafe {
+            std::mem::transmute::<*mut c_void, extern "C" fn() -> usize>(self.symbol("fake_cuda_used"))()
+        }
     }
 
     /// Graphs started so far.
     fn graph_launches(&self) -> u32 {
         // SAFETY: see `install`.
         unsafe {
-            std::mem::transmute::<*mut c_void, extern "C" fn() -> u32>(self.symbol("fake_cuda_graph_launches"))()
+            std::mem::transmute::<*mut c_void, extern "C" fn() -> u32>(
+                self.symbol("fake_cuda_graph_launches"),
+            )()
         }
     }
 }
@@ -125,9 +129,10 @@ fn child_runs_a_plan() {
     let host = Arc::new(CpuDevice::new(2).unwrap());
     let run = |device: &Device, x: &HostTensor| {
         let plan = Plan::new(graph(), device).unwrap();
-        let mut exe =
-            Executable::new(plan, device.clone(), |key| Some(wave(&[1, 1, 64], if key == "shift" { 0.1 } else { 0.3 })))
-                .unwrap();
+        let mut exe = Executable::new(plan, device.clone(), |key| {
+            Some(wave(&[1, 1, 64], if key == "shift" { 0.1 } else { 0.3 }))
+        })
+        .unwrap();
         let first = exe.run(&[("x", x.clone())]).unwrap().remove(0).1;
         let used = fake.used();
         let second = exe.run(&[("x", x.clone())]).unwrap().remove(0).1;

@@ -50,7 +50,9 @@ fn rust_and_cpp_are_told_the_same_layout() {
     // rustfmt breaks long assertions in several places.
     let text = read("src/ffi.rs").split_whitespace().collect::<Vec<_>>().join(" ").replace("] [", "][");
     for statement in text.split(';') {
-        let Some((what, rest)) = statement.split_once("[\"").and_then(|(_, s)| s.split_once("\"]")) else { continue };
+        let Some((what, rest)) = statement.split_once("[\"").and_then(|(_, s)| s.split_once("\"]")) else {
+            continue;
+        };
         let Some(bytes) = rest.rsplit_once(" - ").and_then(|(_, n)| n.strip_suffix("usize]")) else {
             panic!("src/ffi.rs: not an assertion of tools/bindgen: {statement}")
         };
@@ -64,7 +66,8 @@ fn rust_and_cpp_are_told_the_same_layout() {
     }
     let mut cpp = BTreeMap::new();
     for line in read("cuda/sim/ffi_layout.cpp").lines() {
-        let Some((what, rest)) = line.strip_prefix("static_assert(").and_then(|l| l.split_once(" == ")) else {
+        let Some((what, rest)) = line.strip_prefix("static_assert(").and_then(|l| l.split_once(" == "))
+        else {
             continue;
         };
         let bytes: usize = rest.split(',').next().unwrap().parse().unwrap();

@@ -8,8 +8,8 @@ use std::path::Path;
 use dreamclear::device::Device;
 use dreamclear::device::sim::Simulator;
 use dreamclear::graph::{Executable, Graph, GraphBuilder, Plan, passes};
-use dreamclear::models::{self, Shapes, load};
 use dreamclear::models::network::Given;
+use dreamclear::models::{self, Shapes, load};
 use dreamclear::ops::{fuse, gradients};
 use dreamclear::tensor::{DType, HostTensor};
 use dreamclear::weights::WeightSet;
@@ -33,14 +33,16 @@ impl Example {
         let config = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(&config, &metadata["config"]).unwrap();
         let within = |prefix: &str| -> BTreeMap<String, HostTensor> {
-            let strip =
-                |(k, t): (&String, &HostTensor)| Some((k.strip_prefix(prefix)?.to_owned(), t.cast(DType::F32)));
+            let strip = |(k, t): (&String, &HostTensor)| {
+                Some((k.strip_prefix(prefix)?.to_owned(), t.cast(DType::F32)))
+            };
             tensors.iter().filter(|(_, t)| t.dtype().is_float()).filter_map(strip).collect()
         };
         let network = if network.is_empty() { &metadata["network"] } else { network };
         let model = load::fit(network, Some(config.path()), WeightSet::from_tensors(within("weight.")))
             .unwrap_or_else(|e| panic!("{file}: {e}"));
-        let given = tensors.iter().filter_map(|(k, t)| Some((k.strip_prefix("input.")?.to_owned(), t.clone())));
+        let given =
+            tensors.iter().filter_map(|(k, t)| Some((k.strip_prefix("input.")?.to_owned(), t.clone())));
         let given = given.filter(|(k, _)| inputs.is_empty() || inputs.contains(&k.as_str()));
         Example { name: format!("{file} {network}"), model, given: Given::from_tensors(given) }
     }
@@ -159,7 +161,8 @@ fn with_gradients(graph: Graph) -> Graph {
 fn picture_graph(file: &str, architecture: &str) -> (Graph, WeightSet, HostTensor) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/{file}.safetensors"));
     let (tensors, metadata) = support::golden(&path);
-    let strip = |(k, t): (&String, &HostTensor)| Some((k.strip_prefix("weight.")?.to_owned(), t.cast(DType::F32)));
+    let strip =
+        |(k, t): (&String, &HostTensor)| Some((k.strip_prefix("weight.")?.to_owned(), t.cast(DType::F32)));
     let floats = tensors.iter().filter(|(_, t)| t.dtype().is_float());
     let weights: BTreeMap<String, HostTensor> = floats.filter_map(strip).collect();
     let shapes: Shapes = weights.iter().map(|(k, t)| (k.clone(), t.shape().to_vec())).collect();
@@ -200,7 +203,11 @@ fn gradients_of_a_training_step_equal_the_cpu() {
         [("dit_dreamclear_all", "", [].as_slice()), ("vae_small", "vae-decoder", &["z"])]
     {
         let example = Example::open(file, network, inputs);
-        compare_gradients(&example.name, &example.run(&cpu, with_gradients), &example.run(&device, with_gradients));
+        compare_gradients(
+            &example.name,
+            &example.run(&cpu, with_gradients),
+            &example.run(&device, with_gradients),
+        );
     }
 }
 
@@ -213,7 +220,8 @@ fn gradients_of_swinir_equal_the_cpu() {
     let run = |device: &Device| {
         let plan = Plan::new(graph.clone(), device).unwrap();
         let mut exe = Executable::new(plan, device.clone(), |k| weights.get(k).cloned()).unwrap();
-        let shape = exe.graph().inputs().find(|(n, _)| *n == "dy.out").map(|(_, v)| exe.graph().ty(v).shape.clone());
+        let shape =
+            exe.graph().inputs().find(|(n, _)| *n == "dy.out").map(|(_, v)| exe.graph().ty(v).shape.clone());
         let dy = support::recipe_tensor("dy.out", &shape.unwrap(), 0.0, 1, -21);
         exe.run_checked(&[("x", x.clone()), ("dy.out", dy)]).unwrap()
     };

@@ -107,8 +107,7 @@ pub struct Prediction {
 fn on_tensor_cores(step: &Step) -> bool {
     let half = |d: DType| matches!(d, DType::BF16 | DType::F16);
     let kind = ["linear", "matmul", "conv2d", "attention", "window_attention"];
-    kind.iter().any(|k| step.name().starts_with(k))
-        && step.inputs.first().is_some_and(|p| half(p.ty.dtype))
+    kind.iter().any(|k| step.name().starts_with(k)) && step.inputs.first().is_some_and(|p| half(p.ty.dtype))
 }
 
 /// Predicts a plan that was made for this card.
@@ -170,7 +169,8 @@ pub fn rows() -> Vec<Row> {
 /// One denoising step of the published DreamClear at 1024×1024: what each step computes, its guidance pair
 /// together, what a picture needs once left out.
 fn dreamclear_step() -> Result<Graph> {
-    let (net, _) = DreamClear::from_config(Some(&serde_json::json!({ "copy_blocks_num": 28 })), &Shapes::new())?;
+    let (net, _) =
+        DreamClear::from_config(Some(&serde_json::json!({ "copy_blocks_num": 28 })), &Shapes::new())?;
     let shape = LaunchShape { size: (128, 128), pictures: vec![0] };
     let graph = denoise::graph(&net, DType::BF16, &shape)?;
     let mut each = passes::hoist(&graph, &["x", "timestep"])?.each;
@@ -212,8 +212,12 @@ pub fn table(card: &Card, all: &[(&'static str, Prediction)]) -> String {
         "ratio"
     );
     for (name, p) in all {
-        let most: Vec<String> =
-            p.by_op.iter().take(3).map(|(op, _, t)| format!("{op} {:.0}%", 100.0 * t / p.predicted)).collect();
+        let most: Vec<String> = p
+            .by_op
+            .iter()
+            .take(3)
+            .map(|(op, _, t)| format!("{op} {:.0}%", 100.0 * t / p.predicted))
+            .collect();
         let _ = writeln!(
             text,
             "{name:<width$} {:>8} {:>9.3} {:>9.2} {:>10.3} {:>10.3} {:>6.2}  {}",

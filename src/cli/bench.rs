@@ -121,7 +121,8 @@ fn predict(card: &str, filter: &Filter, args: &Args) -> Result<()> {
         return Err(Error::Usage(format!("nothing to predict by that name; there are {}", names.join(", "))));
     }
     if args.json {
-        let rows: Vec<_> = all.iter().map(|(n, p)| serde_json::json!({ "row": n, "prediction": p })).collect();
+        let rows: Vec<_> =
+            all.iter().map(|(n, p)| serde_json::json!({ "row": n, "prediction": p })).collect();
         let document = serde_json::json!({ "card": card, "shares": predict::SHARES, "rows": rows });
         return print(&format!("{document:#}\n"));
     }

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use clap::{Parser, Subcommand};
 
 use crate::cancel::EXIT_INTERRUPTED;
+use crate::device::cpu::CpuDevice;
 use crate::device::cuda::CudaDevice;
 use crate::device::{Device, fatbin};
-use crate::device::cpu::CpuDevice;
 use crate::error::{Error, Result};
 use crate::tensor::DType;
 
@@ -77,9 +77,11 @@ impl DeviceArgs {
     pub fn open(&self) -> Result<Device> {
         let (device, matrices) = self.open_with_precision()?;
         match matrices {
-            Some(dtype) if dtype != DType::F32 && device.as_kernels().is_none() => Err(Error::Usage(format!(
-                "--precision {dtype}: this model runs in f32 only; `restore --model dreamclear` takes bf16 and f16"
-            ))),
+            Some(dtype) if dtype != DType::F32 && device.as_kernels().is_none() => {
+                Err(Error::Usage(format!(
+                    "--precision {dtype}: this model runs in f32 only; `restore --model dreamclear` takes bf16 and f16"
+                )))
+            }
             _ => Ok(device),
         }
     }
@@ -89,7 +91,10 @@ impl DeviceArgs {
         let device = self.open()?;
         match device.as_kernels() {
             None => Ok(device.host().clone()),
-            Some(_) => Err(Error::Usage(format!("--device {}: this command knows the CPU only; use cpu", self.device))),
+            Some(_) => Err(Error::Usage(format!(
+                "--device {}: this command knows the CPU only; use cpu",
+                self.device
+            ))),
         }
     }
 

@@ -49,7 +49,9 @@ unsafe impl Sync for CudaDevice {}
 
 /// What the driver says of an error, in words.
 fn words(e: DriverError) -> String {
-    let text = |s: std::result::Result<&std::ffi::CStr, DriverError>| s.ok().map(|s| s.to_string_lossy().into_owned());
+    let text = |s: std::result::Result<&std::ffi::CStr, DriverError>| {
+        s.ok().map(|s| s.to_string_lossy().into_owned())
+    };
     match (text(e.error_name()), text(e.error_string())) {
         (Some(name), Some(what)) => format!("{what} ({name})"),
         _ => format!("error {}", e.0 as u32),
@@ -137,7 +139,8 @@ impl CudaDevice {
         let name = result::device::get_name(device).map_err(failed("read the device's name"))?;
         let attribute = |which| {
             // SAFETY: a device of the driver's.
-            unsafe { result::device::get_attribute(device, which) }.map_err(failed("read the device's properties"))
+            unsafe { result::device::get_attribute(device, which) }
+                .map_err(failed("read the device's properties"))
         };
         use sys::CUdevice_attribute_enum as A;
         let major = attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
@@ -197,11 +200,13 @@ impl CudaDevice {
                 sys::cuFuncGetName(&mut raw, function).result().map_err(failed("list the kernels"))?;
                 let name = CStr::from_ptr(raw).to_string_lossy().into_owned();
                 let symbol = CString::new(format!("{name}_info")).expect("kernel names hold no zero byte");
-                let (address, bytes) =
-                    result::module::get_global(module, symbol).map_err(failed("read a kernel's properties"))?;
+                let (address, bytes) = result::module::get_global(module, symbol)
+                    .map_err(failed("read a kernel's properties"))?;
                 let mut info = [0u32; 3];
                 if bytes != size_of_val(&info) {
-                    return Err(Error::Run(format!("{name} was built against another version of cuda/include/dc.cuh")));
+                    return Err(Error::Run(format!(
+                        "{name} was built against another version of cuda/include/dc.cuh"
+                    )));
                 }
                 result::memcpy_dtoh_sync(&mut info, address).map_err(failed("read a kernel's properties"))?;
                 let [threads, shared_bytes, param_bytes] = info;
@@ -213,7 +218,12 @@ impl CudaDevice {
                     result::function::set_function_attribute(function, SIZE, shared_bytes as i32)
                         .map_err(failed("give a kernel its shared memory"))?;
                 }
-                let info = KernelInfo { name: name.clone(), param_bytes: param_bytes as usize, threads, shared_bytes };
+                let info = KernelInfo {
+                    name: name.clone(),
+                    param_bytes: param_bytes as usize,
+                    threads,
+                    shared_bytes,
+                };
                 self.kernels.insert(name, Kernel { function, info });
             }
         }
@@ -235,8 +245,10 @@ impl CudaDevice {
     /// As [`KernelDevice::launch`].
     unsafe fn start(&self, launches: &[Launch]) -> Result<(), (usize, String)> {
         for (i, launch) in launches.iter().enumerate() {
-            let kernel =
-                self.kernels.get(&launch.kernel).ok_or_else(|| (i, format!("there is no kernel {}", launch.kernel)))?;
+            let kernel = self
+                .kernels
+                .get(&launch.kernel)
+                .ok_or_else(|| (i, format!("there is no kernel {}", launch.kernel)))?;
             let mut params: [*mut c_void; 1] = [launch.params.as_ptr().cast_mut().cast()];
             let [x, y, z] = launch.grid;
             // SAFETY: the function is loaded; the driver copies the parameters before it returns.
@@ -287,7 +299,10 @@ impl Drop for CudaDevice {
 
 impl KernelDevice for CudaDevice {
     fn name(&self) -> String {
-        format!("cuda:{} {} (sm_{}, {} SMs)", self.ordinal, self.name, self.facts.arch, self.facts.multiprocessors)
+        format!(
+            "cuda:{} {} (sm_{}, {} SMs)",
+            self.ordinal, self.name, self.facts.arch, self.facts.multiprocessors
+        )
     }
 
     fn facts(&self) -> DeviceFacts {
@@ -334,8 +349,10 @@ impl KernelDevice for CudaDevice {
     }
 
     fn check(&self, launch: &Launch) -> Result<(), String> {
-        let kernel =
-            self.kernels.get(&launch.kernel).ok_or_else(|| format!("there is no kernel {}", launch.kernel))?;
+        let kernel = self
+            .kernels
+            .get(&launch.kernel)
+            .ok_or_else(|| format!("there is no kernel {}", launch.kernel))?;
         let (takes, given) = (kernel.info.param_bytes, launch.params.len());
         if takes != given {
             return Err(format!("{} takes {takes} bytes of parameters, not {given}", launch.kernel));
@@ -420,7 +437,10 @@ mod tests {
     #[test]
     fn sentences_say_what_to_do() {
         let e = too_old("Tesla T4", 75).expect("older than Ampere").to_string();
-        assert!(e.contains("Tesla T4") && e.contains("7.5") && e.contains("8.0") && e.contains("--device cpu"), "{e}");
+        assert!(
+            e.contains("Tesla T4") && e.contains("7.5") && e.contains("8.0") && e.contains("--device cpu"),
+            "{e}"
+        );
         assert!(too_old("A100", 80).is_none());
         let e = out_of_memory("A100", 10 << 30, 3 << 30, 40 << 30).to_string();
         assert!(e.contains("10240 MiB") && e.contains("3072 of its 40960") && e.contains("--memory"), "{e}");

@@ -115,16 +115,26 @@ impl Functions {
             let handle = libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL);
             if handle.is_null() {
                 let why = libc::dlerror();
-                let why = if why.is_null() { "cannot be opened".into() } else { CStr::from_ptr(why).to_string_lossy() };
+                let why = if why.is_null() {
+                    "cannot be opened".into()
+                } else {
+                    CStr::from_ptr(why).to_string_lossy()
+                };
                 return Err(fail(why.into_owned()));
             }
             let symbol = |name: &CStr| {
                 let found = libc::dlsym(handle, name.as_ptr());
-                if found.is_null() { Err(fail(format!("has no {}", name.to_string_lossy()))) } else { Ok(found) }
+                if found.is_null() {
+                    Err(fail(format!("has no {}", name.to_string_lossy())))
+                } else {
+                    Ok(found)
+                }
             };
             Ok(Functions {
                 kernels: std::mem::transmute::<*mut c_void, Kernels>(symbol(c"dcsim_kernels")?),
-                take_mma_flops: std::mem::transmute::<*mut c_void, TakeMmaFlops>(symbol(c"dcsim_take_mma_flops")?),
+                take_mma_flops: std::mem::transmute::<*mut c_void, TakeMmaFlops>(symbol(
+                    c"dcsim_take_mma_flops",
+                )?),
                 launch: std::mem::transmute::<*mut c_void, LaunchFn>(symbol(c"dcsim_launch")?),
             })
         }
@@ -209,7 +219,8 @@ impl Simulator {
         if failed == 0 {
             return Ok(());
         }
-        Err(CStr::from_bytes_until_nul(&error).map_or_else(|e| e.to_string(), |s| s.to_string_lossy().into_owned()))
+        Err(CStr::from_bytes_until_nul(&error)
+            .map_or_else(|e| e.to_string(), |s| s.to_string_lossy().into_owned()))
     }
 }
 

@@ -3,10 +3,10 @@
 
 use bytemuck::Zeroable;
 
-use crate::device::kernel::Launch;
-use crate::ffi::{CopyGather, CopyStrided, CopyTranspose, Divisor};
 use super::cuda::{CudaOperand, CudaResult, Storage};
 use super::layout::Layout;
+use crate::device::kernel::Launch;
+use crate::ffi::{CopyGather, CopyStrided, CopyTranspose, Divisor};
 use crate::tensor::DType;
 
 /// Threads of a block, and units that each handles, in all kernels here.

@@ -1,6 +1,5 @@
 //! Restoring one picture with one network: enlarge if asked, run (in tiles), resize.
 
-
 use serde_json::Map;
 
 use super::batch::{Job, Restored, Restorer};

@@ -1,6 +1,5 @@
 //! One picture network over pictures of any size: tiles within a memory budget, run and joined.
 
-
 use crate::cancel::Cancel;
 use crate::data::pixels::FloatImage;
 use crate::data::tiles::{Canvas, Join, crop, pad_reflect};

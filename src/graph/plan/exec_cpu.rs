@@ -29,8 +29,7 @@ pub(super) fn run(
                 streamed[i].iter().for_each(|v| leaves[v].release());
             }
             // SAFETY: the step is over; nothing else touches the arena now.
-            let results: Vec<_> =
-                step.outputs.iter().map(|p| (&p.ty, unsafe { memory.bytes(p) })).collect();
+            let results: Vec<_> = step.outputs.iter().map(|p| (&p.ty, unsafe { memory.bytes(p) })).collect();
             observe(step, &results)?;
         }
         // SAFETY: all steps are over.

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use super::exec::{Outputs, StepResult, Workspace};
 use super::steps::{Place, Plan, Source, Step};
 use super::target::Target;
-use crate::device::kernel::{DeviceFacts, DeviceMemory, DeviceParam, KernelDevice, Launch, Recording};
 use crate::device::Kernels;
+use crate::device::kernel::{DeviceFacts, DeviceMemory, DeviceParam, KernelDevice, Launch, Recording};
 use crate::error::{Error, Result};
 use crate::graph::Layout;
 use crate::graph::cuda::{CudaCall, CudaOperand, CudaResult};
@@ -122,9 +122,13 @@ impl KernelRun {
             .map(|(name, place)| {
                 let mut bytes = vec![0; place.ty.bytes()];
                 self.read(plan, arena, place, &mut bytes)?;
-                let wide = plan.graph.outputs.iter().find(|(n, _)| n == name).map(|(_, v)| plan.graph.ty(*v).dtype);
+                let wide =
+                    plan.graph.outputs.iter().find(|(n, _)| n == name).map(|(_, v)| plan.graph.ty(*v).dtype);
                 let tensor = HostTensor::copy_of(place.ty.dtype, &place.ty.shape, &bytes);
-                Ok((name.clone(), if place.ty.dtype.is_float() { tensor.cast(wide.expect("an output")) } else { tensor }))
+                Ok((
+                    name.clone(),
+                    if place.ty.dtype.is_float() { tensor.cast(wide.expect("an output")) } else { tensor },
+                ))
             })
             .collect()
     }
@@ -224,9 +228,8 @@ fn launches(
 ) -> Result<Vec<Launch>> {
     let locals: Vec<_> = step.inputs.iter().map(|p| Layout { offset: 0, ..p.layout.clone() }).collect();
     let operands = step.inputs.iter().zip(&locals);
-    let inputs: Vec<_> = operands
-        .map(|(p, layout)| CudaOperand { ty: p.ty.clone(), layout, address: address(p) })
-        .collect();
+    let inputs: Vec<_> =
+        operands.map(|(p, layout)| CudaOperand { ty: p.ty.clone(), layout, address: address(p) }).collect();
     let outputs: Vec<_> =
         step.outputs.iter().map(|p| CudaResult { ty: p.ty.clone(), address: address(p) }).collect();
     let made = match &step.op {

@@ -15,5 +15,5 @@ mod steps;
 mod target;
 
 pub use exec::{Executable, Outputs, StepResult, StepTime, Workspace};
-pub use target::Target;
 pub use steps::{Buffer, Place, Plan, Source, Step};
+pub use target::Target;

@@ -6,11 +6,11 @@ pub(super) mod reference;
 
 pub(super) use cpu::silu_slope;
 
-use crate::graph::strided::alike;
 use super::{Case, CaseInput, OpEntry};
 use crate::device::kernel::Launch;
 use crate::error::Result;
 use crate::graph::cuda::{CudaCall, Storage};
+use crate::graph::strided::alike;
 use crate::graph::{Cost, Gradient, GradientContext, GraphBuilder, Op, TensorType, ValueId, op::CpuCall};
 use crate::tensor::DType;
 

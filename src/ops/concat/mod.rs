@@ -7,11 +7,11 @@ mod reference;
 
 use super::activation::expect_f32;
 use super::rows::is_rows;
-use crate::graph::strided::alike;
 use super::{Case, CaseInput, OpEntry};
 use crate::device::kernel::Launch;
 use crate::error::Result;
 use crate::graph::cuda::{CudaCall, Storage};
+use crate::graph::strided::alike;
 use crate::graph::{
     Cost, Gradient, GradientContext, GraphBuilder, Layout, Op, TensorType, ValueId, op::CpuCall,
 };

@@ -5,11 +5,11 @@ mod cuda;
 mod reference;
 
 use super::activation::expect_f32;
-use crate::graph::strided::alike;
 use super::{Case, CaseInput, OpEntry};
 use crate::device::kernel::Launch;
 use crate::error::Result;
 use crate::graph::cuda::{CudaCall, Storage};
+use crate::graph::strided::alike;
 use crate::graph::{Cost, Gradient, GradientContext, GraphBuilder, Op, TensorType, ValueId, op::CpuCall};
 use crate::tensor::DType;
 

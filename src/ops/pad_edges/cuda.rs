@@ -4,8 +4,8 @@ use super::PadEdges;
 use crate::device::kernel::Launch;
 use crate::graph::TensorType;
 use crate::graph::cuda::CudaCall;
-use crate::ops::resize::cuda::{Along, Tables, along};
 use crate::graph::strided::{Gather, copy, gather};
+use crate::ops::resize::cuda::{Along, Tables, along};
 use crate::tensor::DType;
 
 pub(super) fn forward(pad: &PadEdges, call: &mut CudaCall) -> Result<Vec<Launch>, String> {

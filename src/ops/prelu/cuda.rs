@@ -4,8 +4,8 @@ use crate::device::kernel::Launch;
 use crate::ffi::{PreluBwd, PreluFwd};
 use crate::graph::TensorType;
 use crate::graph::cuda::CudaCall;
-use crate::ops::rows::rows_of;
 use crate::graph::strided::{divisor, grid};
+use crate::ops::rows::rows_of;
 
 /// Elements of a block, forward.
 const BLOCK: usize = 256 * 8;

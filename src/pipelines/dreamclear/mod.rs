@@ -106,12 +106,7 @@ struct Picture {
 
 impl DreamClearRestorer {
     /// Opens and checks all networks but the text encoder, which is opened when a caption asks.
-    pub fn new(
-        sources: Sources,
-        captions: Source,
-        settings: Settings,
-        device: Device,
-    ) -> Result<Self> {
+    pub fn new(sources: Sources, captions: Source, settings: Settings, device: Device) -> Result<Self> {
         let workspace = Workspace::new();
         let swinir = sources.swinir()?;
         let (vae, vae_weights) = sources.vae()?;
