@@ -1,6 +1,7 @@
 //! Parameters of the kernels, one struct a kernel: what `ffi/*.h` says, in Rust.
 //!
 //! Written by `tools/bindgen`; change the headers, not this file.
+#![allow(rustdoc::broken_intra_doc_links)] // shapes in comments of C are no links
 // headers sha256: 48cdfdb2395ac3ab5da55c4794eee304191b0f67cd3e2d9112da7b1830ed8b47
 
 /// As in the headers.

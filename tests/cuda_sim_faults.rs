@@ -396,7 +396,9 @@ fn plain_product(a: &[f32], b: &[f32], c: &[f32], k: usize) -> Vec<f32> {
 
 #[test]
 fn mma_takes_fragments_as_the_ptx_isa_says() {
-    let kinds: [(&str, Fragment, Fragment, fn(f32) -> u32, bool); 5] = [
+    /// Name, fragments of a and b, a number's bits, whether two share a register.
+    type Kind = (&'static str, Fragment, Fragment, fn(f32) -> u32, bool);
+    let kinds: [Kind; 5] = [
         ("m16n8k16_bf16", A_K16, B_K16, bf16_bits, true),
         ("m16n8k16_f16", A_K16, B_K16, f16_bits, true),
         ("m16n8k8_bf16", A_K8, B_K8, bf16_bits, true),

@@ -216,12 +216,21 @@ fn the_simulated_device_restores_as_the_cpu_does() {
         (WeightSet::open(&dump).unwrap(), pixels(&case, &format!("{output}.png")))
     };
     let (cpu, picture) = run("cpu", &[]);
-    for (precision, bar) in [("f32", 1e-5), ("bf16", 16.0 * 2f64.powi(-9))] {
+    let mut exact = BTreeMap::new();
+    for precision in ["f32", "bf16"] {
         let (sim, simulated) = run(precision, &["--device", "sim", "--precision", precision]);
         for key in ["img_pre", "latent_lq", "latent_pre", "samples", "latent_out", "decoded", "color_fixed"] {
             let error = relative(sim.get(key).unwrap(), cpu.get(key).unwrap());
+            // Rounding to bf16 is 2¹⁵ times as coarse as rounding to f32, and the pipeline makes of the one
+            // what it makes of the other: the autoencoder answers to a changed picture (latent_pre) with
+            // ten times the change. Some dozens of roundings on the way are allowed in any case.
+            let bar = match precision {
+                "f32" => 1e-5,
+                _ => f64::max(16.0 * 2f64.powi(-9), 2f64.powi(15) * exact[key]),
+            };
             println!("{precision:5} {key:12} {error:.1e}");
             assert!(error <= bar, "{precision} {key}: {error:.2e} > {bar:.0e}");
+            exact.insert(key, error);
         }
         if precision == "f32" {
             let share = off_by_one(&simulated, &picture);

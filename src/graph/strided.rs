@@ -311,7 +311,7 @@ mod tests {
     #[test]
     fn divisors_divide() {
         let divide = |n: u32, d: &Divisor| {
-            let high = (u64::from(n) * u64::from(d.factor) >> 32) as u32;
+            let high = ((u64::from(n) * u64::from(d.factor)) >> 32) as u32;
             high.checked_add(n).expect("no carry below 2^31") >> d.shift
         };
         let top = (1u32 << 31) - 1;
@@ -383,7 +383,7 @@ mod tests {
 
     #[test]
     fn copies_of_all_element_sizes() {
-        let bytes: Vec<u8> = (0..48_000u32).map(|i| (i * 2_654_435_761 >> 24) as u8).collect();
+        let bytes: Vec<u8> = (0..48_000u32).map(|i| ((i * 2_654_435_761) >> 24) as u8).collect();
         for dtype in [DType::U8, DType::BF16, DType::F32, DType::I64] {
             for view in views() {
                 let size = dtype.size();

@@ -43,7 +43,7 @@ impl Matrix {
     /// The largest power of two, up to 16 bytes, that divides the address and all steps.
     fn align(&self) -> i32 {
         let size = self.dtype.size();
-        let all = self.address as usize | self.step * size | self.batch_step * size | 16;
+        let all = self.address as usize | (self.step * size) | (self.batch_step * size) | 16;
         1 << all.trailing_zeros()
     }
 }

@@ -120,7 +120,7 @@ fn check_case(case: &Case) {
         bias: case.bias.then_some(&bias),
         activation: ACTIVATIONS[case.activation],
         alpha: 0.7,
-        gate: (case.seed % 2 == 0).then_some(Gate { values: &gates, step: n + 1, rows: 7 }),
+        gate: case.seed.is_multiple_of(2).then_some(Gate { values: &gates, step: n + 1, rows: 7 }),
         residual: [Residual::None, Residual::Output, Residual::Matrix(&other, n + 3)][case.residual],
     };
     for level in Level::available() {
