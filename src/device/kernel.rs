@@ -177,13 +177,18 @@ impl Drop for DeviceMemory {
 pub struct DeviceParam {
     memory: DeviceMemory,
     /// Keeps the host bytes, whose place is the parameter's identity.
-    _source: HostTensor,
+    source: HostTensor,
 }
 
 impl DeviceParam {
     /// Its memory.
     pub fn memory(&self) -> &DeviceMemory {
         &self.memory
+    }
+
+    /// Gives the host's pages back where they can be read again from a mapped file.
+    pub fn release_source(&self) {
+        self.source.release();
     }
 }
 
@@ -210,7 +215,7 @@ impl ParamCache {
         }
         cache.retain(|_, param| param.strong_count() > 0);
         let memory = DeviceMemory::of(device, tensor.cast(dtype).bytes())?;
-        let param = Arc::new(DeviceParam { memory, _source: tensor.clone() });
+        let param = Arc::new(DeviceParam { memory, source: tensor.clone() });
         cache.insert(key, Arc::downgrade(&param));
         Ok(param)
     }

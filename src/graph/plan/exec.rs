@@ -146,7 +146,7 @@ impl Executable {
 
     /// From here on parameters that lie in mapped files give their memory back as soon as the
     /// last step that reads them is over; the next run reads them from the file again. On a device with
-    /// memory of its own the host's pages are given back after the upload.
+    /// memory of its own they have been uploaded: the host's pages go now.
     pub fn stream_params(&mut self) {
         let mut last = HashMap::new();
         for (i, step) in self.plan.steps.iter().enumerate() {
@@ -162,8 +162,9 @@ impl Executable {
                 per_step[i].push(v);
             }
         }
-        if let Side::Cpu { streamed, .. } = &mut self.side {
-            *streamed = Some(per_step);
+        match &mut self.side {
+            Side::Cpu { streamed, .. } => *streamed = Some(per_step),
+            Side::Kernels(run) => run.release_sources(),
         }
     }
 

@@ -65,6 +65,11 @@ impl KernelRun {
         Ok(KernelRun { device, params, inputs, bound: None })
     }
 
+    /// Gives the host's pages of uploaded parameters back.
+    pub fn release_sources(&self) {
+        self.params.values().for_each(|p| p.release_source());
+    }
+
     /// Runs all steps. With `show`, waits after each and shows its results.
     pub fn run(
         &mut self,
