@@ -105,21 +105,18 @@ fn predict(card: &str, filter: &Filter, args: &Args) -> Result<()> {
         let known: Vec<_> = predict::CARDS.iter().map(|c| c.name).collect();
         Error::Usage(format!("--predict {card}: expected {}", known.join(", ")))
     })?;
+    let (rows, others): (Vec<_>, Vec<_>) = predict::rows().into_iter().partition(|r| filter.matches(r.name));
+    if rows.is_empty() {
+        let names: Vec<_> = others.iter().map(|r| r.name).collect();
+        return Err(Error::Usage(format!("nothing to predict by that name; there are {}", names.join(", "))));
+    }
     if args.explain {
-        for row in predict::rows().iter().filter(|r| filter.matches(r.name)) {
+        for row in rows {
             print(&format!("{}: {}\n", row.name, row.plan(card)?.explain()))?;
         }
         return Ok(());
     }
-    let all: Vec<_> = predict::rows()
-        .iter()
-        .filter(|r| filter.matches(r.name))
-        .map(|r| Ok((r.name, r.predict(card)?)))
-        .collect::<Result<_>>()?;
-    if all.is_empty() {
-        let names: Vec<_> = predict::rows().iter().map(|r| r.name).collect();
-        return Err(Error::Usage(format!("nothing to predict by that name; there are {}", names.join(", "))));
-    }
+    let all: Vec<_> = rows.iter().map(|r| Ok((r.name, r.predict(card)?))).collect::<Result<_>>()?;
     if args.json {
         let rows: Vec<_> =
             all.iter().map(|(n, p)| serde_json::json!({ "row": n, "prediction": p })).collect();

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::device::cpu::CpuDevice;
-use crate::device::fatbin;
+use crate::device::{cuda, fatbin};
 use crate::error::Result;
 use crate::weights::hub;
 
@@ -21,9 +21,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     let cpu = CpuDevice::new(0)?;
     let simd = crate::device::cpu::simd::Level::best().name();
-    // cudarc panics when libcuda is absent: ask first.
-    // SAFETY: only looks for the library by name.
-    let driver = unsafe { cudarc::driver::sys::is_culib_present() };
+    let driver = cuda::driver_found();
     let cache = hub::cache_dir();
     let mut models = Vec::new();
     if let Ok(dir) = &cache

@@ -16,7 +16,9 @@ const A: f32 = -0.75;
 type Taps = ([usize; 4], [f32; 4]);
 
 /// `torch.nn.functional.interpolate(mode="bicubic", size=(height, width))`: a = −0.75, no
-/// antialiasing; the identity where sizes agree. Bit-equal to PyTorch 2.11 on a CPU with FMA.
+/// antialiasing; the identity where sizes agree. Equal to PyTorch 2.11 on the golden
+/// pictures (`tests/golden/resize.safetensors`); PyTorch has several code paths, which differ in the last
+/// place.
 ///
 /// # Panics
 /// If a size is 0.

@@ -65,6 +65,16 @@ impl Device {
         self.host.run(f)
     }
 
+    /// The same device for networks whose values leave the range of f16 (SwinIR, the SDXL autoencoder):
+    /// where it would keep f16, it keeps f32.
+    pub fn without_f16(&self) -> Self {
+        let mut device = self.clone();
+        if let Some(kernels) = device.kernels.as_mut().filter(|k| k.compute == DType::F16) {
+            kernels.compute = DType::F32;
+        }
+        device
+    }
+
     /// The CUDA side, if plans run there.
     pub fn as_kernels(&self) -> Option<&Kernels> {
         self.kernels.as_ref()

@@ -137,6 +137,10 @@ impl Executable {
                 Side::Cpu { device: device.host().clone(), leaves, streamed: None }
             }
             (Target::Cuda { .. }, Some(kernels)) => {
+                // Floats are converted on their way to the device, once for all plans.
+                for (v, t) in leaves.iter_mut().filter(|(_, t)| !t.dtype().is_float()) {
+                    *t = convert(t, plan.leaf_dtype(*v));
+                }
                 Side::Kernels(Box::new(KernelRun::new(&plan, kernels, &leaves)?))
             }
             _ => panic!("a plan for {:?} on another device", plan.target),

@@ -125,8 +125,9 @@ impl DreamClearRestorer {
             .join(" ");
         let (matrices, weights) = prepare(weights, settings.matrices);
         let denoiser = Denoiser::new(model, weights, matrices, device.clone(), workspace.clone());
-        let swinir = TiledNetwork::new(swinir, None, None, usize::MAX, device.clone(), workspace.clone())?;
-        let vae = VaeRunner::new(vae, vae_weights, device.clone(), workspace.clone(), usize::MAX)?;
+        let swinir =
+            TiledNetwork::new(swinir, None, None, usize::MAX, device.without_f16(), workspace.clone())?;
+        let vae = VaeRunner::new(vae, vae_weights, device.without_f16(), workspace.clone(), usize::MAX)?;
         let text = TextEncoder::new(device, workspace, settings.matrices);
         if vae.config().latent_channels != LATENT || vae.config().factor() != FACTOR {
             return Err(Error::Usage(format!(
