@@ -1,12 +1,15 @@
-//! What the CUDA kernels of every op are held to, on the simulator.
+//! What the CUDA kernels of every op are held to, on the simulator and on GPUs alike.
 
 use super::case::{Case, convert, to_host};
 use super::check::{Arrangement, SEED, padded, unravel};
 use crate::device::kernel::{DeviceFacts, Launch};
-use crate::device::sim::{GuardedBuffer, Schedule, Simulator};
 use crate::graph::cuda::{CudaCall, CudaOperand, CudaResult, Storage};
 use crate::graph::{Array, Layout, TensorType};
 use crate::tensor::{DType, HostTensor};
+
+mod executor;
+
+pub use executor::{Executor, OnDevice, Simulated};
 
 /// Compute types of a CUDA plan.
 pub const COMPUTE: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
@@ -76,97 +79,168 @@ pub fn launches(case: &Case, storage: &Storage) -> Result<Vec<Launch>, String> {
     })
 }
 
-/// Runs a case's kernels on the simulator; every result is poison before.
-pub fn run(
+/// One way in which a plan may run a case: what was run, and how near the truth it came.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    /// Element types of operands and results, `bf16,bf16 -> f32`.
+    pub storage: String,
+    /// How the operands lay.
+    pub arrangement: Arrangement,
+    /// The kernels, in the order of their launches.
+    pub kernels: Vec<String>,
+    /// What came of it, or what was wrong.
+    pub verdict: Result<Accuracy, String>,
+}
+
+/// How near results came to the f64 reference: the worst of all results of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Accuracy {
+    /// ‖got − truth‖ / ‖truth‖.
+    pub relative_l2: f64,
+    /// The error over what is allowed, by element or as a whole: at most 1.
+    pub of_allowed: f64,
+}
+
+impl Accuracy {
+    /// The worse of each.
+    pub fn worst(self, other: Self) -> Self {
+        Accuracy {
+            relative_l2: self.relative_l2.max(other.relative_l2),
+            of_allowed: self.of_allowed.max(other.of_allowed),
+        }
+    }
+}
+
+/// A case with its operands in memory, ready to be launched.
+struct Prepared<B> {
+    launches: Vec<Launch>,
+    types: Vec<TensorType>,
+    inputs: Vec<B>,
+    outputs: Vec<B>,
+    /// Working memory and tables: the launches point into them.
+    _held: Vec<B>,
+}
+
+/// Brings a case's operands into memory; every result is poison.
+fn prepare<E: Executor>(
     case: &Case,
     inputs: &[HostTensor],
     storage: &Storage,
     how: Arrangement,
-    schedule: Schedule,
-    simulator: &Simulator,
-) -> Result<Vec<HostTensor>, String> {
+    executor: &E,
+) -> Result<Prepared<E::Buffer>, String> {
+    let poison = |bytes: usize| vec![0xFF; bytes];
     let types: Vec<_> =
         case.output_types().iter().zip(&storage.outputs).map(|(t, &d)| stored(t, d)).collect();
-    let mut out: Vec<_> = types.iter().map(|t| GuardedBuffer::new(t.bytes())).collect();
+    let mut results: Vec<_> = types.iter().map(|t| poison(t.bytes())).collect();
     let mut layouts = Vec::new();
     let mut buffers = Vec::new();
     for (k, t) in inputs.iter().enumerate() {
         let mut layout = Layout::dense(t.shape());
-        let mut buffer = GuardedBuffer::of(t.bytes());
+        let mut bytes = t.bytes().to_vec();
         if how == Arrangement::Strided(k) {
             layout = padded(t.shape()).expect("checked by arrangements()");
             let size = t.dtype().size();
-            buffer = GuardedBuffer::new(layout.span() * size);
+            bytes = poison(layout.span() * size);
             for i in 0..t.len() {
                 let at = layout.position(i) * size;
-                buffer.bytes_mut()[at..at + size].copy_from_slice(&t.bytes()[i * size..(i + 1) * size]);
+                bytes[at..at + size].copy_from_slice(&t.bytes()[i * size..(i + 1) * size]);
             }
         }
         if how == Arrangement::InPlace(k) {
-            out[0].bytes_mut().copy_from_slice(t.bytes());
+            results[0].copy_from_slice(t.bytes());
         }
         layouts.push(layout);
-        buffers.push(buffer);
+        buffers.push(executor.buffer(&bytes)?);
     }
-    let it: Vec<_> = inputs.iter().map(|t| TensorType::new(t.dtype(), t.shape())).collect();
-    let scratch = GuardedBuffer::new(
-        case.op.cuda_scratch(&it.iter().collect::<Vec<_>>(), &types.iter().collect::<Vec<_>>()),
-    );
-    let mut constants = Vec::new();
+    let outputs = results.iter().map(|r| executor.buffer(r)).collect::<Result<Vec<_>, _>>()?;
+    let operands: Vec<_> = inputs.iter().map(|t| TensorType::new(t.dtype(), t.shape())).collect();
+    let scratch =
+        case.op.cuda_scratch(&operands.iter().collect::<Vec<_>>(), &types.iter().collect::<Vec<_>>());
+    let scratch = executor.buffer(&poison(scratch))?;
+    let (mut held, mut refused) = (Vec::new(), None);
     let launches = case.op.cuda(&mut CudaCall {
         inputs: (0..inputs.len())
-            .map(|k| CudaOperand {
-                ty: it[k].clone(),
-                layout: &layouts[k],
-                address: if how == Arrangement::InPlace(k) { out[0].address() } else { buffers[k].address() },
+            .map(|k| {
+                let own = if how == Arrangement::InPlace(k) { &outputs[0] } else { &buffers[k] };
+                CudaOperand { ty: operands[k].clone(), layout: &layouts[k], address: executor.address(own) }
             })
             .collect(),
-        outputs: out
+        outputs: outputs
             .iter()
             .zip(&types)
-            .map(|(o, ty)| CudaResult { ty: ty.clone(), address: o.address() })
+            .map(|(o, ty)| CudaResult { ty: ty.clone(), address: executor.address(o) })
             .collect(),
-        scratch: scratch.address(),
-        device: DeviceFacts::A100,
-        constants: &mut |bytes| {
-            constants.push(GuardedBuffer::of(bytes));
-            constants.last().expect("just pushed").address()
+        scratch: executor.address(&scratch),
+        device: executor.facts(),
+        constants: &mut |bytes| match executor.buffer(bytes) {
+            Ok(buffer) => {
+                held.push(buffer);
+                executor.address(held.last().expect("just pushed"))
+            }
+            Err(e) => {
+                refused = Some(e);
+                0
+            }
         },
     })?;
-    for launch in &launches {
-        // SAFETY: all addresses are buffers that live until the end of this function.
-        unsafe { simulator.launch(launch, schedule, 1) }?;
+    held.push(scratch);
+    match refused {
+        Some(e) => Err(e),
+        None => Ok(Prepared { launches, types, inputs: buffers, outputs, _held: held }),
     }
-    for (k, o) in out.iter().enumerate() {
-        if !o.tail_is_untouched() {
-            return Err(format!("wrote past the end of result {k}"));
-        }
-        if !o.head_is_untouched() {
-            return Err(format!("wrote before the start of result {k}"));
-        }
+}
+
+impl<B> Prepared<B> {
+    /// The kernels, in order.
+    fn kernels(&self) -> Vec<String> {
+        self.launches.iter().map(|l| l.kernel.clone()).collect()
     }
-    for (k, b) in buffers.iter().enumerate() {
-        if how == Arrangement::Dense && b.bytes() != inputs[k].bytes() {
-            return Err(format!("changed operand {k}"));
+
+    /// Launches and reads the results.
+    fn run<E: Executor<Buffer = B>>(
+        &self,
+        inputs: &[HostTensor],
+        how: Arrangement,
+        executor: &E,
+        way: usize,
+    ) -> Result<Vec<HostTensor>, String> {
+        // SAFETY: all addresses are buffers that `self` holds.
+        unsafe { executor.launch(&self.launches, way) }?;
+        for (k, buffer) in self.inputs.iter().enumerate() {
+            let bytes = executor.read(buffer, &format!("operand {k}"))?;
+            if how == Arrangement::Dense && bytes != inputs[k].bytes() {
+                return Err(format!("changed operand {k}"));
+            }
         }
+        let results = self.outputs.iter().zip(&self.types).enumerate();
+        results
+            .map(|(k, (buffer, ty))| {
+                let bytes = executor.read(buffer, &format!("result {k}"))?;
+                Ok(HostTensor::copy_of(ty.dtype, &ty.shape, &bytes))
+            })
+            .collect()
     }
-    Ok(out.iter().zip(&types).map(|(o, t)| HostTensor::copy_of(t.dtype, &t.shape, o.bytes())).collect())
+}
+
+/// The kernels against the f64 reference on the simulator, in every way in which a plan may run them; the
+/// first that is wrong.
+pub fn kernels(case: &Case) -> Result<(), String> {
+    let simulated = Simulated::new(DeviceFacts::A100).map_err(|e| e.to_string())?;
+    match check(case, &simulated).into_iter().find_map(|c| Some((c.verdict.err()?, c.storage, c.arrangement)))
+    {
+        Some((e, storage, how)) => Err(format!("{storage}: {how:?} (seed {SEED}): {e}")),
+        None => Ok(()),
+    }
 }
 
 /// The kernels against the f64 reference over operands as they are stored, for every way in which a plan
-/// may keep them, every accepted arrangement and every schedule; the bytes must not depend on the schedule.
-pub fn kernels(case: &Case) -> Result<(), String> {
-    let simulator = Simulator::new().map_err(|e| e.to_string())?;
-    for storage in storages(case) {
-        check(case, &storage, &simulator).map_err(|e| {
-            let names = |d: &[DType]| d.iter().map(|d| d.name()).collect::<Vec<_>>().join(",");
-            format!("{} -> {}: {e}", names(&storage.inputs), names(&storage.outputs))
-        })?;
-    }
-    Ok(())
+/// may keep them and every accepted arrangement; the bytes must not depend on the way of running.
+pub fn check<E: Executor>(case: &Case, executor: &E) -> Vec<Checked> {
+    storages(case).iter().flat_map(|storage| check_storage(case, storage, executor)).collect()
 }
 
-fn check(case: &Case, storage: &Storage, simulator: &Simulator) -> Result<(), String> {
+fn check_storage<E: Executor>(case: &Case, storage: &Storage, executor: &E) -> Vec<Checked> {
     let host: Vec<_> = case.draw(SEED).iter().zip(&storage.inputs).map(|(a, &d)| to_host(a, d)).collect();
     let inputs: Vec<Array<f64>> = host.iter().map(Array::from_host).collect();
     let truth = case.op.eval_f64(&inputs);
@@ -183,37 +257,67 @@ fn check(case: &Case, storage: &Storage, simulator: &Simulator) -> Result<(), St
             .map(|a| Array::new(a.shape.clone(), a.data.iter().map(|&x| f64::from(x)).collect()))
             .collect()
     });
-    for how in arrangements(case, storage) {
-        let mut first: Option<Vec<HostTensor>> = None;
-        for schedule in Schedule::ALL {
-            let got = run(case, &host, storage, how, schedule, simulator)
-                .map_err(|e| format!("{how:?}, {schedule:?}: {e}"))?;
-            if let Some(first) = &first {
-                if let Some(k) = (0..got.len()).find(|&k| got[k].bytes() != first[k].bytes()) {
-                    let (a, b) = (first[k].to_f64(), got[k].to_f64());
-                    let i = (0..a.len()).find(|&i| a[i].to_bits() != b[i].to_bits()).unwrap_or(0);
-                    let at = unravel(i, &truth[k].shape);
-                    return Err(format!(
-                        "{how:?}: result {k} depends on the schedule: a race (element {at:?} is {}, under {schedule:?} {})",
-                        a[i], b[i]
-                    ));
-                }
-                continue;
-            }
-            for (k, g) in got.iter().enumerate() {
-                let rounded = Array::from_host(&to_host(&naive[k], g.dtype()));
-                close(&g.to_f64(), &truth[k], &rounded, half.unwrap_or(g.dtype()))
-                    .map_err(|e| format!("{how:?} (seed {SEED}): result {k}: {e}"))?;
-            }
+    let judge = |got: &[HostTensor]| {
+        got.iter().enumerate().try_fold(Accuracy::default(), |worst, (k, g)| {
+            let rounded = Array::from_host(&to_host(&naive[k], g.dtype()));
+            let accuracy = close(&g.to_f64(), &truth[k], &rounded, half.unwrap_or(g.dtype()))
+                .map_err(|e| format!("result {k}: {e}"))?;
+            Ok(worst.worst(accuracy))
+        })
+    };
+    let names = |d: &[DType]| d.iter().map(|d| d.name()).collect::<Vec<_>>().join(",");
+    let text = format!("{} -> {}", names(&storage.inputs), names(&storage.outputs));
+    arrangements(case, storage)
+        .into_iter()
+        .map(|how| {
+            let mut kernels = Vec::new();
+            let verdict =
+                in_all_ways(case, &host, storage, how, executor, &mut kernels).and_then(|g| judge(&g));
+            Checked { storage: text.clone(), arrangement: how, kernels, verdict }
+        })
+        .collect()
+}
+
+/// The results, which must be the same bytes whichever way the launches are run. Operands and results are
+/// brought into memory anew for each.
+fn in_all_ways<E: Executor>(
+    case: &Case,
+    inputs: &[HostTensor],
+    storage: &Storage,
+    how: Arrangement,
+    executor: &E,
+    kernels: &mut Vec<String>,
+) -> Result<Vec<HostTensor>, String> {
+    let mut first: Option<Vec<HostTensor>> = None;
+    for way in 0..executor.ways() {
+        let named = |e| format!("{}: {e}", executor.way(way));
+        let prepared = prepare(case, inputs, storage, how, executor).map_err(named)?;
+        *kernels = prepared.kernels();
+        let got = prepared.run(inputs, how, executor, way).map_err(named)?;
+        let Some(first) = &first else {
             first = Some(got);
+            continue;
+        };
+        if let Some(k) = (0..got.len()).find(|&k| got[k].bytes() != first[k].bytes()) {
+            let (a, b) = (first[k].to_f64(), got[k].to_f64());
+            let i = (0..a.len()).find(|&i| a[i].to_bits() != b[i].to_bits()).unwrap_or(0);
+            return Err(format!(
+                "result {k} depends on the {}: a race (element {:?} is {} in {}, {} in {})",
+                E::VARIES,
+                unravel(i, got[k].shape()),
+                a[i],
+                executor.way(0),
+                b[i],
+                executor.way(way)
+            ));
         }
     }
-    Ok(())
+    Ok(first.expect("there is a way to run"))
 }
 
 /// As close to the truth as twice the naive run in the same dtype: in the sum of squares over the whole
 /// result, and for each element up to a few units in the last place of the largest.
-fn close(got: &[f64], truth: &Array<f64>, naive: &Array<f64>, dtype: DType) -> Result<(), String> {
+fn close(got: &[f64], truth: &Array<f64>, naive: &Array<f64>, dtype: DType) -> Result<Accuracy, String> {
     let epsilon = match dtype {
         DType::BF16 => 2f64.powi(-8),
         DType::F16 => 2f64.powi(-11),
@@ -223,12 +327,15 @@ fn close(got: &[f64], truth: &Array<f64>, naive: &Array<f64>, dtype: DType) -> R
     let scale = truth.data.iter().fold(0.0f64, |m, x| m.max(x.abs()));
     let naive_error = truth.data.iter().zip(&naive.data).fold(0.0f64, |m, (t, n)| m.max((t - n).abs()));
     let tolerance = 2.0 * naive_error + 4.0 * epsilon * scale;
+    let mut worst = 0.0f64;
     for (i, (g, t)) in got.iter().zip(&truth.data).enumerate() {
-        let ok = (g - t).abs() <= tolerance;
+        let off = (g - t).abs();
+        let ok = off <= tolerance;
         if !ok {
             let at = unravel(i, &truth.shape);
             return Err(format!("element {at:?} is {g}, should be {t} (tolerance {tolerance:.3e})"));
         }
+        worst = worst.max(off);
     }
     let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
     let n = (truth.data.len() as f64).sqrt();
@@ -239,5 +346,9 @@ fn close(got: &[f64], truth: &Array<f64>, naive: &Array<f64>, dtype: DType) -> R
     if !ok {
         return Err(format!("the error is {error:.3e} (root of the sum of squares), allowed {allowed:.3e}"));
     }
-    Ok(())
+    let share = |x: f64, of: f64| if x == 0.0 { 0.0 } else { x / of };
+    Ok(Accuracy {
+        relative_l2: share(error, norm(&mut truth.data.iter().copied())),
+        of_allowed: share(worst, tolerance).max(share(error, allowed)),
+    })
 }
