@@ -1,4 +1,4 @@
-//! The CUDA device (`src/device/cuda.rs`) on a stand-in driver: every driver call of the program is made,
+//! The CUDA device (`src/device/cuda/`) on a stand-in driver: every driver call of the program is made,
 //! kernels run in the simulator, and the faults of real machines are played.
 #![cfg(target_os = "linux")]
 

@@ -1,5 +1,5 @@
 // A stand-in for the NVIDIA driver (libcuda.so.1): device memory is host memory, and kernels run in the
-// simulator of the process that loads this. It lets tests run all of src/device/cuda.rs without a GPU, and
+// simulator of the process that loads this. It lets tests run all of src/device/cuda/ without a GPU, and
 // plays the faults of real machines (FAKE_CUDA=old, none, driver, full).
 //
 // Only what the program calls is here. Streams run what they are given at once; capturing collects launches.

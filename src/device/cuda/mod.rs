@@ -5,20 +5,23 @@
 //! many threads and how much shared memory it wants in a device variable `<kernel>_info`.
 
 use std::collections::HashMap;
-use std::ffi::{CStr, CString, c_void};
+use std::ffi::c_void;
 use std::sync::{Arc, Mutex};
 
-use cudarc::driver::result::{self, DriverError};
-use cudarc::driver::sys;
+use cudarc::driver::{result, sys};
+
+mod driver;
+mod graph;
+mod module;
+
+pub use driver::driver_found;
+pub use module::Fatbin;
+
+use driver::{failed, out_of_memory, start, too_old, words};
+use module::Kernel;
 
 use super::kernel::{DeviceFacts, KernelDevice, KernelInfo, Launch, Recording};
 use crate::error::{Error, Result};
-
-/// Compiled kernels: a family's name and its fatbin.
-pub type Fatbin = (&'static str, &'static [u8]);
-
-/// The oldest cards that the kernels run on: compute capability 8.0 (Ampere).
-const OLDEST: u32 = 80;
 
 /// One GPU.
 pub struct CudaDevice {
@@ -36,85 +39,11 @@ pub struct CudaDevice {
     lock: Mutex<()>,
 }
 
-struct Kernel {
-    function: sys::CUfunction,
-    info: KernelInfo,
-}
-
 // SAFETY: the driver's handles may be used from any thread while the context is current there, which
 // every method sees to.
 unsafe impl Send for CudaDevice {}
 // SAFETY: as above; `lock` orders calls.
 unsafe impl Sync for CudaDevice {}
-
-/// What the driver says of an error, in words.
-fn words(e: DriverError) -> String {
-    let text = |s: std::result::Result<&std::ffi::CStr, DriverError>| {
-        s.ok().map(|s| s.to_string_lossy().into_owned())
-    };
-    match (text(e.error_name()), text(e.error_string())) {
-        (Some(name), Some(what)) => format!("{what} ({name})"),
-        _ => format!("error {}", e.0 as u32),
-    }
-}
-
-fn failed(what: &str) -> impl Fn(DriverError) -> Error + '_ {
-    move |e| Error::Run(format!("CUDA could not {what}: {}", words(e)))
-}
-
-/// Whether the driver's library is there.
-pub fn driver_found() -> bool {
-    // SAFETY: only looks for the library by name.
-    unsafe { sys::is_culib_present() }
-}
-
-/// Starts the driver; how many devices there are.
-fn start() -> Result<usize> {
-    if !driver_found() {
-        return Err(Error::Usage(
-            "no NVIDIA driver was found (libcuda.so.1): install it, or use --device cpu".into(),
-        ));
-    }
-    result::init().map_err(|e| match e.0 {
-        sys::CUresult::CUDA_ERROR_NO_DEVICE => {
-            Error::Usage("the NVIDIA driver is there, but it finds no GPU; use --device cpu".into())
-        }
-        _ => Error::Usage(format!(
-            "the NVIDIA driver does not start: {}; update it (CUDA 12.4 or later is needed), or use --device cpu",
-            words(e)
-        )),
-    })?;
-    let count = result::device::get_count().map_err(failed("count devices"))?;
-    match count {
-        0 => Err(Error::Usage("the NVIDIA driver is there, but it finds no GPU; use --device cpu".into())),
-        n => Ok(n as usize),
-    }
-}
-
-/// Why a card cannot be used, if it is too old.
-fn too_old(name: &str, arch: u32) -> Option<Error> {
-    (arch < OLDEST).then(|| {
-        Error::Usage(format!(
-            "{name} has compute capability {}.{}, the kernels need {}.{} (Ampere) or later; use --device cpu",
-            arch / 10,
-            arch % 10,
-            OLDEST / 10,
-            OLDEST % 10
-        ))
-    })
-}
-
-/// The sentence for memory that the device does not have.
-fn out_of_memory(name: &str, asked: usize, free: usize, total: usize) -> Error {
-    let mib = |b: usize| b.div_ceil(1 << 20);
-    Error::Run(format!(
-        "{name} has no room for {} MiB: {} of its {} MiB are free; close other programs that use it, or set \
-         --memory to what is free",
-        mib(asked),
-        free >> 20,
-        mib(total)
-    ))
-}
 
 impl CudaDevice {
     /// Opens GPU `ordinal` with these kernels.
@@ -183,53 +112,6 @@ impl CudaDevice {
         unsafe { result::ctx::set_current(self.context) }.map_err(failed("switch to the device"))
     }
 
-    /// Loads a module and looks at every kernel of it.
-    fn load(&mut self, family: &str, image: &'static [u8]) -> Result<()> {
-        // SAFETY: a fatbin that build.rs embedded; functions are valid while the context is.
-        unsafe {
-            let module = result::module::load_data(image.as_ptr().cast()).map_err(|e| {
-                Error::Run(format!(
-                    "the kernels of {family} do not load on {} (sm_{}): {}",
-                    self.name,
-                    self.facts.arch,
-                    words(e)
-                ))
-            })?;
-            for function in functions(module).map_err(failed("list the kernels"))? {
-                let mut raw = std::ptr::null();
-                sys::cuFuncGetName(&mut raw, function).result().map_err(failed("list the kernels"))?;
-                let name = CStr::from_ptr(raw).to_string_lossy().into_owned();
-                let symbol = CString::new(format!("{name}_info")).expect("kernel names hold no zero byte");
-                let (address, bytes) = result::module::get_global(module, symbol)
-                    .map_err(failed("read a kernel's properties"))?;
-                let mut info = [0u32; 3];
-                if bytes != size_of_val(&info) {
-                    return Err(Error::Run(format!(
-                        "{name} was built against another version of cuda/include/dc.cuh"
-                    )));
-                }
-                result::memcpy_dtoh_sync(&mut info, address).map_err(failed("read a kernel's properties"))?;
-                let [threads, shared_bytes, param_bytes] = info;
-                if shared_bytes > self.most_shared {
-                    continue; // of a later architecture: to a plan it is not there
-                }
-                if shared_bytes > 48 << 10 {
-                    use sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as SIZE;
-                    result::function::set_function_attribute(function, SIZE, shared_bytes as i32)
-                        .map_err(failed("give a kernel its shared memory"))?;
-                }
-                let info = KernelInfo {
-                    name: name.clone(),
-                    param_bytes: param_bytes as usize,
-                    threads,
-                    shared_bytes,
-                };
-                self.kernels.insert(name, Kernel { function, info });
-            }
-        }
-        Ok(())
-    }
-
     /// All kernels that were loaded.
     pub fn kernels(&self) -> impl Iterator<Item = &KernelInfo> {
         self.kernels.values().map(|k| &k.info)
@@ -265,21 +147,6 @@ impl CudaDevice {
             .map_err(|e| (i, words(e)))?;
         }
         Ok(())
-    }
-}
-
-/// All kernels of a module.
-///
-/// # Safety
-/// The module must be loaded.
-unsafe fn functions(module: sys::CUmodule) -> std::result::Result<Vec<sys::CUfunction>, DriverError> {
-    let mut count = 0;
-    // SAFETY: the caller's promise; the list has room for as many as were counted.
-    unsafe {
-        sys::cuModuleGetFunctionCount(&mut count, module).result()?;
-        let mut all = vec![std::ptr::null_mut(); count as usize];
-        sys::cuModuleEnumerateFunctions(all.as_mut_ptr(), count, module).result()?;
-        Ok(all)
     }
 }
 
@@ -369,25 +236,8 @@ impl KernelDevice for CudaDevice {
 
     unsafe fn record(&self, launches: &[Launch]) -> Option<Result<Arc<dyn Recording>>> {
         let _held = self.lock.lock().unwrap_or_else(|e| e.into_inner());
-        let record = || {
-            self.make_current()?;
-            let what = failed("record the launches of a plan");
-            // SAFETY: our own stream; while it is captured nothing else is launched on it.
-            unsafe {
-                use sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL as MODE;
-                result::stream::begin_capture(self.stream, MODE).map_err(&what)?;
-                let started = self.start(launches);
-                let graph = result::stream::end_capture(self.stream).map_err(&what)?;
-                if let Err((i, message)) = started {
-                    return Err(Error::Run(format!("{}: {message}", launches[i].kernel)));
-                }
-                let exec = result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0)).map_err(&what);
-                let _ = result::graph::destroy(graph);
-                let (context, stream) = (self.context, self.stream);
-                Ok(Arc::new(CudaGraph { exec: exec?, context, stream }) as Arc<dyn Recording>)
-            }
-        };
-        Some(record())
+        // SAFETY: the caller's promise; the lock is held.
+        Some(unsafe { self.capture(launches) })
     }
 
     fn synchronize(&self) -> Result<()> {
@@ -395,63 +245,5 @@ impl KernelDevice for CudaDevice {
         self.make_current()?;
         // SAFETY: our own stream.
         unsafe { result::stream::synchronize(self.stream) }.map_err(failed("run the kernels"))
-    }
-}
-
-/// A captured plan.
-struct CudaGraph {
-    exec: sys::CUgraphExec,
-    context: sys::CUcontext,
-    stream: sys::CUstream,
-}
-
-// SAFETY: as for `CudaDevice`.
-unsafe impl Send for CudaGraph {}
-// SAFETY: launching a graph twice at once is ordered by its stream.
-unsafe impl Sync for CudaGraph {}
-
-impl Recording for CudaGraph {
-    unsafe fn start(&self) -> Result<()> {
-        // SAFETY: the plan that holds this recording holds the device too.
-        unsafe {
-            result::ctx::set_current(self.context).map_err(failed("switch to the device"))?;
-            result::graph::launch(self.exec, self.stream).map_err(failed("start a recorded plan"))
-        }
-    }
-}
-
-impl Drop for CudaGraph {
-    fn drop(&mut self) {
-        // SAFETY: as above.
-        unsafe {
-            let _ = result::ctx::set_current(self.context);
-            let _ = result::graph::exec_destroy(self.exec);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sentences_say_what_to_do() {
-        let e = too_old("Tesla T4", 75).expect("older than Ampere").to_string();
-        assert!(
-            e.contains("Tesla T4") && e.contains("7.5") && e.contains("8.0") && e.contains("--device cpu"),
-            "{e}"
-        );
-        assert!(too_old("A100", 80).is_none());
-        let e = out_of_memory("A100", 10 << 30, 3 << 30, 40 << 30).to_string();
-        assert!(e.contains("10240 MiB") && e.contains("3072 of its 40960") && e.contains("--memory"), "{e}");
-    }
-
-    #[test]
-    fn without_a_driver_one_sentence() {
-        if driver_found() {
-            return; // a machine with a GPU: `tools/verify-gpu` takes over
-        }
-        let e = CudaDevice::open(0, &[("none", b"")]).err().expect("no driver").to_string();
-        assert!(e.contains("no NVIDIA driver") && e.contains("--device cpu"), "{e}");
     }
 }

@@ -1,0 +1,68 @@
+//! A plan's launches captured as one CUDA graph, and its replay.
+
+use std::sync::Arc;
+
+use cudarc::driver::result;
+use cudarc::driver::sys;
+
+use super::CudaDevice;
+use super::driver::failed;
+use crate::device::kernel::{Launch, Recording};
+use crate::error::{Error, Result};
+
+impl CudaDevice {
+    /// Captures the launches; nothing else may be launched meanwhile.
+    ///
+    /// # Safety
+    /// As [`KernelDevice::record`](crate::device::kernel::KernelDevice::record).
+    pub(super) unsafe fn capture(&self, launches: &[Launch]) -> Result<Arc<dyn Recording>> {
+        self.make_current()?;
+        let what = failed("record the launches of a plan");
+        // SAFETY: our own stream; while it is captured nothing else is launched on it.
+        unsafe {
+            use sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL as MODE;
+            result::stream::begin_capture(self.stream, MODE).map_err(&what)?;
+            let started = self.start(launches);
+            let graph = result::stream::end_capture(self.stream).map_err(&what)?;
+            if let Err((i, message)) = started {
+                return Err(Error::Run(format!("{}: {message}", launches[i].kernel)));
+            }
+            let exec = result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0)).map_err(&what);
+            let _ = result::graph::destroy(graph);
+            let (context, stream) = (self.context, self.stream);
+            Ok(Arc::new(CudaGraph { exec: exec?, context, stream }) as Arc<dyn Recording>)
+        }
+    }
+}
+
+/// A captured plan.
+struct CudaGraph {
+    exec: sys::CUgraphExec,
+    context: sys::CUcontext,
+    stream: sys::CUstream,
+}
+
+// SAFETY: as for `CudaDevice`.
+unsafe impl Send for CudaGraph {}
+// SAFETY: launching a graph twice at once is ordered by its stream.
+unsafe impl Sync for CudaGraph {}
+
+impl Recording for CudaGraph {
+    unsafe fn start(&self) -> Result<()> {
+        // SAFETY: the plan that holds this recording holds the device too.
+        unsafe {
+            result::ctx::set_current(self.context).map_err(failed("switch to the device"))?;
+            result::graph::launch(self.exec, self.stream).map_err(failed("start a recorded plan"))
+        }
+    }
+}
+
+impl Drop for CudaGraph {
+    fn drop(&mut self) {
+        // SAFETY: as above.
+        unsafe {
+            let _ = result::ctx::set_current(self.context);
+            let _ = result::graph::exec_destroy(self.exec);
+        }
+    }
+}

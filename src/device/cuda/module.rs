@@ -1,0 +1,83 @@
+//! Modules: the compiled kernels of a family, and what each kernel says about itself.
+
+use std::ffi::{CStr, CString};
+
+use cudarc::driver::result::{self, DriverError};
+use cudarc::driver::sys;
+
+use super::CudaDevice;
+use super::driver::{failed, words};
+use crate::device::kernel::KernelInfo;
+use crate::error::{Error, Result};
+
+/// Compiled kernels: a family's name and its fatbin.
+pub type Fatbin = (&'static str, &'static [u8]);
+
+pub(super) struct Kernel {
+    pub(super) function: sys::CUfunction,
+    pub(super) info: KernelInfo,
+}
+
+impl CudaDevice {
+    /// Loads a module and looks at every kernel of it.
+    pub(super) fn load(&mut self, family: &str, image: &'static [u8]) -> Result<()> {
+        // SAFETY: a fatbin that build.rs embedded; functions are valid while the context is.
+        unsafe {
+            let module = result::module::load_data(image.as_ptr().cast()).map_err(|e| {
+                Error::Run(format!(
+                    "the kernels of {family} do not load on {} (sm_{}): {}",
+                    self.name,
+                    self.facts.arch,
+                    words(e)
+                ))
+            })?;
+            for function in functions(module).map_err(failed("list the kernels"))? {
+                let mut raw = std::ptr::null();
+                sys::cuFuncGetName(&mut raw, function).result().map_err(failed("list the kernels"))?;
+                let name = CStr::from_ptr(raw).to_string_lossy().into_owned();
+                let symbol = CString::new(format!("{name}_info")).expect("kernel names hold no zero byte");
+                let (address, bytes) = result::module::get_global(module, symbol)
+                    .map_err(failed("read a kernel's properties"))?;
+                let mut info = [0u32; 3];
+                if bytes != size_of_val(&info) {
+                    return Err(Error::Run(format!(
+                        "{name} was built against another version of cuda/include/dc.cuh"
+                    )));
+                }
+                result::memcpy_dtoh_sync(&mut info, address).map_err(failed("read a kernel's properties"))?;
+                let [threads, shared_bytes, param_bytes] = info;
+                if shared_bytes > self.most_shared {
+                    continue; // of a later architecture: to a plan it is not there
+                }
+                if shared_bytes > 48 << 10 {
+                    use sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as SIZE;
+                    result::function::set_function_attribute(function, SIZE, shared_bytes as i32)
+                        .map_err(failed("give a kernel its shared memory"))?;
+                }
+                let info = KernelInfo {
+                    name: name.clone(),
+                    param_bytes: param_bytes as usize,
+                    threads,
+                    shared_bytes,
+                };
+                self.kernels.insert(name, Kernel { function, info });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// All kernels of a module.
+///
+/// # Safety
+/// The module must be loaded.
+unsafe fn functions(module: sys::CUmodule) -> std::result::Result<Vec<sys::CUfunction>, DriverError> {
+    let mut count = 0;
+    // SAFETY: the caller's promise; the list has room for as many as were counted.
+    unsafe {
+        sys::cuModuleGetFunctionCount(&mut count, module).result()?;
+        let mut all = vec![std::ptr::null_mut(); count as usize];
+        sys::cuModuleEnumerateFunctions(all.as_mut_ptr(), count, module).result()?;
+        Ok(all)
+    }
+}
