@@ -23,9 +23,7 @@
 #pragma once
 
 #ifdef __CUDACC__
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-#include <cstdint>
+#include <stdint.h>
 
 namespace dc {
 /// What the host reads of a kernel before it launches it.
@@ -35,7 +33,7 @@ struct KernelInfo {
 }  // namespace dc
 
 #define DC_KERNEL(name, Params, threads, min_blocks, shared_bytes)                            \
-    extern "C" __device__ dc::KernelInfo name##_info = {threads, shared_bytes};               \
+    extern "C" __device__ dc::KernelInfo name##_info = {threads, shared_bytes, sizeof(Params)}; \
     extern "C" __global__ void __launch_bounds__(threads, min_blocks) name(const __grid_constant__ Params p)
 #else
 #include "../sim/sim.h"
@@ -77,18 +75,21 @@ DC_FN T* ptr(uint64_t address) {
 
 // ---- Numbers ----------------------------------------------------------------------------------
 
-#ifdef __CUDACC__
-using bf16 = __nv_bfloat16;
-using f16 = __half;
-DC_FN float to_f32(bf16 x) { return __bfloat162float(x); }
-DC_FN float to_f32(f16 x) { return __half2float(x); }
-#else
+// Types of our own, not those of the toolkit's headers: NVRTC compiles the kernels on machines without them.
 struct bf16 {
     uint16_t bits;
 };
 struct f16 {
     uint16_t bits;
 };
+#ifdef __CUDACC__
+DC_FN float to_f32(bf16 x) { return __uint_as_float(uint32_t(x.bits) << 16); }
+DC_FN float to_f32(f16 x) {
+    float f;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(x.bits));
+    return f;
+}
+#else
 inline float to_f32(bf16 x) {
     uint32_t u = uint32_t(x.bits) << 16;
     float f;
@@ -119,11 +120,15 @@ DC_FN float from_f32<float>(float x) {
 #ifdef __CUDACC__
 template <>
 DC_FN bf16 from_f32<bf16>(float x) {
-    return __float2bfloat16_rn(x);
+    bf16 y;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+    return y;
 }
 template <>
 DC_FN f16 from_f32<f16>(float x) {
-    return __float2half_rn(x);
+    f16 y;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+    return y;
 }
 #else
 template <>
@@ -157,15 +162,8 @@ inline f16 from_f32<f16>(float x) {
 /// Two floats in one register of an operand of the tensor cores: `lo` in the low half.
 template <class T>
 DC_FN uint32_t pack2(float lo, float hi) {
-#ifdef __CUDACC__
     static_assert(sizeof(T) == 2, "half precision");
-    T pair[2] = {from_f32<T>(lo), from_f32<T>(hi)};
-    uint32_t r;
-    memcpy(&r, pair, 4);
-    return r;
-#else
     return uint32_t(from_f32<T>(lo).bits) | uint32_t(from_f32<T>(hi).bits) << 16;
-#endif
 }
 
 /// N values that travel as one aligned access of up to 16 bytes.
