@@ -2,7 +2,7 @@
 //!
 //! Written by `tools/bindgen`; change the headers, not this file.
 #![allow(rustdoc::broken_intra_doc_links)] // shapes in comments of C are no links
-// headers sha256: 48cdfdb2395ac3ab5da55c4794eee304191b0f67cd3e2d9112da7b1830ed8b47
+// headers sha256: 913bd97c27e10995cb3203187d009249976c442dbe94df5cdd139bea9b0d4a23
 
 /// As in the headers.
 pub const ACTIVATION_NONE: u32 = 0;
@@ -2244,6 +2244,31 @@ const _: () = {
     ["Offset of field: SoftmaxGradRows::reserved"]
         [::std::mem::offset_of!(SoftmaxGradRows, reserved) - 52usize];
 };
+/// A tensor for the tensor copies of sm_90 (cuda/include/sm90.cuh), as the device that made it encodes it
+/// (`KernelDevice::tensor_map`; on a GPU the driver's CUtensorMap). Part of the parameters of kernels `*_sm90`,
+/// at a multiple of 64 bytes.
+#[repr(C)]
+#[repr(align(64))]
+#[derive(Debug, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct TensorMap {
+    /// For the device alone.
+    pub opaque: [u64; 16usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of TensorMap"][::std::mem::size_of::<TensorMap>() - 128usize];
+    ["Alignment of TensorMap"][::std::mem::align_of::<TensorMap>() - 64usize];
+    ["Offset of field: TensorMap::opaque"][::std::mem::offset_of!(TensorMap, opaque) - 0usize];
+};
+impl Default for TensorMap {
+    fn default() -> Self {
+        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
 /// How windows lie in images: see `WindowAttention` in src/ops/window_attention.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]

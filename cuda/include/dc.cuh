@@ -212,10 +212,10 @@ DC_FN float exp(float x) { return exp2(x * LOG2E); }
 // ---- Blocks and warps -------------------------------------------------------------------------
 
 #ifdef __CUDACC__
-extern __shared__ __align__(128) unsigned char shared_memory[];
+extern __shared__ __align__(1024) unsigned char shared_memory[];
 #endif
 
-/// The block's dynamic shared memory as a T; 128-byte aligned.
+/// The block's dynamic shared memory as a T; aligned to 128 bytes, in kernels `*_sm90` to 1024.
 template <class T>
 DC_FN T& shared() {
 #ifdef __CUDACC__

@@ -1,5 +1,5 @@
 // Written by tools/bindgen: what Rust believes of the structs of ffi/, for the C++ compilers to prove.
-// headers sha256: 48cdfdb2395ac3ab5da55c4794eee304191b0f67cd3e2d9112da7b1830ed8b47
+// headers sha256: 913bd97c27e10995cb3203187d009249976c442dbe94df5cdd139bea9b0d4a23
 #include <cstddef>
 
 #include "../../ffi/activation.h"
@@ -26,6 +26,7 @@
 #include "../../ffi/rms_norm.h"
 #include "../../ffi/rows.h"
 #include "../../ffi/softmax.h"
+#include "../../ffi/tensor_map.h"
 #include "../../ffi/window_attention.h"
 
 static_assert(sizeof(ActivationMap) == 48, "sizeof(ActivationMap)");
@@ -593,6 +594,8 @@ static_assert(offsetof(SoftmaxGradRows, dy_step) == 32, "offsetof(SoftmaxGradRow
 static_assert(offsetof(SoftmaxGradRows, rows) == 40, "offsetof(SoftmaxGradRows, rows)");
 static_assert(offsetof(SoftmaxGradRows, cols) == 48, "offsetof(SoftmaxGradRows, cols)");
 static_assert(offsetof(SoftmaxGradRows, reserved) == 52, "offsetof(SoftmaxGradRows, reserved)");
+static_assert(sizeof(TensorMap) == 128, "sizeof(TensorMap)");
+static_assert(offsetof(TensorMap, opaque) == 0, "offsetof(TensorMap, opaque)");
 static_assert(sizeof(WindowGrid) == 24, "sizeof(WindowGrid)");
 static_assert(offsetof(WindowGrid, height) == 0, "offsetof(WindowGrid, height)");
 static_assert(offsetof(WindowGrid, width) == 4, "offsetof(WindowGrid, width)");

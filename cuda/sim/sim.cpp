@@ -1,5 +1,5 @@
 // The simulator: fibers, schedules, faults. See sim.h.
-#include "sim.h"
+#include "async.h"
 
 #include <algorithm>
 #include <atomic>
@@ -93,7 +93,7 @@ struct Context {
 };
 #endif
 
-enum class State { ready, barrier, warp, done };
+enum class State { ready, barrier, warp, condition, done };
 
 struct Fiber : Thread {
     Context context;
@@ -101,6 +101,7 @@ struct Fiber : Thread {
     unsigned barrier_id = 0, barrier_count = 0;
     unsigned generation = 0;
     unsigned group = 0;  ///< index of the copy group that is open
+    const Condition* condition = nullptr;
     std::vector<PendingCopy> copies;
     unsigned char* stack = nullptr;
     void* fake_stack = nullptr;
@@ -114,7 +115,7 @@ struct Worker {
     size_t stack_pitch = 0;
     unsigned char* shared = nullptr;  ///< ends at a guard page
     size_t shared_room = 0;
-    unsigned arrived[BARRIERS] = {};
+    unsigned arrived[BARRIERS] = {}, wanted[BARRIERS] = {};
     const char* barrier_file[BARRIERS] = {};
     int barrier_line[BARRIERS] = {};
     Context scheduler;
@@ -129,6 +130,7 @@ struct Worker {
     unsigned param_bytes = 0, shared_bytes = 0;
     unsigned char* shared_start = nullptr;  ///< of the running block
     const char* kernel = "";
+    Async async;
     std::string error;
     std::vector<unsigned char> alternate = std::vector<unsigned char>(64 << 10);
 
@@ -200,11 +202,18 @@ struct Worker {
         return found;
     }
 
+    /// Alignment of shared memory: of all kernels, and of those that swizzle tiles (`*_sm90`).
+    static constexpr size_t ALIGN = 128, MOST_ALIGN = 1024;
+    size_t shared_align() const {
+        const size_t n = std::strlen(kernel);
+        return n > 5 && !std::strcmp(kernel + n - 5, "_sm90") ? MOST_ALIGN : ALIGN;
+    }
+
     /// Bytes before a block's shared memory that are watched, as is what lies between its end and the guard page.
     static constexpr size_t MARGIN = 64;
     /// Whether these are still poison; if not, the error names the thread that ran last.
     bool surroundings_hold(const Thread* last) {
-        static const std::vector<unsigned char> poison(256, 0xFF);
+        static const std::vector<unsigned char> poison(MOST_ALIGN, 0xFF);
         const unsigned char *start = shared_start, *end = start + shared_bytes, *room = shared + shared_room;
         const bool before = std::memcmp(start - MARGIN, poison.data(), MARGIN);
         if (!before && !std::memcmp(end, poison.data(), room - end)) return true;
@@ -258,6 +267,7 @@ void fiber_main() {
 #endif
     w.entry(w.params);
     if (!f->copies.empty()) fail("the thread ended with %zu asynchronous copies not waited for", f->copies.size());
+    w.async.thread_ends();
     f->state = State::done;
     to_scheduler();
     std::abort();  // a finished fiber is never resumed
@@ -315,22 +325,34 @@ void install_handlers() {
 // ---- Running a block --------------------------------------------------------------------------
 
 void stuck(Worker& w) {
-    unsigned at_barrier = 0, in_warp = 0, done = 0;
+    unsigned at_barrier = 0, in_warp = 0, in_condition = 0, done = 0;
     const Fiber* waiting = nullptr;
     for (unsigned i = 0; i < w.threads; ++i) {
         const Fiber& f = w.fibers[i];
         at_barrier += f.state == State::barrier;
         in_warp += f.state == State::warp;
+        in_condition += f.state == State::condition;
         done += f.state == State::done;
         if (f.state != State::done && !waiting) waiting = &f;
     }
+    const auto first = [&](State state) {
+        return std::find_if(&w.fibers[0], &w.fibers[0] + w.threads, [&](const Fiber& f) { return f.state == state; });
+    };
     char text[400];
-    if (at_barrier) {
-        const Fiber* b = std::find_if(&w.fibers[0], &w.fibers[0] + w.threads,
-                                      [](const Fiber& f) { return f.state == State::barrier; });
+    if (in_condition) {
+        waiting = first(State::condition);
         snprintf(text, sizeof text,
-                 ": %u of %u threads wait at the barrier of %s:%d, %u in a warp operation, %u have ended", at_barrier,
-                 w.threads, w.barrier_file[b->barrier_id], w.barrier_line[b->barrier_id], in_warp, done);
+                 ": %u of %u threads wait for %s; %u wait at other barriers, %u in a warp operation, %u have ended",
+                 in_condition, w.threads, waiting->condition->what().c_str(), at_barrier, in_warp, done);
+    } else if (at_barrier) {
+        const unsigned id = first(State::barrier)->barrier_id;
+        char place[200];
+        if (w.barrier_file[id])
+            snprintf(place, sizeof place, "the barrier of %s:%d", w.barrier_file[id], w.barrier_line[id]);
+        else
+            snprintf(place, sizeof place, "named barrier %u for %u threads", id, w.wanted[id]);
+        snprintf(text, sizeof text, ": %u of %u threads wait at %s, %u in a warp operation, %u have ended", at_barrier,
+                 w.threads, place, in_warp, done);
     } else {
         snprintf(text, sizeof text, ": %u of %u threads wait in %s for lanes that do not come (%u threads have ended)",
                  in_warp, w.threads, waiting->warp->name, done);
@@ -341,12 +363,14 @@ void stuck(Worker& w) {
 /// Whether the block ended without error.
 bool run_block(Worker& w, dim3 block, dim3 grid, unsigned shared_bytes, unsigned schedule) {
     // Shared memory ends at the guard page, as aligned as kernels may ask for, and holds poison.
-    unsigned char* shared = w.shared + w.shared_room - (shared_bytes + 127) / 128 * 128;
+    const size_t align = w.shared_align();
+    unsigned char* shared = w.shared + w.shared_room - (shared_bytes + align - 1) / align * align;
     std::memset(shared - Worker::MARGIN, 0xFF, w.shared + w.shared_room - shared + Worker::MARGIN);
     w.shared_start = shared;
     w.shared_bytes = shared_bytes;
     std::fill(std::begin(w.arrived), std::end(w.arrived), 0u);
     for (WarpOp& op : w.warps) op = WarpOp{};
+    w.async.begin(shared, shared_bytes, w.threads);
     std::vector<unsigned> order(w.threads);
     for (unsigned i = 0; i < w.threads; ++i) {
         Fiber& f = w.fibers[i];
@@ -380,6 +404,7 @@ bool run_block(Worker& w, dim3 block, dim3 grid, unsigned shared_bytes, unsigned
         for (unsigned i : order) {
             Fiber& f = w.fibers[i];
             if (f.state == State::warp && f.warp->generation != f.generation) f.state = State::ready;
+            if (f.state == State::condition && f.condition->holds()) f.state = State::ready;
             if (f.state == State::ready) {
                 to_fiber(f);
                 ran = true;
@@ -388,10 +413,14 @@ bool run_block(Worker& w, dim3 block, dim3 grid, unsigned shared_bytes, unsigned
             alive |= f.state != State::done;
         }
         if (!alive || !w.error.empty()) break;
-        if (!ran) {
+        if (!ran && !w.async.advance()) {
             stuck(w);
             break;
         }
+    }
+    if (w.error.empty()) {
+        const std::string left = w.async.left_over();
+        if (!left.empty()) w.error = w.where(&w.fibers[0]) + ": " + left;
     }
     w.running = false;
     return w.error.empty();
@@ -429,30 +458,55 @@ void fail(const char* format, ...) {
     std::abort();
 }
 
+namespace {
+
+/// One more thread is at barrier `id`; whether it is the last, which sets the others free.
+bool arrive_at(unsigned id, unsigned& count) {
+    Worker& w = *worker;
+    if (id >= BARRIERS) fail("barrier %u: there are %u", id, BARRIERS);
+    if (!count) count = w.threads;
+    if (count % 32 || count > w.threads) fail("barrier %u for %u threads; expected a multiple of 32 up to %u", id, count, w.threads);
+    if (w.arrived[id] && w.wanted[id] != count)
+        fail("is at barrier %u for %u threads while others are there for %u", id, count, w.wanted[id]);
+    w.wanted[id] = count;
+    if (++w.arrived[id] < count) return false;
+    w.arrived[id] = 0;
+    for (unsigned i = 0; i < w.threads; ++i) {
+        Fiber& o = w.fibers[i];
+        if (o.state == State::barrier && o.barrier_id == id) o.state = State::ready;
+    }
+    return true;
+}
+
+}  // namespace
+
 void barrier(unsigned id, unsigned count, const char* file, int line) {
     Worker& w = *worker;
     Fiber* f = self();
-    if (id >= BARRIERS) fail("barrier %u: there are %u", id, BARRIERS);
-    if (!count) count = w.threads;
-    if (w.arrived[id] && (w.barrier_line[id] != line || std::strcmp(w.barrier_file[id], file)))
+    // Without a place it is a named barrier, at which threads may be that took different ways.
+    if (file && w.arrived[id] && (w.barrier_line[id] != line || std::strcmp(w.barrier_file[id], file)))
         fail("waits at the barrier of %s:%d while others wait at that of %s:%d", file, line, w.barrier_file[id],
              w.barrier_line[id]);
-    w.barrier_file[id] = file;
-    w.barrier_line[id] = line;
-    f->barrier_id = id;
-    if (++w.arrived[id] == count) {
-        w.arrived[id] = 0;
-        for (unsigned i = 0; i < w.threads; ++i) {
-            Fiber& o = w.fibers[i];
-            if (o.state == State::barrier && o.barrier_id == id) o.state = State::ready;
-        }
-        // The last to arrive does not run on first by right: its turn ends here too.
-        f->state = State::ready;
-    } else {
-        f->state = State::barrier;
+    if (id < BARRIERS) {
+        w.barrier_file[id] = file;
+        w.barrier_line[id] = line;
     }
+    f->barrier_id = id;
+    // The last to arrive does not run on first by right: its turn ends here too.
+    f->state = arrive_at(id, count) ? State::ready : State::barrier;
     to_scheduler();
 }
+
+void barrier_arrive(unsigned id, unsigned count) { arrive_at(id, count); }
+
+void wait_until(const Condition& condition) {
+    Fiber* f = self();
+    f->condition = &condition;
+    f->state = State::condition;
+    to_scheduler();
+}
+
+Async& async() { return worker->async; }
 
 void meet(const char* name, unsigned mask, const void* in, void* out, void (*run)(WarpOp&)) {
     Fiber* f = self();

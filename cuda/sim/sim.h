@@ -73,8 +73,10 @@ extern thread_local Thread* current;
 
 /// Ends the launch with this message; does not return.
 [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
-/// Waits until `count` threads (0: the whole block) are at barrier `id`.
+/// Waits until `count` threads (0: the whole block) are at barrier `id`; without a file it is a named barrier.
 void barrier(unsigned id, unsigned count, const char* file, int line);
+/// Counts as one of these threads, and does not wait.
+void barrier_arrive(unsigned id, unsigned count);
 /// Waits until the warp's current operation is complete; the last lane to arrive runs `run`.
 void meet(const char* name, unsigned mask, const void* in, void* out, void (*run)(WarpOp&));
 
