@@ -60,6 +60,7 @@ fn run(op: &dyn Op, operands: &[Held], dtype: DType, simulator: &Simulator) -> V
             scratch: scratch.address(),
             device: DeviceFacts::A100,
             constants: &mut |_| unreachable!("no table"),
+            tensor_map: &|spec| simulator.tensor_map(spec),
         })
         .unwrap();
     for launch in &launches {

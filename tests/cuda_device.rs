@@ -70,10 +70,10 @@ impl Fake {
         unsafe {
             let fake = Fake(libc::dlopen(c"libcuda.so.1".as_ptr(), libc::RTLD_NOW));
             assert!(!fake.0.is_null(), "the stand-in driver is on LD_LIBRARY_PATH");
-            let install: unsafe extern "C" fn(*const c_void, *const c_void) =
+            let install: unsafe extern "C" fn(*const c_void, *const c_void, *const c_void) =
                 std::mem::transmute(fake.symbol("fake_cuda_install"));
-            let [kernels, launch] = simulator.raw_functions();
-            install(kernels, launch);
+            let [kernels, launch, tensor_map] = simulator.raw_functions();
+            install(kernels, launch, tensor_map);
             fake
         }
     }

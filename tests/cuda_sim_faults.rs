@@ -170,6 +170,9 @@ fn every_planted_fault_is_tested() {
     let Some(simulator) = simulator() else { return };
     for kernel in simulator.kernels() {
         let Some(name) = kernel.name.strip_prefix("fault_") else { continue };
+        if name.ends_with("_sm90") {
+            continue; // tests/cuda_sim_sm90.rs
+        }
         let known = name.starts_with("free_") || FAULTS.iter().any(|(n, _)| *n == name);
         assert!(known, "{} of cuda/sim/faults.cpp is not in FAULTS", kernel.name);
     }

@@ -69,6 +69,7 @@ fn run(
             scratch: scratch.address(),
             device: DeviceFacts::A100,
             constants: &mut |_| unreachable!("these families have no tables"),
+            tensor_map: &|spec| simulator.tensor_map(spec),
         })
         .unwrap();
     for launch in &launches {

@@ -38,27 +38,9 @@ pub struct Card {
 
 /// The cards that `--predict` knows, with the rates that `shared/spec/restore.md` §14 uses.
 pub static CARDS: &[Card] = &[
-    Card {
-        name: "a100",
-        facts: DeviceFacts { arch: 80, multiprocessors: 108 },
-        half: 312e12,
-        single: 19.5e12,
-        bandwidth: 2.0e12,
-    },
-    Card {
-        name: "h100",
-        facts: DeviceFacts { arch: 90, multiprocessors: 132 },
-        half: 790e12,
-        single: 67e12,
-        bandwidth: 3.35e12,
-    },
-    Card {
-        name: "h200",
-        facts: DeviceFacts { arch: 90, multiprocessors: 132 },
-        half: 790e12,
-        single: 67e12,
-        bandwidth: 4.3e12,
-    },
+    Card { name: "a100", facts: DeviceFacts::A100, half: 312e12, single: 19.5e12, bandwidth: 2.0e12 },
+    Card { name: "h100", facts: DeviceFacts::H100, half: 790e12, single: 67e12, bandwidth: 3.35e12 },
+    Card { name: "h200", facts: DeviceFacts::H100, half: 790e12, single: 67e12, bandwidth: 4.3e12 },
 ];
 
 impl Card {

@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 use crate::cancel::EXIT_INTERRUPTED;
 use crate::device::cpu::CpuDevice;
 use crate::device::cuda::CudaDevice;
+use crate::device::kernel::DeviceFacts;
 use crate::device::{Device, fatbin};
 use crate::error::{Error, Result};
 use crate::tensor::DType;
@@ -111,6 +112,7 @@ impl DeviceArgs {
         let device = match self.device.as_str() {
             "auto" | "cpu" => Device::cpu(self.threads)?,
             "sim" => Device::sim(self.threads, matrices.unwrap_or(DType::F32))?,
+            "sim:h100" => Device::sim_of(self.threads, matrices.unwrap_or(DType::F32), DeviceFacts::H100)?,
             d if d == "cuda" || d.starts_with("cuda:") => {
                 let ordinal = d.strip_prefix("cuda:").map_or(Ok(0), str::parse).map_err(|_| {
                     Error::Usage(format!("--device {d}: expected cuda, or cuda:N with the number of a GPU"))
@@ -120,7 +122,9 @@ impl DeviceArgs {
                 Device::kernels(host, Arc::new(gpu), matrices.unwrap_or(DType::BF16))
             }
             d => {
-                return Err(Error::Usage(format!("--device {d}: expected auto, cpu, cuda, cuda:N or sim")));
+                return Err(Error::Usage(format!(
+                    "--device {d}: expected auto, cpu, cuda, cuda:N, sim or sim:h100"
+                )));
             }
         };
         Ok((device, matrices))

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use crate::device::kernel::DeviceFacts;
 use crate::error::Result;
 use crate::graph::{Gradient, GradientContext, GraphBuilder, ValueId};
 use crate::ops::{Case, OpEntry, check_cuda, registry};
@@ -76,7 +77,9 @@ pub fn run(args: &Args) -> Result<()> {
 
 /// The compute types in which a plan may keep this case's operands, as far as there are kernels for them.
 fn cuda(case: &Case) -> Vec<DType> {
-    let found = check_cuda::storages(case).into_iter().filter(|s| check_cuda::launches(case, s).is_ok());
+    let found = check_cuda::storages(case)
+        .into_iter()
+        .filter(|s| check_cuda::launches(case, s, DeviceFacts::A100).is_ok());
     let mut types: Vec<_> = found
         .flat_map(|s| s.inputs.into_iter().chain(s.outputs))
         .filter(|d| check_cuda::COMPUTE.contains(d))

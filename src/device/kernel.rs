@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
 
 use crate::error::Result;
+use crate::ffi;
 use crate::tensor::{DType, HostTensor};
 
 /// One launch of a kernel: everything but the number of threads and of shared bytes, which belong to
@@ -45,11 +46,104 @@ pub struct DeviceFacts {
     pub arch: u32,
     /// Streaming multiprocessors.
     pub multiprocessors: u32,
+    /// Whether the kernels `*_sm90` are there, which need what compute capability 9.0 alone has (wgmma, TMA).
+    pub hopper: bool,
 }
 
 impl DeviceFacts {
-    /// An A100: what the simulator stands for.
-    pub const A100: DeviceFacts = DeviceFacts { arch: 80, multiprocessors: 108 };
+    /// An A100: what the simulator stands for unless it is told otherwise.
+    pub const A100: DeviceFacts = DeviceFacts { arch: 80, multiprocessors: 108, hopper: false };
+    /// An H100 or H200 (SXM).
+    pub const H100: DeviceFacts = DeviceFacts { arch: 90, multiprocessors: 132, hopper: true };
+}
+
+/// How chunks of 16 bytes change places in the rows of a box in shared memory, so that neither rows nor columns
+/// of chunks fall on the same banks. The rows are as long as the name says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Swizzle {
+    /// Not at all.
+    None,
+    /// Rows of 32 bytes.
+    Bytes32,
+    /// Rows of 64 bytes.
+    Bytes64,
+    /// Rows of 128 bytes.
+    Bytes128,
+}
+
+impl Swizzle {
+    /// Bytes of a row; 0 where rows may have any length.
+    pub fn bytes(self) -> usize {
+        match self {
+            Swizzle::None => 0,
+            Swizzle::Bytes32 => 32,
+            Swizzle::Bytes64 => 64,
+            Swizzle::Bytes128 => 128,
+        }
+    }
+}
+
+/// A tensor in device memory and the boxes in which kernels `*_sm90` copy it (`cuda/include/sm90.cuh`). Axes are
+/// counted from the innermost, whose elements are neighbours.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TensorMapSpec {
+    /// Of the first element; a multiple of 16.
+    pub address: u64,
+    /// Element type: f32, bf16 or f16.
+    pub dtype: DType,
+    /// Of each axis, one to five.
+    pub extents: Vec<usize>,
+    /// Bytes between neighbours along each axis but the innermost: multiples of 16. 0 repeats.
+    pub strides: Vec<usize>,
+    /// Extents of a box, up to 256 each.
+    pub boxed: Vec<usize>,
+    /// How a box lies in shared memory.
+    pub swizzle: Swizzle,
+}
+
+impl TensorMapSpec {
+    /// Whether tensor copies can do this; or in one sentence why not.
+    pub fn check(&self) -> Result<(), String> {
+        let rank = self.extents.len();
+        if !(1..=5).contains(&rank) || self.strides.len() + 1 != rank || self.boxed.len() != rank {
+            return Err(format!(
+                "a tensor map of {rank} extents, {} strides and a box of {} axes; expected one to five extents, \
+                 strides of all axes but the first, and a box of as many axes",
+                self.strides.len(),
+                self.boxed.len()
+            ));
+        }
+        if !matches!(self.dtype, DType::F32 | DType::BF16 | DType::F16) {
+            return Err(format!("a tensor map of {}; expected f32, bf16 or f16", self.dtype));
+        }
+        if !self.address.is_multiple_of(16) {
+            return Err(format!("a tensor map at address {:#x}; expected a multiple of 16", self.address));
+        }
+        if let Some(s) = self.strides.iter().find(|s| !s.is_multiple_of(16) || **s >= 1 << 40) {
+            return Err(format!(
+                "a tensor map with a stride of {s} bytes; expected a multiple of 16 below 2^40"
+            ));
+        }
+        if let Some(n) = self.extents.iter().find(|n| !(1..=1 << 32).contains(*n)) {
+            return Err(format!("a tensor map with an axis of {n} elements; expected 1 to 2^32"));
+        }
+        if let Some(n) = self.boxed.iter().find(|n| !(1..=256).contains(*n)) {
+            return Err(format!("a tensor map with a box of {n} elements along an axis; expected 1 to 256"));
+        }
+        let (row, span) = (self.boxed[0] * self.dtype.size(), self.swizzle.bytes());
+        if !row.is_multiple_of(16) || (span != 0 && row != span) {
+            return Err(format!(
+                "a tensor map with rows of {row} bytes in a box; expected {}",
+                if span == 0 { "a multiple of 16".into() } else { format!("the {span} of its swizzle") }
+            ));
+        }
+        Ok(())
+    }
+
+    /// Bytes of a box in shared memory: what a kernel expects of a copy.
+    pub fn box_bytes(&self) -> usize {
+        self.boxed.iter().product::<usize>() * self.dtype.size()
+    }
 }
 
 /// A device that runs kernels: a GPU, or the simulator.
@@ -80,6 +174,9 @@ pub trait KernelDevice: Send + Sync {
     /// # Safety
     /// The range must be live memory of this device.
     unsafe fn download(&self, from: u64, to: &mut [u8]) -> Result<()>;
+
+    /// The tensor as this device's kernels take it; or in one sentence why it has none such.
+    fn tensor_map(&self, spec: &TensorMapSpec) -> Result<ffi::TensorMap, String>;
 
     /// Whether the device has this kernel, and it takes these parameters; or what is wrong.
     fn check(&self, launch: &Launch) -> Result<(), String>;

@@ -43,10 +43,15 @@ impl Device {
         Device { host, kernels: Some(Kernels { device, compute, params: Default::default() }) }
     }
 
-    /// The simulated CUDA device; its blocks run on the host's threads.
+    /// The simulated CUDA device, an A100; its blocks run on the host's threads.
     pub fn sim(threads: usize, compute: DType) -> Result<Self> {
+        Self::sim_of(threads, compute, kernel::DeviceFacts::A100)
+    }
+
+    /// The simulated CUDA device in the place of another card.
+    pub fn sim_of(threads: usize, compute: DType, facts: kernel::DeviceFacts) -> Result<Self> {
         let host = Arc::new(CpuDevice::new(threads)?);
-        let device = sim::SimDevice::new(host.threads())?;
+        let device = sim::SimDevice::new(host.threads(), facts)?;
         Ok(Self::kernels(host, Arc::new(device), compute))
     }
 

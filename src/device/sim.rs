@@ -7,8 +7,9 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::sync::{Arc, OnceLock};
 
 use super::cpu::Arena;
-use super::kernel::{DeviceFacts, KernelDevice, KernelInfo, Launch, Recording};
+use super::kernel::{DeviceFacts, KernelDevice, KernelInfo, Launch, Recording, TensorMapSpec};
 use crate::error::{Error, Result};
+use crate::ffi;
 
 /// Environment variable with the path of another build of the simulator.
 pub const LIBRARY_VARIABLE: &str = "DREAMCLEAR_SIM_LIBRARY";
@@ -59,12 +60,15 @@ type LaunchFn = unsafe extern "C" fn(
     usize,
 ) -> c_int;
 
-/// The C functions at the end of `cuda/sim/sim.cpp`.
+type EncodeTensorMap = unsafe extern "C" fn(*mut u64, u64, u32, u32, *const u64, *const u64, *const u32, u32);
+
+/// The C functions at the end of `cuda/sim/sim.cpp` and `cuda/sim/sm90.cpp`.
 #[derive(Clone, Copy)]
 struct Functions {
     kernels: Kernels,
     take_mma_flops: TakeMmaFlops,
     launch: LaunchFn,
+    tensor_map: EncodeTensorMap,
 }
 
 #[cfg(simulator)]
@@ -84,6 +88,16 @@ mod linked {
             error: *mut c_char,
             error_room: usize,
         ) -> c_int;
+        pub fn dcsim_tensor_map(
+            out: *mut u64,
+            address: u64,
+            element_bytes: u32,
+            rank: u32,
+            extents: *const u64,
+            strides: *const u64,
+            boxed: *const u32,
+            swizzle_bytes: u32,
+        );
     }
 }
 
@@ -97,6 +111,7 @@ impl Functions {
             kernels: linked::dcsim_kernels,
             take_mma_flops: linked::dcsim_take_mma_flops,
             launch: linked::dcsim_launch,
+            tensor_map: linked::dcsim_tensor_map,
         });
         #[cfg(not(simulator))]
         Err(Error::Usage(
@@ -136,6 +151,7 @@ impl Functions {
                     c"dcsim_take_mma_flops",
                 )?),
                 launch: std::mem::transmute::<*mut c_void, LaunchFn>(symbol(c"dcsim_launch")?),
+                tensor_map: std::mem::transmute::<*mut c_void, EncodeTensorMap>(symbol(c"dcsim_tensor_map")?),
             })
         }
     }
@@ -157,9 +173,34 @@ impl Simulator {
         }
     }
 
-    /// The C functions `dcsim_kernels` and `dcsim_launch`, for a stand-in driver (`tests/fake_cuda`).
-    pub fn raw_functions(&self) -> [*const c_void; 2] {
-        [self.functions.kernels as *const c_void, self.functions.launch as *const c_void]
+    /// The C functions `dcsim_kernels`, `dcsim_launch` and `dcsim_tensor_map`, for a stand-in driver
+    /// (`tests/fake_cuda`).
+    pub fn raw_functions(&self) -> [*const c_void; 3] {
+        let f = &self.functions;
+        [f.kernels as *const c_void, f.launch as *const c_void, f.tensor_map as *const c_void]
+    }
+
+    /// The tensor as simulated kernels take it; or why there is none such.
+    pub fn tensor_map(&self, spec: &TensorMapSpec) -> Result<ffi::TensorMap, String> {
+        spec.check()?;
+        let wide = |all: &[usize]| all.iter().map(|&n| n as u64).collect::<Vec<_>>();
+        let (extents, strides) = (wide(&spec.extents), wide(&spec.strides));
+        let boxed: Vec<u32> = spec.boxed.iter().map(|&n| n as u32).collect();
+        let mut map = ffi::TensorMap::default();
+        // SAFETY: lists of the lengths that `check` has seen, and room for a whole map.
+        unsafe {
+            (self.functions.tensor_map)(
+                map.opaque.as_mut_ptr(),
+                spec.address,
+                spec.dtype.size() as u32,
+                extents.len() as u32,
+                extents.as_ptr(),
+                strides.as_ptr(),
+                boxed.as_ptr(),
+                spec.swizzle.bytes() as u32,
+            );
+        }
+        Ok(map)
     }
 
     /// All kernels, by name.
@@ -199,8 +240,9 @@ impl Simulator {
     /// outside any mapping is caught and reported.)
     pub unsafe fn launch(&self, launch: &Launch, schedule: Schedule, workers: usize) -> Result<(), String> {
         let name = CString::new(launch.kernel.as_str()).map_err(|e| e.to_string())?;
-        // Parameters are read as a struct: as aligned as any field may ask for.
-        let mut params = vec![0u64; launch.params.len().div_ceil(8)];
+        // Parameters are read as a struct: as aligned as any field may ask for, which is a tensor map's 64 bytes.
+        let mut params =
+            vec![ffi::TensorMap::default(); launch.params.len().div_ceil(size_of::<ffi::TensorMap>())];
         bytemuck::cast_slice_mut(&mut params)[..launch.params.len()].copy_from_slice(&launch.params);
         let mut error = [0u8; 1024];
         // SAFETY: the caller vouches for addresses in the parameters; the rest is ours.
@@ -229,23 +271,25 @@ pub struct SimDevice {
     simulator: Simulator,
     kernels: Vec<KernelInfo>,
     workers: usize,
+    facts: DeviceFacts,
 }
 
 impl SimDevice {
-    /// The simulator with this many threads for the blocks of a launch, or why this build has none.
-    pub fn new(workers: usize) -> Result<Self> {
+    /// The simulator in the place of this card, with so many threads for the blocks of a launch; or why this
+    /// build has none.
+    pub fn new(workers: usize, facts: DeviceFacts) -> Result<Self> {
         let simulator = Simulator::new()?;
-        Ok(SimDevice { kernels: simulator.kernels(), simulator, workers })
+        Ok(SimDevice { kernels: simulator.kernels(), simulator, workers, facts })
     }
 }
 
 impl KernelDevice for SimDevice {
     fn name(&self) -> String {
-        format!("simulated CUDA device (sm_80, {} kernels)", self.kernels.len())
+        format!("simulated CUDA device (sm_{}, {} kernels)", self.facts.arch, self.kernels.len())
     }
 
     fn facts(&self) -> DeviceFacts {
-        DeviceFacts::A100
+        self.facts
     }
 
     fn allocate(&self, bytes: usize) -> Result<u64> {
@@ -270,6 +314,10 @@ impl KernelDevice for SimDevice {
         // SAFETY: the caller's promise.
         unsafe { (from as *const u8).copy_to_nonoverlapping(to.as_mut_ptr(), to.len()) };
         Ok(())
+    }
+
+    fn tensor_map(&self, spec: &TensorMapSpec) -> Result<ffi::TensorMap, String> {
+        self.simulator.tensor_map(spec)
     }
 
     fn check(&self, launch: &Launch) -> Result<(), String> {

@@ -7,7 +7,8 @@
 
 use super::ir::TensorType;
 use super::layout::Layout;
-use crate::device::kernel::DeviceFacts;
+use crate::device::kernel::{DeviceFacts, TensorMapSpec};
+use crate::ffi;
 use crate::tensor::DType;
 
 /// Element types that an op wants its operands in and gives its results in. Integers stay as they are.
@@ -77,4 +78,6 @@ pub struct CudaCall<'a> {
     pub device: DeviceFacts,
     /// Puts bytes into device memory for the life of the plan: tables that the op brings along.
     pub constants: &'a mut dyn FnMut(&[u8]) -> u64,
+    /// Describes a tensor to the tensor copies of kernels `*_sm90`; or says why that cannot be.
+    pub tensor_map: &'a dyn Fn(&TensorMapSpec) -> Result<ffi::TensorMap, String>,
 }

@@ -52,8 +52,8 @@ fn stored(ty: &TensorType, dtype: DType) -> TensorType {
     TensorType::new(dtype, ty.shape.clone())
 }
 
-/// The launches of a case over addresses that mean nothing; or why there are none.
-pub fn launches(case: &Case, storage: &Storage) -> Result<Vec<Launch>, String> {
+/// The launches of a case on a card, over addresses that mean nothing; or why there are none.
+pub fn launches(case: &Case, storage: &Storage, device: DeviceFacts) -> Result<Vec<Launch>, String> {
     let inputs = case.input_types();
     let outputs = case.output_types();
     let layouts: Vec<_> = inputs.iter().map(|t| Layout::dense(&t.shape)).collect();
@@ -74,8 +74,9 @@ pub fn launches(case: &Case, storage: &Storage) -> Result<Vec<Launch>, String> {
             .map(|(i, t)| CudaResult { ty: stored(t, storage.outputs[i]), address: place(100 + i) })
             .collect(),
         scratch: place(200),
-        device: DeviceFacts::A100,
+        device,
         constants: &mut |_| place(300),
+        tensor_map: &|spec| spec.check().map(|()| Default::default()),
     })
 }
 
@@ -173,6 +174,7 @@ fn prepare<E: Executor>(
             .collect(),
         scratch: executor.address(&scratch),
         device: executor.facts(),
+        tensor_map: &|spec| executor.tensor_map(spec),
         constants: &mut |bytes| match executor.buffer(bytes) {
             Ok(buffer) => {
                 held.push(buffer);
@@ -223,12 +225,26 @@ impl<B> Prepared<B> {
     }
 }
 
-/// The kernels against the f64 reference on the simulator, in every way in which a plan may run them; the
-/// first that is wrong.
+/// The kernels against the f64 reference on the simulator, in every way in which a plan may run them on an
+/// A100, and on an H100 where that takes other kernels; the first that is wrong.
 pub fn kernels(case: &Case) -> Result<(), String> {
-    let simulated = Simulated::new(DeviceFacts::A100).map_err(|e| e.to_string())?;
-    match check(case, &simulated).into_iter().find_map(|c| Some((c.verdict.err()?, c.storage, c.arrangement)))
-    {
+    let simulated = |facts| Simulated::new(facts).map_err(|e| e.to_string());
+    first_fault(check(case, &simulated(DeviceFacts::A100)?))?;
+    let hopper = simulated(DeviceFacts::H100)?;
+    for storage in storages(case) {
+        let names = |device| {
+            let launches = launches(case, &storage, device).unwrap_or_default();
+            launches.into_iter().map(|l| l.kernel).collect::<Vec<_>>()
+        };
+        if names(DeviceFacts::H100) != names(DeviceFacts::A100) {
+            first_fault(check_storage(case, &storage, &hopper)).map_err(|e| format!("on an H100: {e}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn first_fault(checked: Vec<Checked>) -> Result<(), String> {
+    match checked.into_iter().find_map(|c| Some((c.verdict.err()?, c.storage, c.arrangement))) {
         Some((e, storage, how)) => Err(format!("{storage}: {how:?} (seed {SEED}): {e}")),
         None => Ok(()),
     }

@@ -33,6 +33,8 @@ struct Kernel {
 };
 using Launch = int (*)(const char*, const uint32_t*, const void*, uint32_t, uint32_t, uint32_t, char*, size_t);
 using Kernels = size_t (*)(Kernel*);
+using EncodeTensorMap = void (*)(uint64_t*, uint64_t, uint32_t, uint32_t, const uint64_t*, const uint64_t*,
+                                 const uint32_t*, uint32_t);
 
 struct Function {
     Kernel kernel;
@@ -53,6 +55,7 @@ struct Stream {
 };
 
 Launch launch_in_simulator = nullptr;
+EncodeTensorMap encode_for_simulator = nullptr;
 std::vector<Function> functions;
 std::map<uint64_t, size_t> allocations;
 size_t used = 0;
@@ -63,6 +66,7 @@ bool plays(const char* fault) {
     const char* f = std::getenv("FAKE_CUDA");
     return f && !std::strcmp(f, fault);
 }
+int most_shared() { return (plays("hopper") ? 227 : 163) << 10; }
 size_t capacity() { return plays("full") ? 1 << 20 : size_t(4) << 30; }
 
 Result run(const Work& w) {
@@ -87,8 +91,9 @@ bool inside(uint64_t p, size_t n) {
 extern "C" {
 
 /// The process that loads this library hands over its simulator.
-void fake_cuda_install(Kernels kernels, Launch launch) {
+void fake_cuda_install(Kernels kernels, Launch launch, EncodeTensorMap encode) {
     launch_in_simulator = launch;
+    encode_for_simulator = encode;
     std::vector<Kernel> all(kernels(nullptr));
     kernels(all.data());
     for (const Kernel& k : all) {
@@ -127,15 +132,15 @@ Result cuDeviceGet(int* device, int ordinal) {
     return *device = 0, SUCCESS;
 }
 Result cuDeviceGetName(char* name, int room, int) {
-    std::snprintf(name, size_t(room), "%s", plays("old") ? "Fake T4" : "Fake A100");
+    std::snprintf(name, size_t(room), "%s", plays("old") ? "Fake T4" : plays("hopper") ? "Fake H100" : "Fake A100");
     return SUCCESS;
 }
 Result cuDeviceGetAttribute(int* value, int which, int) {
     switch (which) {
-        case 75: *value = plays("old") ? 7 : 8; break;  // compute capability, major
+        case 75: *value = plays("old") ? 7 : plays("hopper") ? 9 : 8; break;  // compute capability, major
         case 76: *value = plays("old") ? 5 : 0; break;  // minor
-        case 16: *value = 108; break;                   // multiprocessors
-        case 97: *value = 163 << 10; break;             // most shared memory of a block
+        case 16: *value = plays("hopper") ? 132 : 108; break;  // multiprocessors
+        case 97: *value = most_shared(); break;                // of a block
         default: return INVALID_VALUE;
     }
     return SUCCESS;
@@ -167,7 +172,7 @@ Result cuModuleGetGlobal_v2(uint64_t* address, size_t* bytes, void*, const char*
     return NOT_FOUND;
 }
 Result cuFuncSetAttribute(void* f, int which, int value) {
-    if (which != 8 || value > (163 << 10)) return INVALID_VALUE;  // 8: most dynamic shared memory
+    if (which != 8 || value > most_shared()) return INVALID_VALUE;  // 8: most dynamic shared memory
     static_cast<Function*>(f)->dynamic_shared = value;
     return SUCCESS;
 }
@@ -190,6 +195,18 @@ Result cuMemFree_v2(uint64_t address) {
     used -= it->second;
     allocations.erase(it);
     std::free(reinterpret_cast<void*>(address));
+    return SUCCESS;
+}
+Result cuTensorMapEncodeTiled(uint64_t* map, int type, uint32_t rank, void* address, const uint64_t* extents,
+                              const uint64_t* strides, const uint32_t* box, const uint32_t* every, int interleave,
+                              int swizzle, int, int fill) {
+    const uint32_t element = type == 7 ? 4 : type == 6 || type == 9 ? 2 : 0;  // f32, f16, bf16
+    if (!plays("hopper") || reinterpret_cast<uint64_t>(map) % 64 || !element || interleave || fill) return INVALID_VALUE;
+    for (uint32_t i = 0; i < rank; ++i)
+        if (every[i] != 1) return INVALID_VALUE;
+    static const uint32_t SWIZZLES[] = {0, 32, 64, 128};
+    encode_for_simulator(map, reinterpret_cast<uint64_t>(address), element, rank, extents, strides, box,
+                         SWIZZLES[swizzle]);
     return SUCCESS;
 }
 Result cuMemGetInfo_v2(size_t* free, size_t* total) {

@@ -13,6 +13,7 @@ use cudarc::driver::{result, sys};
 mod driver;
 mod graph;
 mod module;
+mod tensor_map;
 
 pub use driver::driver_found;
 pub use module::Fatbin;
@@ -20,8 +21,9 @@ pub use module::Fatbin;
 use driver::{failed, out_of_memory, start, too_old, words};
 use module::Kernel;
 
-use super::kernel::{DeviceFacts, KernelDevice, KernelInfo, Launch, Recording};
+use super::kernel::{DeviceFacts, KernelDevice, KernelInfo, Launch, Recording, TensorMapSpec};
 use crate::error::{Error, Result};
+use crate::ffi;
 
 /// One GPU.
 pub struct CudaDevice {
@@ -90,7 +92,7 @@ impl CudaDevice {
         let mut opened = CudaDevice {
             ordinal,
             name,
-            facts: DeviceFacts { arch, multiprocessors },
+            facts: DeviceFacts { arch, multiprocessors, hopper: false },
             most_shared,
             context,
             device,
@@ -102,7 +104,12 @@ impl CudaDevice {
         opened.stream = result::stream::create(result::stream::StreamKind::NonBlocking)
             .map_err(failed("make a stream"))?;
         for (family, image) in fatbins {
+            let for_hopper = family.ends_with("_sm90");
+            if for_hopper && arch != 90 {
+                continue; // machine code of sm_90a runs nowhere else, later cards included
+            }
             opened.load(family, image)?;
+            opened.facts.hopper |= for_hopper;
         }
         Ok(opened)
     }
@@ -213,6 +220,10 @@ impl KernelDevice for CudaDevice {
             result::memcpy_dtoh_async(to, from, self.stream).map_err(failed("copy from the device"))?;
             result::stream::synchronize(self.stream).map_err(failed("run the kernels before a copy"))
         }
+    }
+
+    fn tensor_map(&self, spec: &TensorMapSpec) -> Result<ffi::TensorMap, String> {
+        tensor_map::encode(spec)
     }
 
     fn check(&self, launch: &Launch) -> Result<(), String> {

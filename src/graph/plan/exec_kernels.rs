@@ -11,8 +11,11 @@ use super::exec::{Outputs, StepResult, Workspace};
 use super::steps::{Place, Plan, Source, Step};
 use super::target::Target;
 use crate::device::Kernels;
-use crate::device::kernel::{DeviceFacts, DeviceMemory, DeviceParam, KernelDevice, Launch, Recording};
+use crate::device::kernel::{
+    DeviceFacts, DeviceMemory, DeviceParam, KernelDevice, Launch, Recording, TensorMapSpec,
+};
 use crate::error::{Error, Result};
+use crate::ffi;
 use crate::graph::Layout;
 use crate::graph::cuda::{CudaCall, CudaOperand, CudaResult};
 use crate::graph::ir::{Origin, ValueId};
@@ -179,7 +182,9 @@ impl KernelRun {
             };
             let scratch = step.scratch.map_or(0, |b| arena + plan.buffers[b].offset as u64);
             let address = |place: &Place| self.address(plan, arena, place);
-            let launches = launches(step, &address, scratch, self.device.facts(), &mut upload);
+            let launches = launches(step, &address, scratch, self.device.facts(), &mut upload, &|spec| {
+                self.device.tensor_map(spec)
+            });
             if let Some(e) = refused {
                 return Err(e);
             }
@@ -217,7 +222,8 @@ impl Plan {
             .iter()
             .map(|step| {
                 let scratch = step.scratch.map_or(0, |b| (1 << 40) + self.buffers[b].offset as u64);
-                launches(step, &address, scratch, facts, &mut |_| 1 << 60)
+                let no_map = |spec: &TensorMapSpec| spec.check().map(|()| Default::default());
+                launches(step, &address, scratch, facts, &mut |_| 1 << 60, &no_map)
             })
             .collect()
     }
@@ -230,6 +236,7 @@ fn launches(
     scratch: u64,
     device: DeviceFacts,
     constants: &mut dyn FnMut(&[u8]) -> u64,
+    tensor_map: &dyn Fn(&TensorMapSpec) -> Result<ffi::TensorMap, String>,
 ) -> Result<Vec<Launch>> {
     let locals: Vec<_> = step.inputs.iter().map(|p| Layout { offset: 0, ..p.layout.clone() }).collect();
     let operands = step.inputs.iter().zip(&locals);
@@ -238,7 +245,7 @@ fn launches(
     let outputs: Vec<_> =
         step.outputs.iter().map(|p| CudaResult { ty: p.ty.clone(), address: address(p) }).collect();
     let made = match &step.op {
-        Some(op) => op.cuda(&mut CudaCall { inputs, outputs, scratch, device, constants }),
+        Some(op) => op.cuda(&mut CudaCall { inputs, outputs, scratch, device, constants, tensor_map }),
         // The same copies and conversions, whether an op asks for them or the plan.
         None => crate::graph::strided::cast(&inputs[0], &outputs[0]),
     };

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::device::kernel::{DeviceFacts, DeviceMemory, KernelDevice, Launch};
+use crate::device::kernel::{DeviceFacts, DeviceMemory, KernelDevice, Launch, TensorMapSpec};
 use crate::device::sim::{GuardedBuffer, Schedule, Simulator};
+use crate::ffi;
 
 /// Memory and launches for a check. The same launches can be run in several ways (thread schedules,
 /// recorded or not), and the bytes of the results must not depend on the way.
@@ -32,6 +33,9 @@ pub trait Executor: Sync {
     /// What a buffer holds, after all launches; or that something was written beside it. Messages call it
     /// `name`.
     fn read(&self, buffer: &Self::Buffer, name: &str) -> Result<Vec<u8>, String>;
+
+    /// As [`KernelDevice::tensor_map`].
+    fn tensor_map(&self, spec: &TensorMapSpec) -> Result<ffi::TensorMap, String>;
 
     /// Runs the launches in order.
     ///
@@ -80,6 +84,10 @@ impl Executor for Simulated {
     fn read(&self, buffer: &GuardedBuffer, name: &str) -> Result<Vec<u8>, String> {
         untouched(name, buffer.head_is_untouched(), buffer.tail_is_untouched())?;
         Ok(buffer.bytes().to_vec())
+    }
+
+    fn tensor_map(&self, spec: &TensorMapSpec) -> Result<ffi::TensorMap, String> {
+        self.simulator.tensor_map(spec)
     }
 
     unsafe fn launch(&self, launches: &[Launch], way: usize) -> Result<(), String> {
@@ -151,6 +159,10 @@ impl Executor for OnDevice {
         let end = banded.len() - BAND;
         untouched(name, poison(&banded[..BAND]), poison(&banded[end..]))?;
         Ok(banded[BAND..end].to_vec())
+    }
+
+    fn tensor_map(&self, spec: &TensorMapSpec) -> Result<ffi::TensorMap, String> {
+        self.device.tensor_map(spec)
     }
 
     unsafe fn launch(&self, launches: &[Launch], way: usize) -> Result<(), String> {
