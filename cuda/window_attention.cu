@@ -259,11 +259,13 @@ constexpr int TILE_OFFSETS = 17 * 17;
 /// Keys whose scores a thread holds at once.
 constexpr int STEP = 4;
 
+struct TileKeys {
+    float k[TILE_HEADS][TILE][TILE_DEPTH], v[TILE_HEADS][TILE][TILE_DEPTH];
+};
+
 struct TileSmem {
     union {
-        struct {
-            float k[TILE_HEADS][TILE][TILE_DEPTH], v[TILE_HEADS][TILE][TILE_DEPTH];
-        };
+        TileKeys tile;
         /// Queries on their way in, results on their way out; the odd pitch gives a column 32 banks.
         float rows[TILE_HEADS][TILE][TILE_DEPTH + 1];
     };
@@ -332,8 +334,8 @@ DC_FN void fwd_tile(const WindowAttentionFwd& p) {
         locate(s, p, window, key0);
         __syncthreads();
         for (int h = 0; h < heads; ++h) {
-            fetch_f32(s.k[h], qkv + h * g.depth + channels, s.at, g.depth);
-            fetch_f32(s.v[h], qkv + h * g.depth + 2 * channels, s.at, g.depth);
+            fetch_f32(s.tile.k[h], qkv + h * g.depth + channels, s.at, g.depth);
+            fetch_f32(s.tile.v[h], qkv + h * g.depth + 2 * channels, s.at, g.depth);
         }
         dc::cp_async_commit();
         dc::cp_async_wait<0>();
@@ -345,7 +347,7 @@ DC_FN void fwd_tile(const WindowAttentionFwd& p) {
                 score[j] = 0;
                 DC_UNROLL
                 for (int c = 0; c < TILE_DEPTH; c += 4) {
-                    const auto k = dc::load<4>(&s.k[own][key + j][c]);
+                    const auto k = dc::load<4>(&s.tile.k[own][key + j][c]);
                     DC_UNROLL
                     for (int i = 0; i < 4; ++i) score[j] += q[c + i] * k[i];
                 }
@@ -368,7 +370,7 @@ DC_FN void fwd_tile(const WindowAttentionFwd& p) {
                 for (int i = 0; i < 4; ++i) mixed[c + i] *= before;
                 DC_UNROLL
                 for (int j = 0; j < STEP; ++j) {
-                    const auto v = dc::load<4>(&s.v[own][key + j][c]);
+                    const auto v = dc::load<4>(&s.tile.v[own][key + j][c]);
                     DC_UNROLL
                     for (int i = 0; i < 4; ++i) mixed[c + i] += score[j] * v[i];
                 }
