@@ -21,6 +21,7 @@ pub mod ops;
 pub mod pipelines;
 pub mod tensor;
 pub mod text;
+pub mod trace;
 pub mod train;
 pub mod weights;
 

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::graph::ir::ValueId;
 use crate::graph::op::{CpuCall, Operand, OperandData, Output};
 use crate::tensor::HostTensor;
+use crate::trace;
 
 /// Runs all steps over `leaves`; after each step calls `observe` with its results.
 pub(super) fn run(
@@ -23,8 +24,12 @@ pub(super) fn run(
     let base = super::exec::reserve(&mut slot, plan.arena_bytes)?.as_mut_ptr();
     let memory = Memory { plan, leaves, base };
     device.run(|| {
+        let mut ranges = trace::Ops::default();
         for (i, step) in plan.steps.iter().enumerate() {
-            run_step(step, &memory)?;
+            {
+                let _range = ranges.begin(&step.path, step.name());
+                run_step(step, &memory)?;
+            }
             if let Some(streamed) = streamed {
                 streamed[i].iter().for_each(|v| leaves[v].release());
             }

@@ -20,6 +20,7 @@ use crate::graph::Layout;
 use crate::graph::cuda::{CudaCall, CudaOperand, CudaResult};
 use crate::graph::ir::{Origin, ValueId};
 use crate::tensor::HostTensor;
+use crate::trace;
 
 /// A plan's leaves in device memory, and its launches.
 pub(super) struct KernelRun {
@@ -101,13 +102,15 @@ impl KernelRun {
         self.bind(plan, arena.address())?;
         let bound = self.bound.as_ref().expect("just bound");
         match &bound.recording {
-            Some(recording) if !show => {
+            Some(recording) if !show && !trace::ops() => {
                 // SAFETY: leaves and constants are held by `self`, the arena by `slot`.
                 unsafe { recording.start() }?;
                 plan.steps.iter().try_for_each(|step| observe(step, &[]))?;
             }
             _ => {
+                let mut ranges = trace::Ops::default();
                 for (step, launches) in plan.steps.iter().zip(&bound.steps) {
+                    let _range = ranges.begin(&step.path, step.name());
                     // SAFETY: as above.
                     unsafe { self.device.launch(launches) }
                         .map_err(|(i, message)| failed(step, format!("{}: {message}", launches[i].kernel)))?;
