@@ -1,6 +1,7 @@
 //! Builds what is not Rust, from one set of sources (`cuda/*.cu`):
 //! * the simulator of CUDA kernels, by the host's C++ compiler against `cuda/sim/`;
-//! * the code for GPUs, by nvcc, if there is one (docs/cuda-build.md).
+//! * the code for GPUs, by nvcc, if there is one (docs/cuda-build.md);
+//! * the sources themselves, packed, for machines that compile them at first use.
 //!
 //! Every object lies in `<target>/cuda-cache`, shared by all profiles, beside an `.inputs` file with the
 //! compiler's version, its flags and every file it read. It is used again while those are byte for byte
@@ -10,6 +11,7 @@ use std::collections::BTreeMap;
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, exit};
 use std::sync::Mutex;
@@ -25,6 +27,9 @@ fn main() {
     let cache = Cache::new().unwrap_or_else(|e| fail(&e));
     if let Err(e) = simulator(&cache) {
         fail(&format!("the simulator of CUDA kernels does not build: {e}"));
+    }
+    if let Err(e) = pack_sources(&cache) {
+        fail(&format!("the kernels' sources cannot be packed: {e}"));
     }
     if let Err(e) = gpu_code(&cache) {
         fail(&format!("the code for GPUs does not build: {e}\n(DREAMCLEAR_NVCC=off builds without it)"));
@@ -252,6 +257,19 @@ fn simulator(cache: &Cache) -> Result<()> {
         .map_err(|e| e.to_string())?;
     println!("cargo:rustc-cfg=simulator");
     Ok(())
+}
+
+// ---- Sources ----------------------------------------------------------------------------------
+
+/// Writes `kernel_sources.gz`, which src/device/cuda/sources.rs embeds and describes.
+fn pack_sources(cache: &Cache) -> Result<()> {
+    let path = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default()).join("kernel_sources.gz");
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    for (name, text) in cache.sources.iter().filter(|(name, _)| !name.starts_with("cuda/sim")) {
+        at(&path, write!(packed, "{} {}\n{text}", name.replace('\\', "/"), text.len()))?;
+    }
+    let packed = at(&path, packed.finish())?;
+    at(&path, fs::write(&path, packed))
 }
 
 // ---- Code for GPUs ----------------------------------------------------------------------------

@@ -39,6 +39,14 @@ pub enum Error {
     #[error("{0}")]
     Run(String),
 
+    /// A device has less memory than was asked for: a smaller plan may fit.
+    #[error("{0}")]
+    OutOfMemory(String),
+
+    /// A device does nothing more in this process: all further work would fail too.
+    #[error("{0}")]
+    Device(String),
+
     /// Ctrl-C or SIGTERM: work stopped at a safe place.
     #[error("interrupted")]
     Interrupted,
@@ -52,6 +60,17 @@ impl Error {
     /// An operating-system error about `path`; `action` is a verb phrase as in "cannot {action} X".
     pub fn io(action: &'static str, path: impl AsRef<Path>, source: std::io::Error) -> Self {
         Error::Io { action, path: path.as_ref().to_owned(), source }
+    }
+
+    /// The same error for another picture that it happened to as well.
+    pub fn shared(&self) -> Self {
+        match self {
+            Error::Interrupted => Error::Interrupted,
+            Error::Usage(m) => Error::Usage(m.clone()),
+            Error::OutOfMemory(m) => Error::OutOfMemory(m.clone()),
+            Error::Device(m) => Error::Device(m.clone()),
+            other => Error::Run(other.to_string()),
+        }
     }
 
     /// The contents of `path` are wrong in the way `message` says.

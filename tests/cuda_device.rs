@@ -7,31 +7,47 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
+use dreamclear::Error;
+use dreamclear::cancel::Cancel;
+use dreamclear::data::pixels::FloatImage;
 use dreamclear::device::Device;
 use dreamclear::device::cpu::CpuDevice;
 use dreamclear::device::cuda::CudaDevice;
+use dreamclear::device::kernel::DeviceMemory;
 use dreamclear::device::sim::Simulator;
-use dreamclear::graph::{Executable, Graph, GraphBuilder, Plan};
+use dreamclear::graph::{Executable, Graph, GraphBuilder, Plan, Workspace};
+use dreamclear::models;
+use dreamclear::models::load::Loaded;
+use dreamclear::pipelines::tiled::{TiledNetwork, Watch};
 use dreamclear::tensor::{DType, HostTensor};
+use dreamclear::weights::WeightSet;
 
 /// A folder with a `libcuda.so.1` of our own, or why there is none.
 fn fake_driver(dir: &Path) -> Result<PathBuf, String> {
     Simulator::new().map_err(|e| e.to_string())?;
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fake_cuda/fake_cuda.cpp");
-    let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
     let library = dir.join("libcuda.so.1");
-    let out = Command::new(&compiler)
-        .args(["-std=c++17", "-O1", "-Wall", "-shared", "-fPIC", "-o"])
-        .args([&library, &source])
-        .output()
-        .map_err(|e| format!("{compiler}: {e}"))?;
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    compile("tests/fake_cuda/fake_cuda.cpp", &library);
     std::os::unix::fs::symlink("libcuda.so.1", dir.join("libcuda.so")).expect("a link beside it");
     Ok(library)
 }
 
-/// Runs an ignored test of this file in a process that finds the stand-in driver.
+fn compile(source: &str, library: &Path) {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(source);
+    let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
+    let out = Command::new(&compiler)
+        .args(["-std=c++17", "-O1", "-Wall", "-shared", "-fPIC", "-pthread", "-o"])
+        .args([library, &source])
+        .output()
+        .unwrap_or_else(|e| panic!("{compiler}: {e}"));
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+}
+
+/// Runs an ignored test of this file in a process that finds the stand-in driver, which plays this fault.
 fn child(test: &str, fault: &str) {
+    child_with(test, &[("FAKE_CUDA", fault)]);
+}
+
+fn child_with(test: &str, environment: &[(&str, &str)]) {
     let dir = tempfile::tempdir().unwrap();
     match fake_driver(dir.path()) {
         Ok(_) => {}
@@ -40,11 +56,11 @@ fn child(test: &str, fault: &str) {
     let out = Command::new(std::env::current_exe().unwrap())
         .args(["--ignored", "--exact", test, "--nocapture", "--test-threads=1"])
         .env("LD_LIBRARY_PATH", dir.path())
-        .env("FAKE_CUDA", fault)
+        .envs(environment.iter().copied())
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
-    assert!(out.status.success() && text.contains("1 passed"), "{test} with fault \"{fault}\":\n{text}");
+    assert!(out.status.success() && text.contains("1 passed"), "{test} with {environment:?}:\n{text}");
 }
 
 #[test]
@@ -54,9 +70,37 @@ fn plans_run_through_the_driver() {
 
 #[test]
 fn faults_of_machines_are_one_sentence() {
-    for fault in ["none", "driver", "old", "full"] {
+    let faults = ["none", "driver", "behind", "old", "taken", "mig", "newer code", "no code", "full"];
+    for fault in faults {
         child("child_meets_a_fault", fault);
     }
+}
+
+#[test]
+fn a_kernel_that_fails_ends_the_job() {
+    child("child_loses_the_device", "broken kernel");
+}
+
+#[test]
+fn less_memory_is_a_smaller_plan() {
+    child_with("child_has_little_memory", &[("FAKE_CUDA_MIB", "4")]);
+}
+
+#[test]
+fn kernels_are_compiled_at_first_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let library = dir.path().join("libnvrtc.so");
+    if Simulator::new().is_err() {
+        return eprintln!("skipped: no stand-in driver");
+    }
+    compile("tests/fake_cuda/fake_nvrtc.cpp", &library);
+    child_with(
+        "child_compiles_at_first_use",
+        &[
+            ("DREAMCLEAR_NVRTC", &library.to_string_lossy()),
+            ("DREAMCLEAR_CACHE", &dir.path().to_string_lossy()),
+        ],
+    );
 }
 
 /// The library's own functions, beside those of the driver.
@@ -168,6 +212,10 @@ fn child_meets_a_fault() {
     let host = Arc::new(CpuDevice::new(1).unwrap());
     let opened = CudaDevice::open(0, &[("all", b"stand-in")]);
     let message = match fault.as_str() {
+        "mig" => {
+            opened.unwrap();
+            CudaDevice::open(1, &[("all", b"stand-in")]).err().expect("there is one device").to_string()
+        }
         "full" => {
             let device = Device::kernels(host, Arc::new(opened.unwrap()), DType::F32);
             let mut b = GraphBuilder::new();
@@ -182,12 +230,105 @@ fn child_meets_a_fault() {
     let wanted = match fault.as_str() {
         "none" => "finds no GPU",
         "driver" => "does not start: system has unsupported display driver",
+        "behind" => "the NVIDIA driver supports CUDA 12.2, the program needs 12.4: update the driver",
         "old" => "Fake T4 has compute capability 7.5",
+        "taken" => {
+            "Fake A100 is not to be had: another process uses it, and its compute mode lets only one in"
+        }
+        "mig" => "there is only device 0, the first MIG instance; choose another by CUDA_VISIBLE_DEVICES",
+        "newer code" => {
+            "the driver supports CUDA 12.4 and the kernels were compiled by a newer one: update the driver"
+        }
+        "no code" => "Fake A100 (sm_80) does not take the kernels of all: no kernel image is available",
         "full" => "no room for 4 MiB: 1 of its 1 MiB are free",
         other => panic!("{other}"),
     };
     assert!(message.contains(wanted), "{message}");
     assert!(!message.contains('\n'), "{message}");
+}
+
+/// A device of the stand-in driver.
+fn cuda() -> Device {
+    let host = Arc::new(CpuDevice::new(2).unwrap());
+    let gpu = CudaDevice::open(0, &[("all", b"stand-in")]).unwrap();
+    Device::kernels(host, Arc::new(gpu), DType::F32)
+}
+
+#[test]
+#[ignore = "run by a_kernel_that_fails_ends_the_job"]
+fn child_loses_the_device() {
+    let _fake = Fake::install();
+    let device = cuda();
+    let plan = Plan::new(graph(), &device).unwrap();
+    let mut exe = Executable::new(plan, device, |_| Some(wave(&[1, 1, 64], 0.1))).unwrap();
+    let x = wave(&[2, 3, 64], 0.7);
+    exe.run(&[("x", x.clone())]).unwrap();
+    for _ in 0..2 {
+        let e = exe.run(&[("x", x.clone())]).unwrap_err();
+        assert!(matches!(e, Error::Device(_)), "a batch stops at this sort of error: {e:?}");
+        let e = e.to_string();
+        assert!(
+            e.contains("illegal memory access") && e.contains("does nothing more for this process"),
+            "{e}"
+        );
+    }
+}
+
+#[test]
+#[ignore = "run by kernels_are_compiled_at_first_use"]
+fn child_compiles_at_first_use() {
+    let _fake = Fake::install();
+    let cache = dreamclear::weights::hub::cache_dir().unwrap();
+    let gpu = CudaDevice::open_compiling(0, &cache).unwrap();
+    assert!(gpu.kernels().any(|k| k.name.starts_with("adaln_fwd")));
+    let kept = std::fs::read_dir(cache.join("kernels/sm_80")).unwrap().count();
+    assert!(kept > 20, "{kept} files: a family each and a lock");
+}
+
+/// Two convolutions that double the size, 3 → 16 → 3 channels.
+fn small_network() -> Loaded {
+    let tensors = [
+        ("body.0.weight", vec![16, 3, 3, 3]),
+        ("body.0.bias", vec![16]),
+        ("body.1.weight", vec![16]),
+        ("body.2.weight", vec![12, 16, 3, 3]),
+        ("body.2.bias", vec![12]),
+    ];
+    let shapes = tensors.iter().map(|(k, s)| (k.to_string(), s.clone())).collect();
+    let network = models::infer(&shapes).unwrap();
+    let tensors = tensors.map(|(k, s)| (k.to_owned(), wave(&s, 0.3)));
+    Loaded { network, weights: WeightSet::from_tensors(tensors) }
+}
+
+#[test]
+#[ignore = "run by less_memory_is_a_smaller_plan"]
+fn child_has_little_memory() {
+    let fake = Fake::install();
+    let device = cuda();
+    let room = device.room().unwrap();
+    assert!((3 << 20..4 << 20).contains(&room), "all but a twentieth of 4 MiB: {room}");
+    let held = DeviceMemory::new(&device.as_kernels().unwrap().device, 1 << 20).unwrap();
+    assert_eq!(device.room(), Some(room), "what this process holds counts: it can be had for something else");
+    assert!(fake.used() >= held.len());
+    drop(held);
+
+    // The tile of a whole picture needs more than there is; the user allows a gigabyte.
+    let network = |device: &Device| {
+        let model = small_network();
+        TiledNetwork::new(model, None, None, 1 << 30, device.clone(), Workspace::new()).unwrap()
+    };
+    let size = (200, 200);
+    let whole = network(&Device::cpu(2).unwrap()).tiling(size).unwrap();
+    assert_eq!(whole.tiles, 1);
+    assert!(whole.arena > room, "{} bytes", whole.arena);
+    let mut tiled = network(&device);
+    let tiling = tiled.tiling(size).unwrap();
+    assert!(tiling.tiles > 1 && tiling.arena + tiling.weights <= room, "{tiling:?}");
+    let (cancel, progress) = (Cancel::new(), |_: f32| {});
+    let pixels = (0..size.0 * size.1 * 3).map(|i| (i as f32 * 0.01).sin() * 0.5 + 0.5).collect();
+    let image = FloatImage::new(size.0, size.1, 3, pixels);
+    let watch = Watch { cancel: &cancel, progress: &progress };
+    tiled.run(image, &tiling, watch).expect("what was planned fits");
 }
 
 #[test]

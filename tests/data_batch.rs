@@ -80,7 +80,7 @@ fn options(output: &Path) -> Options {
     Options::new(Target::Directory(output.to_owned()))
 }
 
-fn restore(input: &Path, restorer: &mut Double, options: &Options, cancel: &Cancel) -> Summary {
+fn restore(input: &Path, restorer: &mut dyn Restorer, options: &Options, cancel: &Cancel) -> Summary {
     let inputs = collect(&[input], true, Some(options.target.directory())).unwrap();
     run(inputs, restorer, options, cancel).unwrap()
 }
@@ -273,6 +273,33 @@ fn a_full_disk_stops_the_job_and_leaves_nothing_half_written() {
     assert!(reason.contains("No space left") && reason.contains("0001.png"), "{reason}");
     assert_eq!(summary.left, 1, "{}", summary.message());
     assert_eq!(files(disk.0.path()), ["0000.png"]);
+}
+
+/// A restorer whose device fails at the second picture.
+struct Broken(usize);
+
+impl Restorer for Broken {
+    fn settings(&self) -> String {
+        "broken".into()
+    }
+
+    fn restore(&mut self, job: &Job<'_>) -> Result<Restored> {
+        self.0 += 1;
+        match self.0 {
+            1 => Double::default().restore(job),
+            _ => Err(Error::Device("the GPU does nothing more".into())),
+        }
+    }
+}
+
+#[test]
+fn a_device_that_fails_stops_the_job() {
+    let (_dir, input, output) = job(5);
+    let summary = restore(&input, &mut Broken(0), &options(&output), &Cancel::new());
+    assert_eq!((summary.done, summary.exit_code()), (1, 1), "{}", summary.message());
+    let reason = summary.stopped.clone().expect("the job gave up");
+    assert!(reason.contains("does nothing more"), "{reason}");
+    assert!(summary.left >= 1 && summary.failed.len() <= 3, "the rest was not tried: {}", summary.message());
 }
 
 /// Not a test of its own: the process that the signal tests start, interrupt and kill.

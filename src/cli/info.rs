@@ -30,6 +30,11 @@ pub fn run(args: &Args) -> Result<()> {
         models.extend(entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()));
         models.sort();
     }
+    models.retain(|name| name != "kernels"); // compiled at first use, no model
+    let nvrtc = match cuda::nvrtc::Nvrtc::load() {
+        Ok(found) => found.map(|n| n.version()),
+        Err(e) => Some(e.to_string()),
+    };
     let cache = cache.map_or_else(|e| e.to_string(), |p| p.display().to_string());
     let name = cpu_name();
     let text = if args.json {
@@ -38,6 +43,7 @@ pub fn run(args: &Args) -> Result<()> {
             "cpu": { "name": name, "threads": cpu.threads(), "simd": simd },
             "cuda": {
                 "driver_found": driver,
+                "nvrtc": nvrtc,
                 "build": fatbin::summary(),
                 "embedded_kernels": fatbin::fatbins().iter().map(|f| f.0).collect::<Vec<_>>(),
             },
@@ -47,10 +53,11 @@ pub fn run(args: &Args) -> Result<()> {
     } else {
         let listed = if models.is_empty() { "empty".to_owned() } else { models.join(", ") };
         format!(
-            "dreamclear {}\ncpu      {name}, {} threads, {simd}\ncuda     driver {}; {}\ncache    {cache}: {listed}\n",
+            "dreamclear {}\ncpu      {name}, {} threads, {simd}\ncuda     driver {}; NVRTC {}; {}\ncache    {cache}: {listed}\n",
             env!("CARGO_PKG_VERSION"),
             cpu.threads(),
             if driver { "found" } else { "not found" },
+            nvrtc.as_deref().unwrap_or("not found"),
             fatbin::summary(),
         )
     };

@@ -15,6 +15,7 @@ use crate::device::kernel::DeviceFacts;
 use crate::device::{Device, fatbin};
 use crate::error::{Error, Result};
 use crate::tensor::DType;
+use crate::weights::hub;
 
 pub mod bench;
 pub mod convert;
@@ -117,7 +118,10 @@ impl DeviceArgs {
                 let ordinal = d.strip_prefix("cuda:").map_or(Ok(0), str::parse).map_err(|_| {
                     Error::Usage(format!("--device {d}: expected cuda, or cuda:N with the number of a GPU"))
                 })?;
-                let gpu = CudaDevice::open(ordinal, fatbin::fatbins())?;
+                let gpu = match fatbin::fatbins() {
+                    [] => CudaDevice::open_compiling(ordinal, &hub::cache_dir()?)?,
+                    fatbins => CudaDevice::open(ordinal, fatbins)?,
+                };
                 let host = Arc::new(CpuDevice::new(self.threads)?);
                 Device::kernels(host, Arc::new(gpu), matrices.unwrap_or(DType::BF16))
             }

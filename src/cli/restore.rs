@@ -70,7 +70,8 @@ pub struct Args {
     #[arg(long, value_name = "PIXELS", help_heading = "Memory")]
     pub tile_overlap: Option<usize>,
     /// Working memory for the network, as 1.5GiB or 800MiB; for DreamClear, memory of the whole
-    /// process, to which tiles, launches and streaming of weights are fitted.
+    /// process, to which tiles, launches and streaming of weights are fitted. On a GPU: of its memory
+    /// [default: 95 % of what is free].
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Memory")]
     pub memory: Option<usize>,
     /// Print tiles, peak memory, FLOPs and predicted time of each picture; restore nothing.

@@ -157,6 +157,12 @@ pub trait KernelDevice: Send + Sync {
     /// Takes `bytes` of device memory; the address is a multiple of 256.
     fn allocate(&self, bytes: usize) -> Result<u64>;
 
+    /// Bytes of device memory that this process can have: what is free now and what it holds. None where
+    /// that is the host's memory.
+    fn room(&self) -> Option<usize> {
+        None
+    }
+
     /// Gives memory of [`KernelDevice::allocate`] back.
     ///
     /// # Safety

@@ -80,6 +80,12 @@ impl Device {
         device
     }
 
+    /// Bytes that weights and working memory may take where the device has a memory of its own: all but a
+    /// twentieth of what is free, which the driver and other programs need to go on.
+    pub fn room(&self) -> Option<usize> {
+        self.kernels.as_ref()?.device.room().map(|bytes| bytes / 20 * 19)
+    }
+
     /// The CUDA side, if plans run there.
     pub fn as_kernels(&self) -> Option<&Kernels> {
         self.kernels.as_ref()

@@ -22,7 +22,7 @@ use crate::data::encode::JPEG_QUALITY;
 use crate::data::image::{Format, Photo};
 use crate::data::inputs::{Failure, Inputs};
 use crate::data::shard::Shard;
-use crate::{Error, Result};
+use crate::{Error, Result, trace};
 
 /// Something that makes a better picture out of a picture: all that a batch knows of a model.
 pub trait Restorer {
@@ -169,7 +169,10 @@ pub fn run(
     }
     let stage =
         Stage { options, settings: &settings, work: &work, progress: &progress, stop: Stop::new(cancel) };
-    let (images, stopped) = stage.run(restorer, &mut journal);
+    let (images, stopped) = {
+        let _range = trace::range(|| "run");
+        stage.run(restorer, &mut journal)
+    };
     progress.finish();
 
     let reached = images.len();
@@ -262,6 +265,7 @@ impl Stage<'_> {
             if self.stop.cancel.is_cancelled() {
                 return;
             }
+            let _range = trace::range(|| format!("load {}", item.input.name));
             let start = Instant::now();
             let photo = guarded("reading", || Photo::load_bytes(&item.input.read()?, item.input.location()));
             let loaded = Loaded { index, photo, seconds: start.elapsed().as_secs_f64() };
@@ -302,6 +306,7 @@ impl Stage<'_> {
     /// Restores pictures that could be read; a panic fails all of them.
     fn restore_group(&self, restorer: &mut dyn Restorer, group: &[&Loaded]) -> Vec<Result<Restored>> {
         let name = |l: &Loaded| self.work[l.index].input.name.as_str();
+        let _range = trace::range(|| group.iter().map(|l| name(l)).collect::<Vec<_>>().join(" "));
         let progress: Vec<_> = group
             .iter()
             .map(|l| {
@@ -326,6 +331,7 @@ impl Stage<'_> {
         let mut reports = Vec::new();
         for Finished { index, input, restored, mut seconds } in finished {
             let item = &self.work[index];
+            let _range = trace::range(|| format!("write {}", item.input.name));
             let mut report = ImageReport::new(&item.input.name, Status::Done);
             report.input_size = input.as_ref().map(|p| [p.width, p.height]);
             let start = Instant::now();
@@ -394,7 +400,13 @@ impl Stage<'_> {
 /// Whether every further picture would fail like this one.
 fn fails_all(error: &Error) -> bool {
     use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
-    matches!(error, Error::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem))
+    match error {
+        Error::Io { source, .. } => {
+            matches!(source.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem)
+        }
+        Error::Device(_) => true,
+        _ => false,
+    }
 }
 
 /// Turns a panic (a fault in a decoder, say) into an error of this one picture.

@@ -121,6 +121,19 @@ impl Restorer for NetworkRestorer {
     }
 
     fn restore(&mut self, job: &Job<'_>) -> Result<Restored> {
+        match self.attempt(job) {
+            // Another program has taken memory: once more, with tiles for what is free now.
+            Err(Error::OutOfMemory(_)) => {
+                self.tiled.forget();
+                self.attempt(job)
+            }
+            result => result,
+        }
+    }
+}
+
+impl NetworkRestorer {
+    fn attempt(&mut self, job: &Job<'_>) -> Result<Restored> {
         job.cancel.check()?;
         let photo = job.photo;
         let layout = self.layout((photo.height, photo.width))?;

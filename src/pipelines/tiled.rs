@@ -61,7 +61,7 @@ pub struct TiledNetwork {
     pub tile: Option<usize>,
     /// Overlap of neighbouring tiles, in the same pixels.
     pub overlap: Option<usize>,
-    /// Working memory for a tile, in bytes.
+    /// Working memory for a tile, in bytes; a device that has less gets smaller tiles.
     pub memory: usize,
     device: Device,
     workspace: Workspace,
@@ -123,16 +123,17 @@ impl TiledNetwork {
         }
         let sides = std::iter::once(longest).chain(TILE_SIDES.into_iter().filter(|&s| s < longest));
         let mut smallest = None;
+        let memory = self.memory.min(self.room());
         for side in sides.map(|s| s.next_multiple_of(m)) {
             // Estimates grow with the area; plan only what has a chance.
-            if size(side).0 * size(side).1 > self.memory / 64 {
+            if size(side).0 * size(side).1 > memory / 64 {
                 continue;
             }
             if side < longest && side <= 2 * overlap {
                 break;
             }
             let plan = self.plan(size(side))?;
-            if plan.arena_bytes <= self.memory {
+            if plan.arena_bytes <= memory {
                 let even = even_tile(longest, side, overlap).next_multiple_of(m);
                 if even >= side {
                     return Ok((side, overlap.min(side - 1), plan));
@@ -143,10 +144,22 @@ impl TiledNetwork {
         }
         let (side, need) = smallest.unwrap_or((2 * overlap, usize::MAX));
         Err(Error::Usage(format!(
-            "the smallest tile ({side} pixels) needs {} MiB of working memory; --memory allows {} MiB",
+            "the smallest tile ({side} pixels) needs {} MiB of working memory; {} {} MiB",
             need >> 20,
-            self.memory >> 20
+            if memory < self.memory { "beside the weights the device has" } else { "--memory allows" },
+            memory >> 20
         )))
+    }
+
+    /// What the device has for a tile, beside the weights.
+    fn room(&self) -> usize {
+        self.device.room().map_or(usize::MAX, |bytes| bytes.saturating_sub(self.model.weights.bytes()))
+    }
+
+    /// Gives up what it has made ready, and the working memory.
+    pub fn forget(&mut self) {
+        self.ready = None;
+        self.workspace.release();
     }
 
     fn executable(&mut self, tile: (usize, usize)) -> Result<&mut Executable> {

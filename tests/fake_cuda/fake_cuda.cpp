@@ -1,6 +1,6 @@
 // A stand-in for the NVIDIA driver (libcuda.so.1): device memory is host memory, and kernels run in the
 // simulator of the process that loads this. It lets tests run all of src/device/cuda/ without a GPU, and
-// plays the faults of real machines (FAKE_CUDA=old, none, driver, full).
+// plays the faults of real machines (FAKE_CUDA=old, none, driver, full, …; FAKE_CUDA_MIB: its memory).
 //
 // Only what the program calls is here. Streams run what they are given at once; capturing collects launches.
 #include <cstdint>
@@ -19,9 +19,13 @@ enum : Result {
     SUCCESS = 0,
     INVALID_VALUE = 1,
     OUT_OF_MEMORY = 2,
+    DEVICE_UNAVAILABLE = 46,
     NO_DEVICE = 100,
     INVALID_DEVICE = 101,
+    NO_BINARY_FOR_GPU = 209,
+    UNSUPPORTED_PTX_VERSION = 222,
     NOT_FOUND = 500,
+    ILLEGAL_ADDRESS = 700,
     LAUNCH_FAILED = 719,
     STREAM_CAPTURE_UNSUPPORTED = 900,
     DRIVER_MISMATCH = 803,
@@ -67,7 +71,12 @@ bool plays(const char* fault) {
     return f && !std::strcmp(f, fault);
 }
 int most_shared() { return (plays("hopper") ? 227 : 163) << 10; }
-size_t capacity() { return plays("full") ? 1 << 20 : size_t(4) << 30; }
+size_t capacity() {
+    if (const char* mib = std::getenv("FAKE_CUDA_MIB")) return std::strtoull(mib, nullptr, 10) << 20;
+    return plays("full") ? 1 << 20 : size_t(4) << 30;
+}
+/// A kernel has failed: everything is refused from then on, as a driver does.
+bool lost = false;
 
 Result run(const Work& w) {
     char error[1024];
@@ -111,11 +120,13 @@ Result cuInit(unsigned) {
     if (plays("driver")) return DRIVER_MISMATCH;
     return SUCCESS;
 }
+Result cuDriverGetVersion(int* version) { return *version = plays("behind") ? 12020 : 12040, SUCCESS; }
 Result cuGetErrorName(Result r, const char** name) {
     *name = r == OUT_OF_MEMORY     ? "CUDA_ERROR_OUT_OF_MEMORY"
             : r == NO_DEVICE       ? "CUDA_ERROR_NO_DEVICE"
             : r == DRIVER_MISMATCH ? "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH"
             : r == LAUNCH_FAILED   ? "CUDA_ERROR_LAUNCH_FAILED"
+            : r == ILLEGAL_ADDRESS ? "CUDA_ERROR_ILLEGAL_ADDRESS"
                                    : "CUDA_ERROR_OTHER";
     return SUCCESS;
 }
@@ -123,6 +134,9 @@ Result cuGetErrorString(Result r, const char** text) {
     *text = r == OUT_OF_MEMORY     ? "out of memory"
             : r == DRIVER_MISMATCH ? "system has unsupported display driver / cuda driver combination"
             : r == LAUNCH_FAILED   ? "unspecified launch failure"
+            : r == ILLEGAL_ADDRESS ? "an illegal memory access was encountered"
+            : r == NO_BINARY_FOR_GPU       ? "no kernel image is available for execution on the device"
+            : r == UNSUPPORTED_PTX_VERSION ? "the provided PTX was compiled with an unsupported toolchain."
                                    : "another error";
     return SUCCESS;
 }
@@ -132,7 +146,11 @@ Result cuDeviceGet(int* device, int ordinal) {
     return *device = 0, SUCCESS;
 }
 Result cuDeviceGetName(char* name, int room, int) {
-    std::snprintf(name, size_t(room), "%s", plays("old") ? "Fake T4" : plays("hopper") ? "Fake H100" : "Fake A100");
+    std::snprintf(name, size_t(room), "%s",
+                  plays("old")      ? "Fake T4"
+                  : plays("hopper") ? "Fake H100"
+                  : plays("mig")    ? "Fake A100 MIG 1g.5gb"
+                                    : "Fake A100");
     return SUCCESS;
 }
 Result cuDeviceGetAttribute(int* value, int which, int) {
@@ -145,16 +163,24 @@ Result cuDeviceGetAttribute(int* value, int which, int) {
     }
     return SUCCESS;
 }
-Result cuDevicePrimaryCtxRetain(void** context, int) { return *context = &functions, SUCCESS; }
+Result cuDevicePrimaryCtxRetain(void** context, int) {
+    if (plays("taken")) return DEVICE_UNAVAILABLE;
+    return *context = &functions, SUCCESS;
+}
 Result cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
 Result cuCtxSetCurrent(void*) { return SUCCESS; }
 Result cuStreamCreate(void** stream, unsigned) { return *stream = new Stream, SUCCESS; }
 Result cuStreamDestroy_v2(void* stream) { return delete static_cast<Stream*>(stream), SUCCESS; }
 Result cuStreamSynchronize(void* stream) {
+    if (lost) return ILLEGAL_ADDRESS;
     return static_cast<Stream*>(stream)->capturing ? STREAM_CAPTURE_UNSUPPORTED : SUCCESS;
 }
 
-Result cuModuleLoadData(void** module, const void*) { return *module = &functions, SUCCESS; }
+Result cuModuleLoadData(void** module, const void*) {
+    if (plays("newer code")) return UNSUPPORTED_PTX_VERSION;
+    if (plays("no code")) return NO_BINARY_FOR_GPU;
+    return *module = &functions, SUCCESS;
+}
 Result cuModuleGetFunctionCount(unsigned* n, void*) { return *n = unsigned(functions.size()), SUCCESS; }
 Result cuModuleEnumerateFunctions(void** out, unsigned n, void*) {
     for (unsigned i = 0; i < n; ++i) out[i] = &functions[i];
@@ -265,7 +291,8 @@ Result cuGraphInstantiateWithFlags(void** exec, void* graph, unsigned long long)
 Result cuGraphDestroy(void* graph) { return delete static_cast<Graph*>(graph), SUCCESS; }
 Result cuGraphExecDestroy(void* exec) { return delete static_cast<Graph*>(exec), SUCCESS; }
 Result cuGraphLaunch(void* exec, void*) {
-    ++graph_launches;
+    if (lost) return ILLEGAL_ADDRESS;
+    if (++graph_launches == 2 && plays("broken kernel")) return lost = true, SUCCESS;  // told by the next wait
     for (const Work& w : static_cast<Graph*>(exec)->work)
         if (Result r = run(w)) return r;
     return SUCCESS;

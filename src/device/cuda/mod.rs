@@ -1,28 +1,34 @@
 //! NVIDIA GPUs, through the driver alone (loaded at run time; nothing of CUDA is linked).
 //!
 //! One stream a device: launches and copies are ordered as they are called. Memory is the driver's
-//! (`cuMemAlloc`), taken once by plans. Kernels come from fatbins embedded by `build.rs`; each says how
-//! many threads and how much shared memory it wants in a device variable `<kernel>_info`.
+//! (`cuMemAlloc`), taken once by plans. Kernels come from fatbins embedded by `build.rs`, or are compiled
+//! at first use; each says how many threads and how much shared memory it wants in a device variable
+//! `<kernel>_info`.
 
 use std::collections::HashMap;
 use std::ffi::c_void;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use cudarc::driver::{result, sys};
 
 mod driver;
+pub mod first_use;
 mod graph;
 mod module;
+pub mod nvrtc;
+pub mod sources;
 mod tensor_map;
 
 pub use driver::driver_found;
-pub use module::Fatbin;
+pub use module::{Fatbin, runs_on};
 
-use driver::{failed, out_of_memory, start, too_old, words};
+use driver::{does_not_start, failed, no_such_device, out_of_memory, start, too_old, words};
 use module::Kernel;
 
 use super::kernel::{DeviceFacts, KernelDevice, KernelInfo, Launch, Recording, TensorMapSpec};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ffi;
 
 /// One GPU.
@@ -35,6 +41,8 @@ pub struct CudaDevice {
     context: sys::CUcontext,
     device: sys::CUdevice,
     stream: sys::CUstream,
+    /// Bytes that `allocate` gave out and `free` has not got back.
+    allocated: AtomicUsize,
     kernels: HashMap<String, Kernel>,
     /// One caller at a time between making the context current and the call's end; a capture must not be
     /// interleaved with other launches.
@@ -52,19 +60,32 @@ impl CudaDevice {
     ///
     /// # Errors
     /// One sentence for each of: no driver, a driver that does not start, no such device, a card older
-    /// than compute capability 8.0, a build without kernels.
+    /// than compute capability 8.0, code that does not load.
     pub fn open(ordinal: usize, fatbins: &[Fatbin]) -> Result<Self> {
+        let mut opened = Self::without_kernels(ordinal)?;
+        for (family, image) in fatbins {
+            opened.load(family, image)?;
+        }
+        Ok(opened)
+    }
+
+    /// Opens GPU `ordinal`; its kernels are compiled from the sources that this build carries, or come from
+    /// the folder `cache` where that was done before.
+    ///
+    /// # Errors
+    /// As [`CudaDevice::open`] and [`first_use::images`].
+    pub fn open_compiling(ordinal: usize, cache: &Path) -> Result<Self> {
+        let mut opened = Self::without_kernels(ordinal)?;
+        for (family, image) in first_use::images(opened.facts.arch, cache)? {
+            opened.load(&family, &image)?;
+        }
+        Ok(opened)
+    }
+
+    fn without_kernels(ordinal: usize) -> Result<Self> {
         let count = start()?;
         if ordinal >= count {
-            let last = count - 1;
-            return Err(Error::Usage(format!("--device cuda:{ordinal}: there are devices 0 to {last}")));
-        }
-        if fatbins.is_empty() {
-            return Err(Error::Usage(
-                "this build has no GPU kernels, since nvcc was not found when it was built: run \
-                 tools/cuda-toolchain and build again, or use --device cpu"
-                    .into(),
-            ));
+            return Err(no_such_device(ordinal, count));
         }
         let device = result::device::get(ordinal as i32).map_err(failed("open the device"))?;
         let name = result::device::get_name(device).map_err(failed("read the device's name"))?;
@@ -83,12 +104,7 @@ impl CudaDevice {
         let multiprocessors = attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as u32;
         let most_shared = attribute(A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)? as u32;
         // SAFETY: the context is released when the device is dropped.
-        let context = unsafe { result::primary_ctx::retain(device) }.map_err(|e| match e.0 {
-            sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::Run(format!(
-                "{name} has no room even to start: other programs fill its memory; close them, or use another device"
-            )),
-            _ => failed("start the device")(e),
-        })?;
+        let context = unsafe { result::primary_ctx::retain(device) }.map_err(|e| does_not_start(&name, e))?;
         let mut opened = CudaDevice {
             ordinal,
             name,
@@ -97,20 +113,13 @@ impl CudaDevice {
             context,
             device,
             stream: std::ptr::null_mut(),
+            allocated: AtomicUsize::new(0),
             kernels: HashMap::new(),
             lock: Mutex::new(()),
         };
         opened.make_current()?;
         opened.stream = result::stream::create(result::stream::StreamKind::NonBlocking)
             .map_err(failed("make a stream"))?;
-        for (family, image) in fatbins {
-            let for_hopper = family.ends_with("_sm90");
-            if for_hopper && arch != 90 {
-                continue; // machine code of sm_90a runs nowhere else, later cards included
-            }
-            opened.load(family, image)?;
-            opened.facts.hopper |= for_hopper;
-        }
         Ok(opened)
     }
 
@@ -186,16 +195,24 @@ impl KernelDevice for CudaDevice {
     fn allocate(&self, bytes: usize) -> Result<u64> {
         self.make_current()?;
         // SAFETY: freed by `free`.
-        unsafe { result::malloc_sync(bytes) }.map_err(|e| match e.0 {
+        let address = unsafe { result::malloc_sync(bytes) }.map_err(|e| match e.0 {
             sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
                 let (free, total) = result::mem_get_info().unwrap_or((0, 0));
                 out_of_memory(&self.name, bytes, free, total)
             }
             _ => failed("allocate memory")(e),
-        })
+        })?;
+        self.allocated.fetch_add(bytes, Ordering::Relaxed);
+        Ok(address)
     }
 
-    unsafe fn free(&self, address: u64, _bytes: usize) {
+    fn room(&self) -> Option<usize> {
+        let (free, _) = self.memory().ok()?;
+        Some(free + self.allocated.load(Ordering::Relaxed))
+    }
+
+    unsafe fn free(&self, address: u64, bytes: usize) {
+        self.allocated.fetch_sub(bytes, Ordering::Relaxed);
         if self.make_current().is_ok() {
             // SAFETY: the caller's promise. `cuMemFree` waits for work that uses the memory.
             let _ = unsafe { result::free_sync(address) };

@@ -6,12 +6,21 @@ use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 
 use super::CudaDevice;
-use super::driver::{failed, words};
+use super::driver::{does_not_load, failed};
 use crate::device::kernel::KernelInfo;
 use crate::error::{Error, Result};
 
 /// Compiled kernels: a family's name and its fatbin.
 pub type Fatbin = (&'static str, &'static [u8]);
+
+/// How families of kernels for sm_90a end.
+const FOR_HOPPER: &str = "_sm90";
+
+/// Whether a card of this compute capability runs a family: machine code of sm_90a runs nowhere else, later
+/// cards included.
+pub fn runs_on(family: &str, capability: u32) -> bool {
+    capability == 90 || !family.ends_with(FOR_HOPPER)
+}
 
 pub(super) struct Kernel {
     pub(super) function: sys::CUfunction,
@@ -19,18 +28,16 @@ pub(super) struct Kernel {
 }
 
 impl CudaDevice {
-    /// Loads a module and looks at every kernel of it.
-    pub(super) fn load(&mut self, family: &str, image: &'static [u8]) -> Result<()> {
-        // SAFETY: a fatbin that build.rs embedded; functions are valid while the context is.
+    /// Loads a module and looks at every kernel of it, if the card runs it.
+    pub(super) fn load(&mut self, family: &str, image: &[u8]) -> Result<()> {
+        if !runs_on(family, self.facts.arch) {
+            return Ok(());
+        }
+        self.facts.hopper |= family.ends_with(FOR_HOPPER);
+        // SAFETY: a fatbin that build.rs embedded or what NVRTC made, which the driver copies; functions are valid while the context is.
         unsafe {
-            let module = result::module::load_data(image.as_ptr().cast()).map_err(|e| {
-                Error::Run(format!(
-                    "the kernels of {family} do not load on {} (sm_{}): {}",
-                    self.name,
-                    self.facts.arch,
-                    words(e)
-                ))
-            })?;
+            let module = result::module::load_data(image.as_ptr().cast())
+                .map_err(|e| does_not_load(family, &self.name, self.facts.arch, e))?;
             for function in functions(module).map_err(failed("list the kernels"))? {
                 let mut raw = std::ptr::null();
                 sys::cuFuncGetName(&mut raw, function).result().map_err(failed("list the kernels"))?;

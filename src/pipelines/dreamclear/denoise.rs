@@ -134,6 +134,17 @@ impl Denoiser {
         self.weights.bytes()
     }
 
+    /// Where it computes.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Gives up what it has made ready, and the working memory.
+    pub fn forget(&mut self) {
+        self.ready.clear();
+        self.workspace.release();
+    }
+
     /// From here on weights are read from their file at every step instead of staying in memory.
     pub fn stream_weights(&mut self, stream: bool) {
         self.stream = stream;

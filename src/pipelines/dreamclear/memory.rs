@@ -1,7 +1,11 @@
 //! What a restoration takes, known before it starts: weights, arenas, operations of every stage.
 //!
 //! With a limit the plan is made to hold: tiles for SwinIR, bands for the autoencoder, fewer
-//! latent parts in a launch, and last the denoiser's weights read from their file at every step.
+//! latent parts in a launch, and last the denoiser's weights read from their file at every step. On a
+//! device with memory of its own the limit is what that has free: pictures stay with the host, weights must
+//! all fit.
+
+use std::collections::HashMap;
 
 use serde::Serialize;
 
@@ -79,6 +83,40 @@ pub(super) fn choose(r: &mut DreamClearRestorer, inputs: &[(usize, usize)]) -> R
     Ok(limit)
 }
 
+/// What a plan has to hold to.
+struct Limit {
+    bytes: usize,
+    /// Whether it is the memory of a device beside the host.
+    of_device: bool,
+}
+
+impl Limit {
+    /// The user's, the device's, or the lesser of both.
+    fn of(r: &DreamClearRestorer) -> Option<Self> {
+        match (r.settings.memory, r.denoiser.device().room()) {
+            (None, None) => None,
+            (Some(bytes), None) => Some(Limit { bytes, of_device: false }),
+            (asked, Some(room)) => {
+                Some(Limit { bytes: asked.map_or(room, |bytes| bytes.min(room)), of_device: true })
+            }
+        }
+    }
+
+    fn refuse(&self, r: &DreamClearRestorer, needed: usize) -> Error {
+        let mib = |b: usize| b.div_ceil(1 << 20);
+        let (have, need) = (mib(self.bytes), mib(needed));
+        let smaller = "a smaller --upscale, --batch or --tile";
+        Error::Usage(match r.denoiser.device().as_kernels() {
+            Some(kernels) if r.settings.memory.is_none_or(|asked| asked > self.bytes) => format!(
+                "{} has {have} MiB free for this picture, which needs {need} MiB: close other programs that use it, or \
+                 try {smaller}",
+                kernels.device.name()
+            ),
+            _ => format!("--memory {have} MiB does not hold this picture; {need} MiB would (or {smaller})"),
+        })
+    }
+}
+
 /// See [`DreamClearRestorer::memory`]; sets the limits of SwinIR and the autoencoder on its way.
 pub(super) fn plan(r: &mut DreamClearRestorer, inputs: &[(usize, usize)]) -> Result<PictureMemory> {
     let sizes = inputs.iter().map(|&s| r.sizes(s)).collect::<Result<Vec<_>>>()?;
@@ -96,37 +134,45 @@ pub(super) fn plan(r: &mut DreamClearRestorer, inputs: &[(usize, usize)]) -> Res
             .unwrap_or(0);
     let swinir_weights = r.swinir.model.weights.bytes();
     let vae_weights = r.vae.weight_bytes();
-    let kept = swinir_weights + vae_weights + KERNELS + pictures;
+    let limit = Limit::of(r);
+    let on_device = limit.as_ref().is_some_and(|l| l.of_device);
+    let of_host = if on_device { 0 } else { KERNELS + pictures };
+    let kept = swinir_weights + vae_weights + of_host;
 
     let mut resident = true;
-    let denoise = match r.settings.memory {
+    let denoise = match &limit {
         None => {
             r.swinir.memory = ROOMY;
             r.vae.set_memory(ROOMY);
-            denoise(r, inputs, ROOMY)?
+            denoise(r, inputs, |_| ROOMY)?
         }
         Some(limit) => {
-            let room = |taken: usize| limit.saturating_sub(taken);
-            let whole = r.denoiser.weight_bytes();
-            // First with all weights in memory, then with the large ones streamed.
-            let held = denoise(r, inputs, room(kept + whole))?;
-            let denoise = if held.arena + held.carried <= room(kept + whole) {
+            let room = |taken: usize| limit.bytes.saturating_sub(taken);
+            // Unasked, a large device takes no more than the host would.
+            let most = if r.settings.memory.is_some() { usize::MAX } else { ROOMY };
+            let kept_whole = r.denoiser.weight_bytes();
+            let whole = |on_device_bytes| if on_device { on_device_bytes } else { kept_whole };
+            // First with all weights in memory, then, where the host computes, with the large ones streamed.
+            let held = denoise(r, inputs, |bytes| room(kept + whole(bytes)).min(most))?;
+            let fits = held.arena + held.carried <= room(kept + whole(held.weights));
+            let denoise = if fits || on_device {
                 held
             } else {
                 resident = false;
-                denoise(r, inputs, room(kept))?
+                denoise(r, inputs, |_| room(kept))?
             };
-            let needed =
-                kept + denoise.arena + denoise.carried + if resident { whole } else { denoise.window };
-            if needed > limit {
-                return Err(refused(limit, needed));
+            let weights = if resident { whole(denoise.weights) } else { denoise.window };
+            let needed = kept + denoise.arena + denoise.carried + weights;
+            if needed > limit.bytes {
+                return Err(limit.refuse(r, needed));
             }
-            let rest = room(kept + if resident { whole } else { 0 });
+            let rest = room(kept + if resident { whole(denoise.weights) } else { 0 }).min(most);
             r.swinir.memory = rest;
             r.vae.set_memory(rest);
             denoise
         }
     };
+    let denoiser_weights = if on_device { denoise.weights } else { r.denoiser.weight_bytes() };
 
     let mut stages = Vec::new();
     let (mut flops, mut arena, mut note) = (0.0, 0, String::new());
@@ -143,7 +189,8 @@ pub(super) fn plan(r: &mut DreamClearRestorer, inputs: &[(usize, usize)]) -> Res
         stages.push(Stage {
             name: "text",
             weight_bytes: plan.param_bytes(),
-            arena_bytes: plan.arena_bytes + window(&plan),
+            // They come for a caption and go after it: all at once to a device, to the host a step at a time.
+            arena_bytes: plan.arena_bytes + if on_device { plan.param_bytes() } else { window(&plan) },
             flops: plan.cost().flops * inputs.len() as f64,
             note: format!("{tokens} tokens; weights read from the file"),
         });
@@ -164,7 +211,7 @@ pub(super) fn plan(r: &mut DreamClearRestorer, inputs: &[(usize, usize)]) -> Res
     stages.push(vae(encode, "encode", 2.0));
     stages.push(Stage {
         name: "denoise",
-        weight_bytes: r.denoiser.weight_bytes(),
+        weight_bytes: denoiser_weights,
         arena_bytes: denoise.arena + if resident { 0 } else { denoise.window },
         flops: denoise.flops,
         note: denoise.note.clone(),
@@ -174,14 +221,12 @@ pub(super) fn plan(r: &mut DreamClearRestorer, inputs: &[(usize, usize)]) -> Res
         sizes.iter().map(latent).map(|(h, w)| r.vae.plan_decode(h, w)).collect::<Result<Vec<_>>>()?;
     stages.push(vae(decode, "decode", 1.0));
 
-    let weights = swinir_weights + vae_weights + if resident { r.denoiser.weight_bytes() } else { 0 };
+    let weights = swinir_weights + vae_weights + if resident { denoiser_weights } else { 0 };
     // All stages work in one block that grows to the largest of them.
     let working = stages.iter().map(|s| s.arena_bytes).max().unwrap_or(0) + denoise.carried;
-    let peak = weights + KERNELS + pictures + working;
-    if let Some(limit) = r.settings.memory
-        && peak > limit
-    {
-        return Err(refused(limit, peak));
+    let peak = weights + of_host + working;
+    if let Some(limit) = limit.filter(|l| peak > l.bytes) {
+        return Err(limit.refuse(r, peak));
     }
     Ok(PictureMemory {
         flops: stages.iter().map(|s| s.flops).sum(),
@@ -195,15 +240,6 @@ pub(super) fn plan(r: &mut DreamClearRestorer, inputs: &[(usize, usize)]) -> Res
     })
 }
 
-fn refused(limit: usize, needed: usize) -> Error {
-    let mib = |b: usize| b.div_ceil(1 << 20);
-    Error::Usage(format!(
-        "--memory {} MiB does not hold this picture; {} MiB would (or a smaller --upscale, --batch or --tile)",
-        mib(limit),
-        mib(needed)
-    ))
-}
-
 /// The loop of all pictures.
 struct Denoise {
     limit: usize,
@@ -211,12 +247,19 @@ struct Denoise {
     carried: usize,
     /// Weights of the largest step.
     window: usize,
+    /// All weights in the element types that the plans keep them in.
+    weights: usize,
     flops: f64,
     note: String,
 }
 
-/// As many latent parts in a launch as `room` holds (at least one).
-fn denoise(r: &DreamClearRestorer, inputs: &[(usize, usize)], room: usize) -> Result<Denoise> {
+/// As many latent parts in a launch as there is room for (at least one); `room` is told the bytes of the
+/// weights as the plans keep them.
+fn denoise(
+    r: &DreamClearRestorer,
+    inputs: &[(usize, usize)],
+    room: impl Fn(usize) -> usize,
+) -> Result<Denoise> {
     let settings = &r.settings.denoise;
     let mut parts = Vec::new();
     for &input in inputs {
@@ -236,6 +279,7 @@ fn denoise(r: &DreamClearRestorer, inputs: &[(usize, usize)], room: usize) -> Re
         .sum();
     let carried = per_part * all;
     let window = window(&each).max(window(&once));
+    let weights = param_bytes(&[&once, &each]);
     let arena = |items: usize| -> Result<usize> {
         let (once, each) = r.denoiser.plans(&shape(items))?;
         Ok(each.arena_bytes.max(once.arena_bytes))
@@ -244,7 +288,7 @@ fn denoise(r: &DreamClearRestorer, inputs: &[(usize, usize)], room: usize) -> Re
     let limit = match r.settings.tile_batch {
         Some(n) => n.clamp(1, all),
         None => {
-            let held = room.saturating_sub(carried);
+            let held = room(weights).saturating_sub(carried);
             (held / one.max(1)).clamp(1, all.min(MOST_PARTS))
         }
     };
@@ -256,12 +300,23 @@ fn denoise(r: &DreamClearRestorer, inputs: &[(usize, usize)], room: usize) -> Re
         arena: if limit == 1 { one } else { arena(limit)? },
         carried,
         window,
+        weights,
         flops: all as f64 * (each.cost().flops * steps + once.cost().flops),
         note: format!(
             "{} step(s), {all} latent part(s) of {}×{}, {limit} in a launch",
             settings.steps, size.1, size.0
         ),
     })
+}
+
+/// Bytes of the parameters of plans that share them.
+fn param_bytes(plans: &[&Plan]) -> usize {
+    let of = |plan: &&Plan| -> Vec<_> {
+        let params = plan.graph.params();
+        params.map(|(key, v)| ((key.to_owned(), plan.leaf_dtype(v)), plan.graph.ty(v).len())).collect()
+    };
+    let distinct: HashMap<_, _> = plans.iter().flat_map(of).collect();
+    distinct.into_iter().map(|((_, dtype), len)| len * dtype.size()).sum()
 }
 
 /// Bytes of parameters that the hungriest step reads.

@@ -63,7 +63,8 @@ pub struct Settings {
     pub batch: usize,
     /// Latent parts in one launch; `None`: as many as the memory allows.
     pub tile_batch: Option<usize>,
-    /// Memory of the whole process; `None`: what the stages want.
+    /// Memory of the whole process, or of a device that has its own; `None`: what the stages want and the
+    /// device has free.
     pub memory: Option<usize>,
     /// Element type of the large weights; `None`: as the files store them.
     pub matrices: Option<DType>,
@@ -371,10 +372,29 @@ impl Restorer for DreamClearRestorer {
     }
 
     fn restore_all(&mut self, jobs: &[Job<'_>]) -> Vec<Result<Restored>> {
+        let mut results = self.attempt(jobs);
+        let short: Vec<usize> =
+            (0..jobs.len()).filter(|&i| matches!(results[i], Err(Error::OutOfMemory(_)))).collect();
+        if !short.is_empty() {
+            // Another program has taken memory since the plan was made: once more, within what is free now.
+            self.budget = Budget::default();
+            self.denoiser.forget();
+            let again: Vec<Job> = short.iter().map(|&i| Job { ..jobs[i] }).collect();
+            for (i, result) in short.into_iter().zip(self.attempt(&again)) {
+                results[i] = result;
+            }
+        }
+        results
+    }
+}
+
+impl DreamClearRestorer {
+    /// Restores pictures together within the memory that is free now.
+    fn attempt(&mut self, jobs: &[Job<'_>]) -> Vec<Result<Restored>> {
         let sizes: Vec<_> = jobs.iter().map(|j| (j.photo.height, j.photo.width)).collect();
         let limit = match memory::choose(self, &sizes) {
             Ok(limit) => limit,
-            Err(e) => return jobs.iter().map(|_| Err(Error::Usage(e.to_string()))).collect(),
+            Err(e) => return jobs.iter().map(|_| Err(e.shared())).collect(),
         };
         let mut results: Vec<Option<Result<Restored>>> = jobs.iter().map(|_| None).collect();
         let mut ready: Vec<(usize, Picture)> = Vec::new();
@@ -412,10 +432,7 @@ impl Restorer for DreamClearRestorer {
                     results[i] = Some(self.after(&jobs[i], picture, latent, seconds));
                 }
             }
-            Err(Error::Interrupted) => {
-                ready.iter().for_each(|(i, _)| results[*i] = Some(Err(Error::Interrupted)));
-            }
-            Err(e) => ready.iter().for_each(|(i, _)| results[*i] = Some(Err(Error::Run(e.to_string())))),
+            Err(e) => ready.iter().for_each(|(i, _)| results[*i] = Some(Err(e.shared()))),
         }
         results.into_iter().map(|r| r.expect("every picture came to an end")).collect()
     }
