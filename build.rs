@@ -7,7 +7,7 @@
 //! compiler's version, its flags and every file it read. It is used again while those are byte for byte
 //! the same. tools/cuda_kernels.py keeps the same cache by the same rules.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -291,6 +291,10 @@ impl Image<'_> {
     fn front_end(&self) -> &str {
         if !self.ptx && matches!(self.arch, "86" | "89") { "80" } else { self.arch }
     }
+    /// Whether it has kernels of this file: those for Hopper's own instructions are for sm_90a alone.
+    fn holds(&self, source: &Path) -> bool {
+        !stem(source).ends_with("_sm90") || (self.arch == "90a" && !self.ptx)
+    }
     /// `sm_90a` counts as 90.
     fn number(&self) -> &str {
         self.arch.trim_end_matches(|c: char| c.is_ascii_alphabetic())
@@ -367,18 +371,24 @@ fn gpu_code(cache: &Cache) -> Result<()> {
     let mut sources: Vec<_> = cache.sources.keys().map(PathBuf::from).filter(|p| is_kernel_file(p)).collect();
     // Large files first, so that no long compilation is left for the end.
     sources.sort_by_key(|p| std::cmp::Reverse(fs::metadata(p).map_or(0, |m| m.len())));
-    let mut front_ends: Vec<_> = images.iter().map(Image::front_end).collect();
-    front_ends.sort();
-    front_ends.dedup();
-    cache.in_parallel(sources.len() * front_ends.len(), |i| {
-        let (source, front_end) = (&sources[i / front_ends.len()], front_ends[i % front_ends.len()]);
+    let front_ends: Vec<_> = sources
+        .iter()
+        .flat_map(|s| {
+            let all = images.iter().filter(|i| i.holds(s)).map(Image::front_end);
+            all.collect::<BTreeSet<_>>().into_iter().map(move |f| (s, f))
+        })
+        .collect();
+    cache.in_parallel(front_ends.len(), |i| {
+        let (source, front_end) = front_ends[i];
         compile_ptx(cache, &nvcc, &compiler, source, front_end)
     })?;
-    let machine: Vec<_> = images.iter().filter(|i| !i.ptx).collect();
     let ptx_of = |source: &Path, image: &Image| {
         cache.folder.join(format!("compute_{}", image.front_end())).join(format!("{}.ptx", stem(source)))
     };
-    let mut cubins: Vec<_> = sources.iter().flat_map(|s| machine.iter().map(move |i| (s, *i))).collect();
+    let mut cubins: Vec<_> = sources
+        .iter()
+        .flat_map(|s| images.iter().filter(|i| !i.ptx && i.holds(s)).map(move |i| (s, i)))
+        .collect();
     cubins.sort_by_key(|(s, i)| std::cmp::Reverse(fs::metadata(ptx_of(s, i)).map_or(0, |m| m.len())));
     cache.in_parallel(cubins.len(), |i| {
         let (source, image) = cubins[i];
@@ -386,13 +396,14 @@ fn gpu_code(cache: &Cache) -> Result<()> {
     })?;
 
     sources.sort();
+    sources.retain(|s| images.iter().any(|i| i.holds(s)));
     let mut families = Vec::new();
     for source in &sources {
         let family = stem(source);
         let fatbin = out.join(format!("{family}.fatbin"));
         let mut command = Command::new(nvcc.with_file_name("fatbinary"));
         command.arg(format!("--create={}", fatbin.display())).args(["-64", "--compress-all"]);
-        for image in &images {
+        for image in images.iter().filter(|i| i.holds(source)) {
             let (kind, folder, ending) =
                 if image.ptx { ("ptx", "compute_", "ptx") } else { ("elf", "sm_", "cubin") };
             let file =

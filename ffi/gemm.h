@@ -2,6 +2,7 @@
 #include <stdint.h>
 
 #include "epilogue.h"
+#include "tensor_map.h"
 
 /// Most products of a group.
 #define GEMM_MEMBERS 8
@@ -66,3 +67,32 @@ typedef struct GemmSum {
     int32_t n;
     int32_t splits;
 } GemmSum;
+
+/// Parameters of `gemm_*_sm90`: as `Gemm`, but operands are described by tensor maps of three axes, of boxes of 64
+/// elements in rows of 128 swizzled bytes: k, outer index and item of the batch, 128 (or the tile's columns)
+/// outer indices a box; or where k is not along the rows outer index, k and item, 64 k a box.
+typedef struct GemmSm90 {
+    /// A and B: of the members, if `grouped`, else the first.
+    TensorMap a[GEMM_MEMBERS];
+    /// As `a`.
+    TensorMap b[GEMM_MEMBERS];
+    /// Results, as those of `Gemm` and `GemmMember`: of the members, if `grouped`, else the first.
+    uint64_t y[GEMM_MEMBERS];
+    /// Of the members, if `grouped`; else the epilogue has it.
+    uint64_t bias[GEMM_MEMBERS];
+    /// As the fields of `Gemm`; `k_slice` is a multiple of 64, or k.
+    Epilogue epilogue;
+    /// As the fields of `Gemm`.
+    int32_t m;
+    int32_t n;
+    int32_t k;
+    int32_t k_slice;
+    /// Whether A and B have an item for each of the batch, or share one.
+    int32_t a_batched;
+    int32_t b_batched;
+    /// As the fields of `Gemm`.
+    int32_t y_f32;
+    int32_t grouped;
+    /// Padding to a multiple of 64 bytes.
+    uint32_t reserved[10];
+} GemmSm90;

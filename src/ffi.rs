@@ -2,7 +2,7 @@
 //!
 //! Written by `tools/bindgen`; change the headers, not this file.
 #![allow(rustdoc::broken_intra_doc_links)] // shapes in comments of C are no links
-// headers sha256: 913bd97c27e10995cb3203187d009249976c442dbe94df5cdd139bea9b0d4a23
+// headers sha256: b13643a04a3601a0b060d311f0641e08b848a5ea62c8e2f24f5eb2bdd6da6490
 
 /// As in the headers.
 pub const ACTIVATION_NONE: u32 = 0;
@@ -1182,6 +1182,31 @@ const _: () = {
     ["Offset of field: GatedResidualFwd::reserved"]
         [::std::mem::offset_of!(GatedResidualFwd, reserved) - 68usize];
 };
+/// A tensor for the tensor copies of sm_90 (cuda/include/sm90.cuh), as the device that made it encodes it
+/// (`KernelDevice::tensor_map`; on a GPU the driver's CUtensorMap). Part of the parameters of kernels `*_sm90`,
+/// at a multiple of 64 bytes.
+#[repr(C)]
+#[repr(align(64))]
+#[derive(Debug, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct TensorMap {
+    /// For the device alone.
+    pub opaque: [u64; 16usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of TensorMap"][::std::mem::size_of::<TensorMap>() - 128usize];
+    ["Alignment of TensorMap"][::std::mem::align_of::<TensorMap>() - 64usize];
+    ["Offset of field: TensorMap::opaque"][::std::mem::offset_of!(TensorMap, opaque) - 0usize];
+};
+impl Default for TensorMap {
+    fn default() -> Self {
+        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
 /// What the products of a group do not share.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
@@ -1305,6 +1330,70 @@ const _: () = {
     ["Offset of field: GemmSum::n"][::std::mem::offset_of!(GemmSum, n) - 80usize];
     ["Offset of field: GemmSum::splits"][::std::mem::offset_of!(GemmSum, splits) - 84usize];
 };
+/// Parameters of `gemm_*_sm90`: as `Gemm`, but operands are described by tensor maps of three axes, of boxes of 64
+/// elements in rows of 128 swizzled bytes: k, outer index and item of the batch, 128 (or the tile's columns)
+/// outer indices a box; or where k is not along the rows outer index, k and item, 64 k a box.
+#[repr(C)]
+#[repr(align(64))]
+#[derive(Debug, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct GemmSm90 {
+    /// A and B: of the members, if `grouped`, else the first.
+    pub a: [TensorMap; 8usize],
+    /// As `a`.
+    pub b: [TensorMap; 8usize],
+    /// Results, as those of `Gemm` and `GemmMember`: of the members, if `grouped`, else the first.
+    pub y: [u64; 8usize],
+    /// Of the members, if `grouped`; else the epilogue has it.
+    pub bias: [u64; 8usize],
+    /// As the fields of `Gemm`; `k_slice` is a multiple of 64, or k.
+    pub epilogue: Epilogue,
+    /// As the fields of `Gemm`.
+    pub m: i32,
+    /// See `m`.
+    pub n: i32,
+    /// See `m`.
+    pub k: i32,
+    /// See `epilogue`.
+    pub k_slice: i32,
+    /// Whether A and B have an item for each of the batch, or share one.
+    pub a_batched: i32,
+    /// See `a_batched`.
+    pub b_batched: i32,
+    /// As the fields of `Gemm`.
+    pub y_f32: i32,
+    /// See `a`.
+    pub grouped: i32,
+    /// Padding to a multiple of 64 bytes.
+    pub reserved: [u32; 10usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GemmSm90"][::std::mem::size_of::<GemmSm90>() - 2304usize];
+    ["Alignment of GemmSm90"][::std::mem::align_of::<GemmSm90>() - 64usize];
+    ["Offset of field: GemmSm90::a"][::std::mem::offset_of!(GemmSm90, a) - 0usize];
+    ["Offset of field: GemmSm90::b"][::std::mem::offset_of!(GemmSm90, b) - 1024usize];
+    ["Offset of field: GemmSm90::y"][::std::mem::offset_of!(GemmSm90, y) - 2048usize];
+    ["Offset of field: GemmSm90::bias"][::std::mem::offset_of!(GemmSm90, bias) - 2112usize];
+    ["Offset of field: GemmSm90::epilogue"][::std::mem::offset_of!(GemmSm90, epilogue) - 2176usize];
+    ["Offset of field: GemmSm90::m"][::std::mem::offset_of!(GemmSm90, m) - 2232usize];
+    ["Offset of field: GemmSm90::n"][::std::mem::offset_of!(GemmSm90, n) - 2236usize];
+    ["Offset of field: GemmSm90::k"][::std::mem::offset_of!(GemmSm90, k) - 2240usize];
+    ["Offset of field: GemmSm90::k_slice"][::std::mem::offset_of!(GemmSm90, k_slice) - 2244usize];
+    ["Offset of field: GemmSm90::a_batched"][::std::mem::offset_of!(GemmSm90, a_batched) - 2248usize];
+    ["Offset of field: GemmSm90::b_batched"][::std::mem::offset_of!(GemmSm90, b_batched) - 2252usize];
+    ["Offset of field: GemmSm90::y_f32"][::std::mem::offset_of!(GemmSm90, y_f32) - 2256usize];
+    ["Offset of field: GemmSm90::grouped"][::std::mem::offset_of!(GemmSm90, grouped) - 2260usize];
+    ["Offset of field: GemmSm90::reserved"][::std::mem::offset_of!(GemmSm90, reserved) - 2264usize];
+};
+impl Default for GemmSm90 {
+    fn default() -> Self {
+        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
 /// How the images [samples, pixels, channels] of a group norm are shared out. Block (s, t, b) of a launch over
 /// pixels has the pixels of slab s and the channels of tile t of sample b.
 #[repr(C)]
@@ -2244,31 +2333,6 @@ const _: () = {
     ["Offset of field: SoftmaxGradRows::reserved"]
         [::std::mem::offset_of!(SoftmaxGradRows, reserved) - 52usize];
 };
-/// A tensor for the tensor copies of sm_90 (cuda/include/sm90.cuh), as the device that made it encodes it
-/// (`KernelDevice::tensor_map`; on a GPU the driver's CUtensorMap). Part of the parameters of kernels `*_sm90`,
-/// at a multiple of 64 bytes.
-#[repr(C)]
-#[repr(align(64))]
-#[derive(Debug, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct TensorMap {
-    /// For the device alone.
-    pub opaque: [u64; 16usize],
-}
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
-const _: () = {
-    ["Size of TensorMap"][::std::mem::size_of::<TensorMap>() - 128usize];
-    ["Alignment of TensorMap"][::std::mem::align_of::<TensorMap>() - 64usize];
-    ["Offset of field: TensorMap::opaque"][::std::mem::offset_of!(TensorMap, opaque) - 0usize];
-};
-impl Default for TensorMap {
-    fn default() -> Self {
-        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
-        unsafe {
-            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
-            s.assume_init()
-        }
-    }
-}
 /// How windows lie in images: see `WindowAttention` in src/ops/window_attention.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]

@@ -1,11 +1,15 @@
-//! Every kernel of `cuda/gemm.cu` on the simulator, over the edges of its own tile: the op registry's
+//! Every kernel of `cuda/gemm.cu` and `cuda/gemm_sm90.cu` on the simulator, over the edges of its own tile: the op registry's
 //! cases are so small that plans never choose the large ones.
 #![cfg(not(windows))]
 
-use dreamclear::device::kernel::{KernelInfo, Launch};
+use std::collections::BTreeSet;
+
+use dreamclear::device::kernel::{DeviceFacts, KernelInfo, Launch, Swizzle, TensorMapSpec};
 use dreamclear::device::sim::{GuardedBuffer, Schedule, Simulator};
-use dreamclear::ffi::{self, Epilogue, Gemm};
+use dreamclear::ffi::{self, Epilogue, Gemm, GemmSm90};
+use dreamclear::graph::cuda::Storage;
 use dreamclear::ops::case::Rng;
+use dreamclear::ops::{check_cuda, registry};
 use dreamclear::tensor::{DType, HostTensor};
 
 /// What a kernel's name says.
@@ -19,6 +23,13 @@ struct Kernel {
     b: DType,
 }
 
+impl Kernel {
+    /// Whether it is one of `cuda/gemm_sm90.cu`.
+    fn hopper(&self) -> bool {
+        self.name.ends_with("_sm90")
+    }
+}
+
 fn parse(info: &KernelInfo) -> Option<Kernel> {
     let words: Vec<&str> = info.name.strip_prefix("gemm_")?.split('_').collect();
     let dtype = |name: &str| [DType::F32, DType::BF16, DType::F16].into_iter().find(|d| d.name() == name);
@@ -28,7 +39,7 @@ fn parse(info: &KernelInfo) -> Option<Kernel> {
         ["rows", d] => ([16, 16], Some([false, true]), d, d),
         ["rows", a, b] => ([8, 16], Some([false, true]), a, b),
         ["simt", t, a, b] => (tile(t)?, None, a, b),
-        [order, t, d] => {
+        [order, t, d] | [order, t, d, "sm90"] => {
             let trans = [order.starts_with('t'), order.ends_with('t')];
             (tile(t)?, Some(trans), d, d)
         }
@@ -59,6 +70,7 @@ struct Matrix {
     cols: usize,
     step: usize,
     align: i32,
+    dtype: DType,
 }
 
 impl Matrix {
@@ -74,7 +86,22 @@ impl Matrix {
             cols,
             step,
             align: 1 << bytes.trailing_zeros(),
+            dtype,
         }
+    }
+
+    /// For tensor copies of `boxed` elements and rows, as `items` matrices.
+    fn map(&self, simulator: &Simulator, rows: usize, items: usize, boxed: [usize; 2]) -> ffi::TensorMap {
+        let row = self.step * self.dtype.size();
+        let spec = TensorMapSpec {
+            address: self.buffer.address(),
+            dtype: self.dtype,
+            extents: vec![self.cols, rows, items],
+            strides: vec![row, rows * row],
+            boxed: vec![boxed[0], boxed[1], 1],
+            swizzle: Swizzle::Bytes128,
+        };
+        simulator.tensor_map(&spec).expect("rows of whole 16 bytes")
     }
 }
 
@@ -104,7 +131,8 @@ fn run(kernel: &Kernel, problem: &Problem, simulator: &Simulator) -> Result<(), 
         ..nothing
     };
     let last = if epilogue { full } else { nothing };
-    let k_slice = if splits > 1 { k.div_ceil(splits).next_multiple_of(32) } else { k };
+    let step = if kernel.hopper() { 64 } else { 32 };
+    let k_slice = if splits > 1 { k.div_ceil(splits).next_multiple_of(step) } else { k };
     let mut first: Option<Vec<u8>> = None;
     for schedule in Schedule::ALL {
         let result = GuardedBuffer::new(batch * m * n * y.size());
@@ -133,7 +161,29 @@ fn run(kernel: &Kernel, problem: &Problem, simulator: &Simulator) -> Result<(), 
             true => [tiles[1], tiles[0], batch],
             false => [tiles[0] * tiles[1], splits, batch],
         };
-        let mut launches = vec![Launch::new(&*kernel.name, grid.map(|g| g as u32), &params)];
+        let grid = grid.map(|g| g as u32);
+        let first_launch = if kernel.hopper() {
+            let outer = |matrix: &Matrix, rows, items, trans: bool, tile| {
+                matrix.map(simulator, rows, items, if trans { [64, 64] } else { [64, tile] })
+            };
+            let mut hopper = GemmSm90 {
+                epilogue: params.epilogue,
+                m: params.m,
+                n: params.n,
+                k: params.k,
+                k_slice: params.k_slice,
+                a_batched: 1,
+                y_f32: params.y_f32,
+                ..GemmSm90::default()
+            };
+            hopper.a[0] = outer(&a, ar, batch, trans[0], kernel.tile[0]);
+            hopper.b[0] = outer(&b, br, 1, !trans[1], kernel.tile[1]);
+            hopper.y[0] = params.y;
+            Launch::new(&*kernel.name, grid, &hopper)
+        } else {
+            Launch::new(&*kernel.name, grid, &params)
+        };
+        let mut launches = vec![first_launch];
         if splits > 1 {
             let len = batch * m * n;
             let sum = ffi::GemmSum {
@@ -208,6 +258,24 @@ fn problems(kernel: &Kernel) -> Vec<Problem> {
         let of = |trans: bool, outer: usize, k: usize| pad(if trans { outer } else { k });
         Problem { k, pad: [of(ta, m, k), of(!tb, n, k)], ..full }
     };
+    if kernel.hopper() {
+        // Rows of whole 16 bytes, with room between them.
+        let of = |m: usize, n: usize, k: usize| {
+            let pad = |len: usize| (len + 1).next_multiple_of(8) - len;
+            let [ta, tb] = full.trans;
+            Problem { m, n, k, pad: [pad(if ta { m } else { k }), pad(if tb { k } else { n })], ..full }
+        };
+        let mut all = vec![
+            Problem { batch: 2, epilogue: false, ..of(70, 75, 133) },
+            Problem { splits: 2, ..of(30, 40, 130) },
+            Problem { y: DType::F32, ..of(3, 4, 1) },
+        ];
+        if kernel.a == DType::BF16 {
+            // Past one tile, and more steps than there are stages; exactly one tile and one step.
+            all.extend([of(m, n, 5 * 64 + 7), Problem { epilogue: false, ..of(tm, tn, 64) }]);
+        }
+        return all;
+    }
     let mut all = vec![
         Problem { m: if small { m } else { tm }, n: tn, k: 64, epilogue: false, pad: [8, 8], ..full },
         Problem { n: tn + 8, y: DType::F32, ..aligned(70, 8) },
@@ -251,4 +319,35 @@ fn every_kernel_over_the_edges_of_its_tile() {
         })
         .collect();
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// The kernels that the registry's cases of products get on a card, kept in bf16: the benches', or the tests'.
+fn chosen(card: DeviceFacts, bench: bool) -> BTreeSet<String> {
+    let products = registry().filter(|e| ["linear", "linear_group", "matmul"].contains(&e.family));
+    let cases = products.flat_map(|e| (e.cases)()).filter(|c| c.bench == bench);
+    let half = |s: &Storage| s.inputs[0] == DType::BF16 && s.inputs[1] == DType::BF16;
+    cases
+        .flat_map(|case| {
+            let storages = check_cuda::storages(&case).into_iter().filter(half);
+            storages.flat_map(|s| check_cuda::launches(&case, &s, card).unwrap()).collect::<Vec<_>>()
+        })
+        .map(|launch| launch.kernel)
+        .collect()
+}
+
+#[test]
+fn hopper_multiplies_with_its_own_kernels() {
+    let own = |kernels: &BTreeSet<String>| {
+        kernels.iter().filter(|k| k.ends_with("_sm90")).cloned().collect::<BTreeSet<_>>()
+    };
+    let named = |names: &[&str]| names.iter().map(|n| format!("gemm_{n}_bf16_sm90")).collect::<BTreeSet<_>>();
+    let all = named(&["nt_128x256", "nt_128x128", "nn_128x128", "tn_128x128"]);
+    let small = chosen(check_cuda::SMALL_HOPPER, false);
+    assert_eq!(own(&small), all, "what the checks of all ops run");
+    // Whatever it can copy: of the layers of PixArt-α only what has few rows is left to others.
+    let large = chosen(DeviceFacts::H100, true);
+    assert!(own(&large).is_superset(&named(&["nt_128x256", "tn_128x128"])), "{large:?}");
+    for bench in [false, true] {
+        assert!(own(&chosen(DeviceFacts::A100, bench)).is_empty());
+    }
 }

@@ -43,6 +43,11 @@ def families():
     return sorted(p.stem for p in (ROOT / "cuda").glob("*.cu"))
 
 
+def archs_of(family, archs):
+    """Of these architectures, those that the family has code for: *_sm90 is for sm_90a alone."""
+    return [a for a in archs if a == "90a" or not family.endswith("_sm90")]
+
+
 def find_nvcc():
     """DREAMCLEAR_NVCC, CUDA_HOME, PATH, target/cuda (as build.rs), then /opt/cuda-pip."""
     said = os.environ.get("DREAMCLEAR_NVCC")
@@ -182,9 +187,11 @@ def compile_all(toolchain, names, archs, jobs=2):
     """Everything that `measure` will ask for, some at once; the first failure is raised. Hold the lock."""
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
         names = sorted(names, key=lambda n: -(ROOT / f"cuda/{n}.cu").stat().st_size)
-        front_ends = sorted({FRONT_END.get(a, a) for a in archs})
-        list(pool.map(lambda j: make_ptx(toolchain, *j), [(n, f) for n in names for f in front_ends]))
-        size = {(n, a): (CACHE / f"compute_{FRONT_END.get(a, a)}" / f"{n}.ptx").stat().st_size for n in names for a in archs}
+        front_ends = sorted({(n, FRONT_END.get(a, a)) for n in names for a in archs_of(n, archs)},
+                            key=lambda j: names.index(j[0]))
+        list(pool.map(lambda j: make_ptx(toolchain, *j), front_ends))
+        size = {(n, a): (CACHE / f"compute_{FRONT_END.get(a, a)}" / f"{n}.ptx").stat().st_size
+                for n in names for a in archs_of(n, archs)}
         list(pool.map(lambda j: compile(toolchain, *j), sorted(size, key=size.get, reverse=True)))
 
 

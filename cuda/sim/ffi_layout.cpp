@@ -1,5 +1,5 @@
 // Written by tools/bindgen: what Rust believes of the structs of ffi/, for the C++ compilers to prove.
-// headers sha256: 913bd97c27e10995cb3203187d009249976c442dbe94df5cdd139bea9b0d4a23
+// headers sha256: b13643a04a3601a0b060d311f0641e08b848a5ea62c8e2f24f5eb2bdd6da6490
 #include <cstddef>
 
 #include "../../ffi/activation.h"
@@ -322,6 +322,8 @@ static_assert(offsetof(GatedResidualFwd, rows) == 56, "offsetof(GatedResidualFwd
 static_assert(offsetof(GatedResidualFwd, cols) == 60, "offsetof(GatedResidualFwd, cols)");
 static_assert(offsetof(GatedResidualFwd, tokens) == 64, "offsetof(GatedResidualFwd, tokens)");
 static_assert(offsetof(GatedResidualFwd, reserved) == 68, "offsetof(GatedResidualFwd, reserved)");
+static_assert(sizeof(TensorMap) == 128, "sizeof(TensorMap)");
+static_assert(offsetof(TensorMap, opaque) == 0, "offsetof(TensorMap, opaque)");
 static_assert(sizeof(GemmMember) == 40, "sizeof(GemmMember)");
 static_assert(offsetof(GemmMember, a) == 0, "offsetof(GemmMember, a)");
 static_assert(offsetof(GemmMember, b) == 8, "offsetof(GemmMember, b)");
@@ -355,6 +357,21 @@ static_assert(offsetof(GemmSum, len) == 16, "offsetof(GemmSum, len)");
 static_assert(offsetof(GemmSum, epilogue) == 24, "offsetof(GemmSum, epilogue)");
 static_assert(offsetof(GemmSum, n) == 80, "offsetof(GemmSum, n)");
 static_assert(offsetof(GemmSum, splits) == 84, "offsetof(GemmSum, splits)");
+static_assert(sizeof(GemmSm90) == 2304, "sizeof(GemmSm90)");
+static_assert(offsetof(GemmSm90, a) == 0, "offsetof(GemmSm90, a)");
+static_assert(offsetof(GemmSm90, b) == 1024, "offsetof(GemmSm90, b)");
+static_assert(offsetof(GemmSm90, y) == 2048, "offsetof(GemmSm90, y)");
+static_assert(offsetof(GemmSm90, bias) == 2112, "offsetof(GemmSm90, bias)");
+static_assert(offsetof(GemmSm90, epilogue) == 2176, "offsetof(GemmSm90, epilogue)");
+static_assert(offsetof(GemmSm90, m) == 2232, "offsetof(GemmSm90, m)");
+static_assert(offsetof(GemmSm90, n) == 2236, "offsetof(GemmSm90, n)");
+static_assert(offsetof(GemmSm90, k) == 2240, "offsetof(GemmSm90, k)");
+static_assert(offsetof(GemmSm90, k_slice) == 2244, "offsetof(GemmSm90, k_slice)");
+static_assert(offsetof(GemmSm90, a_batched) == 2248, "offsetof(GemmSm90, a_batched)");
+static_assert(offsetof(GemmSm90, b_batched) == 2252, "offsetof(GemmSm90, b_batched)");
+static_assert(offsetof(GemmSm90, y_f32) == 2256, "offsetof(GemmSm90, y_f32)");
+static_assert(offsetof(GemmSm90, grouped) == 2260, "offsetof(GemmSm90, grouped)");
+static_assert(offsetof(GemmSm90, reserved) == 2264, "offsetof(GemmSm90, reserved)");
 static_assert(sizeof(GroupNormTiles) == 24, "sizeof(GroupNormTiles)");
 static_assert(offsetof(GroupNormTiles, pixels) == 0, "offsetof(GroupNormTiles, pixels)");
 static_assert(offsetof(GroupNormTiles, channels) == 4, "offsetof(GroupNormTiles, channels)");
@@ -594,8 +611,6 @@ static_assert(offsetof(SoftmaxGradRows, dy_step) == 32, "offsetof(SoftmaxGradRow
 static_assert(offsetof(SoftmaxGradRows, rows) == 40, "offsetof(SoftmaxGradRows, rows)");
 static_assert(offsetof(SoftmaxGradRows, cols) == 48, "offsetof(SoftmaxGradRows, cols)");
 static_assert(offsetof(SoftmaxGradRows, reserved) == 52, "offsetof(SoftmaxGradRows, reserved)");
-static_assert(sizeof(TensorMap) == 128, "sizeof(TensorMap)");
-static_assert(offsetof(TensorMap, opaque) == 0, "offsetof(TensorMap, opaque)");
 static_assert(sizeof(WindowGrid) == 24, "sizeof(WindowGrid)");
 static_assert(offsetof(WindowGrid, height) == 0, "offsetof(WindowGrid, height)");
 static_assert(offsetof(WindowGrid, width) == 4, "offsetof(WindowGrid, width)");

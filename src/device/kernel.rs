@@ -93,7 +93,7 @@ pub struct TensorMapSpec {
     pub dtype: DType,
     /// Of each axis, one to five.
     pub extents: Vec<usize>,
-    /// Bytes between neighbours along each axis but the innermost: multiples of 16. 0 repeats.
+    /// Bytes between neighbours along each axis but the innermost: multiples of 16.
     pub strides: Vec<usize>,
     /// Extents of a box, up to 256 each.
     pub boxed: Vec<usize>,
@@ -119,7 +119,7 @@ impl TensorMapSpec {
         if !self.address.is_multiple_of(16) {
             return Err(format!("a tensor map at address {:#x}; expected a multiple of 16", self.address));
         }
-        if let Some(s) = self.strides.iter().find(|s| !s.is_multiple_of(16) || **s >= 1 << 40) {
+        if let Some(s) = self.strides.iter().find(|s| **s == 0 || !s.is_multiple_of(16) || **s >= 1 << 40) {
             return Err(format!(
                 "a tensor map with a stride of {s} bytes; expected a multiple of 16 below 2^40"
             ));

@@ -37,7 +37,7 @@ pub(super) fn scratch(inputs: &[&TensorType]) -> usize {
     extents(inputs[0], inputs[1]).scratch()
 }
 
-pub(super) fn forward(op: &Linear, call: &CudaCall) -> Vec<Launch> {
+pub(super) fn forward(op: &Linear, call: &CudaCall) -> Result<Vec<Launch>, String> {
     let (x, w) = (&call.inputs[0], &call.inputs[1]);
     let (_, k, step) = x.layout.as_rows().expect("accepts() asks for rows");
     let y = &call.outputs[0];
@@ -57,5 +57,5 @@ pub(super) fn forward(op: &Linear, call: &CudaCall) -> Vec<Launch> {
         scratch: call.scratch,
         group: vec![],
     };
-    product.launches()
+    product.launches(call)
 }

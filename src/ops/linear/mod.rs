@@ -118,7 +118,7 @@ impl Op for Linear {
     }
 
     fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
-        Ok(cuda::forward(self, call))
+        cuda::forward(self, call)
     }
 
     fn cuda_scratch(&self, inputs: &[&TensorType], _outputs: &[&TensorType]) -> usize {

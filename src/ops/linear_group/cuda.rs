@@ -28,7 +28,7 @@ pub(super) fn storage(
     Storage { inputs: one.inputs.repeat(op.members), outputs: one.outputs.repeat(op.members) }
 }
 
-pub(super) fn forward(op: &LinearGroup, call: &CudaCall) -> Vec<Launch> {
+pub(super) fn forward(op: &LinearGroup, call: &CudaCall) -> Result<Vec<Launch>, String> {
     let members: Vec<_> = call.inputs.chunks(op.arity()).zip(&call.outputs).collect();
     let step = |i: usize| members[i].0[0].layout.as_rows().expect("accepts() asks for rows").2;
     let (x, w, y) = (&call.inputs[0], &call.inputs[1], &call.outputs[0]);
@@ -55,5 +55,5 @@ pub(super) fn forward(op: &LinearGroup, call: &CudaCall) -> Vec<Launch> {
         scratch: 0,
         group: group.collect(),
     };
-    product.launches()
+    product.launches(call)
 }

@@ -103,7 +103,7 @@ impl Op for LinearGroup {
     }
 
     fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
-        Ok(cuda::forward(self, call))
+        cuda::forward(self, call)
     }
 }
 

@@ -1,4 +1,5 @@
-//! Which kernels of `cuda/gemm.cu` run, and with what: for `matmul` here, for `linear` through [`Product`].
+//! Which kernels of `cuda/gemm.cu` run, and with what: for `matmul` here, for `linear` through [`Product`]. On Hopper
+//! `cuda_sm90.rs` is asked first.
 
 use super::{Dims, MatMul};
 use crate::device::kernel::Launch;
@@ -21,12 +22,12 @@ const MOST_BLOCKS_Z: usize = 65535;
 /// An operand of a product: matrices whose rows are dense.
 #[derive(Clone, Copy)]
 pub(in crate::ops) struct Matrix {
-    address: u64,
-    dtype: DType,
+    pub(super) address: u64,
+    pub(super) dtype: DType,
     /// Elements between rows.
-    step: usize,
-    /// Elements between two items of the batch.
-    batch_step: usize,
+    pub(super) step: usize,
+    /// Elements between two items of the batch; 0: shared.
+    pub(super) batch_step: usize,
 }
 
 impl Matrix {
@@ -41,7 +42,7 @@ impl Matrix {
     }
 
     /// The largest power of two, up to 16 bytes, that divides the address and all steps.
-    fn align(&self) -> i32 {
+    pub(super) fn align(&self) -> i32 {
         let size = self.dtype.size();
         let all = self.address as usize | (self.step * size) | (self.batch_step * size) | 16;
         1 << all.trailing_zeros()
@@ -65,22 +66,50 @@ pub(in crate::ops) struct Extents {
 
 /// A kernel, and into how many blocks' shares k is cut.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Plan {
-    tile: Tile,
-    splits: usize,
+pub(super) struct Plan {
+    pub tile: Tile,
+    pub splits: usize,
     /// Products of a share.
-    k_slice: usize,
+    pub k_slice: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Tile {
+pub(super) enum Tile {
     /// For up to [`FEW_ROWS`] rows.
     Rows,
     /// Rows and columns of the result that a block computes.
     Block(usize, usize),
 }
 
+impl Plan {
+    /// The share of the peak that its kernel reaches while every multiprocessor has work.
+    pub(super) fn share(&self, e: &Extents) -> f64 {
+        let own = |t: &&(usize, usize, f64)| self.tile == Tile::Block(t.0, t.1);
+        e.tiles().iter().find(own).map_or(1.0, |t| t.2)
+    }
+}
+
 impl Extents {
+    /// Tiles that there are kernels for: rows, columns, share of the peak.
+    fn tiles(&self) -> &'static [(usize, usize, f64)] {
+        match (self.half, self.trans_a, self.trans_b) {
+            (false, ..) => &[(128, 128, 0.85), (64, 64, 0.6)],
+            (true, false, true) => &[(128, 256, 0.8), (128, 128, 0.75), (64, 64, 0.5)],
+            (true, true, true) => &[(64, 64, 0.5)],
+            (true, ..) => &[(128, 128, 0.75), (64, 64, 0.5)],
+        }
+    }
+
+    /// How A and B are stored, as kernels' names say it: n, or t for transposed.
+    pub(super) fn order(&self) -> &'static str {
+        match (self.trans_a, self.trans_b) {
+            (false, false) => "nn",
+            (false, true) => "nt",
+            (true, false) => "tn",
+            (true, true) => "tt",
+        }
+    }
+
     /// The fastest plan by a model of the time on an A100: waves of blocks, each at the kernel's share of a
     /// multiprocessor's peak; for split products also the traffic and launch of the sum.
     fn plan(&self) -> Plan {
@@ -88,16 +117,9 @@ impl Extents {
         if self.m <= FEW_ROWS && !self.trans_a && self.trans_b {
             return whole(Tile::Rows);
         }
-        // (rows, columns, share of the peak)
-        let tiles: &[(usize, usize, f64)] = match (self.half, self.trans_a, self.trans_b) {
-            (false, ..) => &[(128, 128, 0.85), (64, 64, 0.6)],
-            (true, false, true) => &[(128, 256, 0.8), (128, 128, 0.75), (64, 64, 0.5)],
-            (true, true, true) => &[(64, 64, 0.5)],
-            (true, ..) => &[(128, 128, 0.75), (64, 64, 0.5)],
-        };
         let peak = if self.half { 312e12 } else { 19.5e12 } / MULTIPROCESSORS as f64;
         let mut best = (f64::INFINITY, whole(Tile::Block(64, 64)));
-        for &(rows, columns, share) in tiles {
+        for &(rows, columns, share) in self.tiles() {
             let blocks = self.batch * self.m.div_ceil(rows) * self.n.div_ceil(columns);
             for splits in 1..=if self.grouped { 1 } else { 16 } {
                 let k_slice = self.k.div_ceil(splits).next_multiple_of(STEP);
@@ -143,12 +165,15 @@ pub(in crate::ops) struct Product {
 }
 
 impl Product {
-    pub fn launches(&self) -> Vec<Launch> {
+    pub fn launches(&self, call: &CudaCall) -> Result<Vec<Launch>, String> {
         let e = &self.extents;
         if e.batch * e.m * e.n == 0 {
-            return vec![];
+            return Ok(vec![]);
         }
         let plan = e.plan();
+        if let Some((launch, splits)) = self.on_hopper(call, &plan)? {
+            return Ok([launch].into_iter().chain((splits > 1).then(|| self.sum(splits))).collect());
+        }
         let kernel = self.kernel(plan.tile);
         let blocks = match plan.tile {
             Tile::Block(rows, columns) => [e.m.div_ceil(rows) * e.n.div_ceil(columns), plan.splits],
@@ -191,33 +216,34 @@ impl Product {
         let mut all: Vec<_> = (0..e.batch).step_by(MOST_BLOCKS_Z).map(launch).collect();
         if part {
             debug_assert_eq!(all.len(), 1, "so many products fill the device without being split");
-            let len = e.batch * e.m * e.n;
-            let params = ffi::GemmSum {
-                partial: self.scratch,
-                y: self.y,
-                len: len as i64,
-                epilogue: self.epilogue,
-                n: e.n as i32,
-                splits: plan.splits as i32,
-            };
-            all.push(Launch::new(
-                format!("gemm_sum_{}", self.y_dtype),
-                [len.div_ceil(256) as u32, 1, 1],
-                &params,
-            ));
+            all.push(self.sum(plan.splits));
         }
-        all
+        Ok(all)
+    }
+
+    /// Adds up the parts of a split product.
+    fn sum(&self, splits: usize) -> Launch {
+        let e = &self.extents;
+        let len = e.batch * e.m * e.n;
+        let params = ffi::GemmSum {
+            partial: self.scratch,
+            y: self.y,
+            len: len as i64,
+            epilogue: self.epilogue,
+            n: e.n as i32,
+            splits: splits as i32,
+        };
+        Launch::new(format!("gemm_sum_{}", self.y_dtype), [len.div_ceil(256) as u32, 1, 1], &params)
     }
 
     fn kernel(&self, tile: Tile) -> String {
         let e = &self.extents;
-        let order = |transposed| if transposed { 't' } else { 'n' };
         let (a, b) = (self.a.dtype, self.b.dtype);
         match tile {
             Tile::Rows if e.half => format!("gemm_rows_{a}"),
             Tile::Rows => format!("gemm_rows_f32_{b}"),
             Tile::Block(rows, columns) if e.half => {
-                format!("gemm_{}{}_{rows}x{columns}_{a}", order(e.trans_a), order(e.trans_b))
+                format!("gemm_{}_{rows}x{columns}_{a}", e.order())
             }
             Tile::Block(rows, columns) => format!("gemm_simt_{rows}x{columns}_f32_{b}"),
         }
@@ -272,7 +298,7 @@ pub(super) fn scratch(op: &MatMul, inputs: &[&TensorType]) -> usize {
     extents(op, inputs[0], inputs[1]).0.scratch()
 }
 
-pub(super) fn forward(op: &MatMul, call: &CudaCall) -> Vec<Launch> {
+pub(super) fn forward(op: &MatMul, call: &CudaCall) -> Result<Vec<Launch>, String> {
     let [a, b] = &call.inputs[..] else { unreachable!("infer takes two operands") };
     let (extents, d) = extents(op, &a.ty, &b.ty);
     let (a_step, a_batch) = if op.trans_a {
@@ -293,5 +319,5 @@ pub(super) fn forward(op: &MatMul, call: &CudaCall) -> Vec<Launch> {
         scratch: call.scratch,
         group: vec![],
     };
-    product.launches()
+    product.launches(call)
 }

@@ -2,6 +2,7 @@
 
 mod cpu;
 pub(in crate::ops) mod cuda;
+mod cuda_sm90;
 mod reference;
 
 use super::activation::expect_f32;
@@ -122,7 +123,7 @@ impl Op for MatMul {
     }
 
     fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
-        Ok(cuda::forward(self, call))
+        cuda::forward(self, call)
     }
 
     fn cuda_scratch(&self, inputs: &[&TensorType], _outputs: &[&TensorType]) -> usize {
@@ -171,6 +172,8 @@ fn cases() -> Vec<Case> {
         case("shared_a", true, false, &[6, 5], &[3, 6, 4]),
         half("bf16_b", DType::BF16, case("", false, true, &[2, 7, 13], &[2, 9, 13])),
         half("f16_b_trans_a", DType::F16, case("", true, false, &[13, 7], &[13, 33])),
+        case("tile_edges_trans_a", true, false, &[40, 136], &[40, 72]),
+        case("tile_edges_trans_b", false, true, &[2, 66, 72], &[2, 136, 72]),
         Case::bench(
             "pixart_fc1_grad_weight",
             MatMul { trans_a: true, trans_b: false },
