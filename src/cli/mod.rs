@@ -60,7 +60,8 @@ enum Command {
 /// Where to run, shared by the commands that compute.
 #[derive(Debug, Clone, clap::Args)]
 pub struct DeviceArgs {
-    /// Where to compute: auto, cpu, cuda, cuda:N, or sim (the CUDA kernels, simulated on the host: slow).
+    /// Where to compute: auto, cpu, cuda, cuda:N, or sim (the CUDA kernels, simulated on the host: slow; sim:h100:
+    /// those of an H100).
     #[arg(long, default_value = "auto", value_name = "DEVICE", help_heading = "Device")]
     pub device: String,
 
