@@ -23,6 +23,7 @@ pub mod tensor;
 pub mod text;
 pub mod trace;
 pub mod train;
+pub mod verify;
 pub mod weights;
 
 pub use error::{Error, Result};

@@ -74,7 +74,7 @@ pub fn run(
     mut flusher: Option<&mut Flusher>,
 ) -> Result<Outcome> {
     let compared = match torch.load(&work.describe(), &work.inputs())? {
-        Loaded::Ready(theirs) => {
+        Loaded::Ready { result: theirs, .. } => {
             work.run()?;
             distance(&work.output(), &theirs)
         }

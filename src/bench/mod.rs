@@ -55,6 +55,8 @@ pub struct TorchOptions {
     /// A folder with checkouts of the official repositories `BasicSR`, `SwinIR`, `DreamClear`, to
     /// time the authors' own modules instead of this crate's plain rewriting of them.
     pub official: Option<PathBuf>,
+    /// The GPU that it computes on; else the CPU.
+    pub gpu: Option<torch::Gpu>,
 }
 
 /// Runs all selected rows. `progress` hears the report so far after the roofs are known, and again

@@ -39,6 +39,11 @@ impl ModelRow {
     pub fn config(&self) -> Value {
         serde_json::from_str(self.config).unwrap_or_else(|e| panic!("bench model {}: {e}", self.name))
     }
+
+    /// What another implementation must build to do the same.
+    pub fn describe(&self) -> Value {
+        json!({ "model": self.architecture, "config": self.config() })
+    }
 }
 
 /// The networks of the bench: those that people use.
@@ -206,7 +211,7 @@ impl ModelWork {
 
 /// Random weights that keep numbers in range through any depth: factors of norms near 1, matrices
 /// and kernels by their fan-in.
-fn weight(key: &str, shape: &[usize]) -> CaseInput {
+pub fn weight(key: &str, shape: &[usize]) -> CaseInput {
     match shape {
         [_] if key.ends_with("weight") => CaseInput::uniform(shape, 0.8, 1.2),
         [_] => CaseInput::uniform(shape, -0.1, 0.1),

@@ -8,6 +8,7 @@
 use std::fmt::Write;
 
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::models::{MODELS, ModelRow};
 use crate::device::kernel::DeviceFacts;
@@ -129,22 +130,27 @@ pub fn predict(plan: &Plan, card: &Card, shares: Shares) -> Result<Prediction> {
 pub struct Row {
     /// Its name; a filter matches it.
     pub name: &'static str,
-    graph: Box<dyn Fn() -> Result<Graph>>,
+    graph: Box<dyn Fn() -> Result<Graph> + Send + Sync>,
+    describe: Value,
 }
 
 /// All rows.
 pub fn rows() -> Vec<Row> {
-    let mut rows: Vec<Row> =
-        MODELS.iter().map(|m| Row { name: m.name, graph: Box::new(|| (m.graph)(m)) }).collect();
+    let mut rows: Vec<Row> = MODELS
+        .iter()
+        .map(|m| Row { name: m.name, describe: m.describe(), graph: Box::new(|| (m.graph)(m)) })
+        .collect();
     let resized = |name, like: &str, size| {
         let model = MODELS.iter().find(|m| m.name == like).expect("a row of the bench");
         let row = ModelRow { name, size, ..*model };
-        Row { name, graph: Box::new(move || (row.graph)(&row)) }
+        Row { name, describe: row.describe(), graph: Box::new(move || (row.graph)(&row)) }
     };
     rows.push(resized("swinir_general_1024", "swinir_general_512", [1024, 1024]));
     rows.push(resized("vae_encode_1024", "vae_encode_512", [1024, 1024]));
     rows.push(resized("vae_decode_1024", "vae_decode_512", [128, 128]));
-    rows.push(Row { name: "dreamclear_step_1024", graph: Box::new(dreamclear_step) });
+    // Its billions of parameters are not handed from one process to another.
+    let describe = json!({ "model": "dreamclear-step", "config": { "depth": 28 }, "own_weights": true });
+    rows.push(Row { name: "dreamclear_step_1024", describe, graph: Box::new(dreamclear_step) });
     rows
 }
 
@@ -161,6 +167,16 @@ fn dreamclear_step() -> Result<Graph> {
 }
 
 impl Row {
+    /// The row's graph, fused.
+    pub fn graph(&self) -> Result<Graph> {
+        (self.graph)()
+    }
+
+    /// What another implementation must build to do the same; see [`super::Work::describe`].
+    pub fn describe(&self) -> &Value {
+        &self.describe
+    }
+
     /// The row's prediction for a card, operands kept in bf16.
     pub fn predict(&self, card: &Card) -> Result<Prediction> {
         predict(&self.plan(card)?, card, SHARES)

@@ -2,7 +2,7 @@
 //!
 //! One process is started and kept, with as many threads as ours. The two sides speak one JSON
 //! object a line over the child's stdin and stdout; tensors travel as raw little-endian files in a
-//! scratch folder. The script is `torch_bench.py` beside this file.
+//! scratch folder. The program is the folder `torch_bench` beside this file.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -19,7 +19,28 @@ use super::measure::Flusher;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, HostTensor};
 
-const SCRIPT: &str = include_str!("torch_bench.py");
+macro_rules! files {
+    ($($name:literal),*) => {
+        &[
+            ("run.py", include_str!("torch_bench/run.py")),
+            $((concat!("torch_bench/", $name), include_str!(concat!("torch_bench/", $name)))),*
+        ]
+    };
+}
+
+/// The other side's program: the file that is run, and the package that it imports.
+const PROGRAM: &[(&str, &str)] = files![
+    "common.py",
+    "timing.py",
+    "ops.py",
+    "attention.py",
+    "pictures.py",
+    "vae.py",
+    "dit.py",
+    "official.py",
+    "networks.py",
+    "conversation.py"
+];
 
 /// What the other side is.
 #[derive(Clone, Debug, PartialEq, Deserialize, serde::Serialize)]
@@ -32,10 +53,25 @@ pub struct Info {
     pub threads: usize,
 }
 
+/// A GPU for PyTorch to compute on, as a user runs a network there: everything in one element type, and
+/// replayed as a CUDA graph where it can be captured.
+#[derive(Clone, Copy, Debug)]
+pub struct Gpu {
+    /// Its number.
+    pub ordinal: usize,
+    /// The element type of all floats.
+    pub dtype: DType,
+}
+
 /// The answer to a description of work.
 pub enum Loaded {
-    /// Built and run once: the result.
-    Ready(HostTensor),
+    /// Built and run once.
+    Ready {
+        /// What it gave.
+        result: HostTensor,
+        /// What stands out in how it is run (`SDPA flash`, `torch.compile`); often nothing.
+        how: String,
+    },
     /// The other side cannot do this, and why.
     Refused(String),
 }
@@ -52,18 +88,27 @@ pub struct Torch {
 impl Torch {
     /// Starts the child and waits until PyTorch is imported.
     pub fn start(options: &TorchOptions, threads: usize, flush: bool) -> Result<Self> {
-        Self::start_script(SCRIPT, options, threads, flush)
+        Self::start_program(PROGRAM, options, threads, flush)
     }
 
-    fn start_script(script: &str, options: &TorchOptions, threads: usize, flush: bool) -> Result<Self> {
+    fn start_program(
+        files: &[(&str, &str)],
+        options: &TorchOptions,
+        threads: usize,
+        flush: bool,
+    ) -> Result<Self> {
         let scratch = Scratch::new()?;
-        let file = scratch.path("torch_bench.py");
-        fs::write(&file, script).map_err(|e| Error::io("write", &file, e))?;
+        for (name, text) in files {
+            let file = scratch.path(name);
+            let folder = file.parent().expect("in the scratch folder");
+            fs::create_dir_all(folder).map_err(|e| Error::io("create directory", folder, e))?;
+            fs::write(&file, text).map_err(|e| Error::io("write", &file, e))?;
+        }
         let log = scratch.path("stderr");
         let log = fs::File::create(&log).map_err(|e| Error::io("create", &log, e))?;
         let mut child = Command::new(&options.python)
             .arg("-u")
-            .arg(&file)
+            .arg(scratch.path(files[0].0))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log)
@@ -81,6 +126,7 @@ impl Torch {
         let flush_bytes = if flush { Flusher::bytes(Machine::detect().l3_bytes) } else { 0 };
         let hello = json!({
             "ask": "start", "threads": threads, "flush_bytes": flush_bytes, "official": options.official,
+            "gpu": options.gpu.map(|g| json!({ "ordinal": g.ordinal, "dtype": g.dtype.name() })),
         });
         torch.info = match torch.ask(&hello)? {
             Answer::Started(info) => info,
@@ -117,7 +163,7 @@ impl Torch {
             fs::remove_file(&file).map_err(|e| Error::io("remove", &file, e))?;
         }
         match answer {
-            Answer::Loaded { shape } => {
+            Answer::Loaded { shape, how } => {
                 let bytes = fs::read(&out).map_err(|e| Error::io("read", &out, e))?;
                 // PyTorch never shortens an existing file.
                 fs::remove_file(&out).map_err(|e| Error::io("remove", &out, e))?;
@@ -126,7 +172,7 @@ impl Torch {
                     let message = format!("holds {} bytes, a result {shape:?} has {expected}", bytes.len());
                     return Err(Error::file(out, message));
                 }
-                Ok(Loaded::Ready(HostTensor::copy_of(DType::F32, &shape, &bytes)))
+                Ok(Loaded::Ready { result: HostTensor::copy_of(DType::F32, &shape, &bytes), how })
             }
             Answer::Refused(why) => Ok(Loaded::Refused(why)),
             other => Err(unexpected(&other)),
@@ -163,7 +209,11 @@ impl Torch {
 #[serde(rename_all = "snake_case")]
 enum Answer {
     Started(Info),
-    Loaded { shape: Vec<usize> },
+    Loaded {
+        shape: Vec<usize>,
+        #[serde(default)]
+        how: String,
+    },
     Times(Vec<f64>),
     Refused(String),
 }
@@ -257,13 +307,13 @@ for line in sys.stdin:
 "#;
 
     /// A fake opponent, or `None` with a note where there is no `python3`.
-    fn fake(script: &str) -> Option<Result<Torch>> {
+    fn fake(files: &[(&str, &str)]) -> Option<Result<Torch>> {
         let python = PathBuf::from("python3");
         if Command::new(&python).arg("-c").arg("").status().is_err() {
             eprintln!("skipped: there is no python3");
             return None;
         }
-        Some(Torch::start_script(script, &TorchOptions { python, official: None }, 3, false))
+        Some(Torch::start_program(files, &TorchOptions { python, official: None, gpu: None }, 3, false))
     }
 
     fn x() -> Vec<(String, HostTensor)> {
@@ -272,10 +322,12 @@ for line in sys.stdin:
 
     #[test]
     fn questions_and_tensors_go_there_and_back() {
-        let Some(torch) = fake(FAKE) else { return };
+        let Some(torch) = fake(&[("fake.py", FAKE)]) else { return };
         let mut torch = torch.unwrap();
         assert_eq!(torch.info(), &Info { torch: "fake".into(), python: "3".into(), threads: 3 });
-        let Loaded::Ready(y) = torch.load(&json!({"op": "scale"}), &x()).unwrap() else { panic!("refused") };
+        let Loaded::Ready { result: y, .. } = torch.load(&json!({"op": "scale"}), &x()).unwrap() else {
+            panic!("refused")
+        };
         assert_eq!((y.shape(), &*y.to_f32()), (&[1, 3][..], &[2.0, -5.0, 2e-30][..]));
         assert_eq!(torch.time(0.25, true).unwrap(), [0.25, 0.5]);
         assert!(
@@ -289,21 +341,22 @@ for line in sys.stdin:
 
     #[test]
     fn a_child_that_dies_is_quoted() {
-        let Some(torch) = fake(FAKE) else { return };
+        let Some(torch) = fake(&[("fake.py", FAKE)]) else { return };
         let Err(e) = torch.unwrap().load(&json!({"op": "crash"}), &x()) else { panic!("survived") };
         assert!(matches!(&e, Error::Run(m) if m.ends_with("the last words")), "{e}");
     }
 
     #[test]
     fn a_short_result_is_noticed() {
-        let Some(torch) = fake(FAKE) else { return };
+        let Some(torch) = fake(&[("fake.py", FAKE)]) else { return };
         let Err(e) = torch.unwrap().load(&json!({"op": "short"}), &x()) else { panic!("accepted") };
         assert!(e.to_string().contains("3 bytes"), "{e}");
     }
 
     #[test]
     fn a_python_without_torch_is_one_sentence() {
-        let Some(torch) = fake(&format!("import sys\nsys.modules['torch'] = None\n{SCRIPT}")) else { return };
+        let without = format!("import sys\nsys.modules['torch'] = None\n{}", PROGRAM[0].1);
+        let Some(torch) = fake(&[&[("run.py", without.as_str())], &PROGRAM[1..]].concat()) else { return };
         let Err(e) = torch else { panic!("started") };
         let text = e.to_string();
         assert!(
@@ -321,7 +374,7 @@ for line in sys.stdin:
             eprintln!("skipped: DREAMCLEAR_TORCH_PYTHON names no Python with PyTorch");
             return;
         };
-        let options = TorchOptions { python: python.into(), official: None };
+        let options = TorchOptions { python: python.into(), official: None, gpu: None };
         let mut torch = Torch::start(&options, 1, false).unwrap();
         let device = std::sync::Arc::new(crate::device::cpu::CpuDevice::new(1).unwrap());
         let mut wrong = Vec::new();
@@ -343,7 +396,7 @@ for line in sys.stdin:
                 // Said in words, not an error: what PyTorch has no call for.
                 Loaded::Refused(why) if why.starts_with("F.pad continues no channels") => continue,
                 Loaded::Refused(why) => Err(why),
-                Loaded::Ready(y) => duel::distance(&work.output(), &y),
+                Loaded::Ready { result: y, .. } => duel::distance(&work.output(), &y),
             };
             if !verdict.as_ref().is_ok_and(|d| *d <= 1e-5) {
                 wrong.push(format!("{}/{}: {verdict:?}", entry.name, case.name));

@@ -79,8 +79,11 @@ pub fn run(args: &Args) -> Result<()> {
     let cancel = Cancel::new();
     // Where somebody else listens already, Ctrl-C does what they decided.
     let _ = cancel.raise_on_signals(bench::torch::remove_scratch);
-    let torch =
-        |Opponent::Torch| TorchOptions { python: args.python.clone(), official: args.official.clone() };
+    let torch = |Opponent::Torch| TorchOptions {
+        python: args.python.clone(),
+        official: args.official.clone(),
+        gpu: None,
+    };
     let options = Options {
         filter,
         device: args.device.open_cpu()?,

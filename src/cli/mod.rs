@@ -26,6 +26,7 @@ pub mod inspect;
 pub mod ops;
 pub mod restore;
 pub mod restore_dreamclear;
+pub mod verify;
 
 /// Restores real-world low-quality photos.
 #[derive(Debug, Parser)]
@@ -54,6 +55,7 @@ enum Command {
     Convert(convert::Args),
     Bench(bench::Args),
     Ops(ops::Args),
+    Verify(verify::Args),
     Info(info::Args),
 }
 
@@ -89,6 +91,17 @@ impl DeviceArgs {
         }
     }
 
+    /// The element type that is asked for; `None` for `auto`.
+    pub fn precision(&self) -> Result<Option<DType>> {
+        Ok(match self.precision.as_str() {
+            "auto" => None,
+            "f32" => Some(DType::F32),
+            "bf16" => Some(DType::BF16),
+            "f16" => Some(DType::F16),
+            p => return Err(Error::Usage(format!("--precision {p}: expected auto, f32, bf16 or f16"))),
+        })
+    }
+
     /// Opens the CPU, for commands that measure it.
     pub fn open_cpu(&self) -> Result<Arc<CpuDevice>> {
         let device = self.open()?;
@@ -104,13 +117,7 @@ impl DeviceArgs {
     /// Opens the device, or says in one sentence why that cannot be; with the element type that
     /// large weights are kept in, if one is asked for. The CPU's arithmetic is f32 either way.
     pub fn open_with_precision(&self) -> Result<(Device, Option<DType>)> {
-        let matrices = match self.precision.as_str() {
-            "auto" => None,
-            "f32" => Some(DType::F32),
-            "bf16" => Some(DType::BF16),
-            "f16" => Some(DType::F16),
-            p => return Err(Error::Usage(format!("--precision {p}: expected auto, f32, bf16 or f16"))),
-        };
+        let matrices = self.precision()?;
         let device = match self.device.as_str() {
             "auto" | "cpu" => Device::cpu(self.threads)?,
             "sim" => Device::sim(self.threads, matrices.unwrap_or(DType::F32))?,
@@ -165,6 +172,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Convert(args) => convert::run(&args)?,
         Command::Bench(args) => bench::run(&args)?,
         Command::Ops(args) => ops::run(&args)?,
+        Command::Verify(args) => return verify::run(&args),
         Command::Info(args) => info::run(&args)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -101,6 +101,20 @@ pub fn open(model: &str, config: Option<&Path>, weights: &Path) -> Result<Opened
 
 /// [`open`] for tensors that are already there.
 pub fn fit(model: &str, config: Option<&Path>, set: WeightSet) -> Result<Opened> {
+    let json = config.map(read_config).transpose()?;
+    let (opened, ignored) = fit_config(model, json.as_ref(), set)?;
+    if let (Some(path), false) = (config, ignored.is_empty()) {
+        tracing::info!("{}: ignored, no effect on the forward: {}", path.display(), ignored.join(", "));
+    }
+    Ok(opened)
+}
+
+/// [`fit`] with hyper-parameters at hand; and their keys that have no effect on the forward.
+pub fn fit_config(
+    model: &str,
+    config: Option<&serde_json::Value>,
+    set: WeightSet,
+) -> Result<(Opened, Vec<String>)> {
     let Some((_, from_config)) = super::NETWORKS.iter().find(|(name, _)| *name == model) else {
         let known: Vec<_> = super::NETWORKS.iter().map(|(name, _)| *name).collect();
         return Err(Error::Usage(format!(
@@ -108,13 +122,9 @@ pub fn fit(model: &str, config: Option<&Path>, set: WeightSet) -> Result<Opened>
             known.join(", ")
         )));
     };
-    let json = config.map(read_config).transpose()?;
-    let (network, ignored) = from_config(json.as_ref(), &shapes_of(&set))?;
-    if let (Some(path), false) = (config, ignored.is_empty()) {
-        tracing::info!("{}: ignored, no effect on the forward: {}", path.display(), ignored.join(", "));
-    }
+    let (network, ignored) = from_config(config, &shapes_of(&set))?;
     let weights = checked(&*network, set)?;
-    Ok(Opened { network, weights })
+    Ok((Opened { network, weights }, ignored))
 }
 
 /// Weights adapted to a network, and whether they are exactly its parameters.

@@ -234,6 +234,23 @@ impl Executable {
         self.run_steps(inputs, false, observe)
     }
 
+    /// Starts all steps `times` times over the inputs of the last run, then waits: what a bench measures on a
+    /// device with memory of its own.
+    ///
+    /// # Panics
+    /// On a CPU, and before the first run.
+    pub fn replay(&mut self, times: usize) -> Result<()> {
+        match &mut self.side {
+            Side::Cpu { .. } => panic!("a CPU has no copies to leave out; use run"),
+            Side::Kernels(run) => run.replay(&self.plan, &self.workspace, times),
+        }
+    }
+
+    /// Whether runs start a recording of all launches, as on a GPU after the first run.
+    pub fn is_recorded(&self) -> bool {
+        matches!(&self.side, Side::Kernels(run) if run.is_recorded())
+    }
+
     fn run_steps(
         &mut self,
         inputs: &[(&str, HostTensor)],

@@ -144,6 +144,37 @@ impl KernelRun {
             .collect()
     }
 
+    /// Starts all launches `times` times over inputs that are in place, then waits.
+    ///
+    /// # Panics
+    /// Before the first run.
+    pub fn replay(&self, plan: &Plan, workspace: &Workspace, times: usize) -> Result<()> {
+        let slot = workspace.device();
+        let bound = self.bound.as_ref().expect("a run came before");
+        let arena = slot.as_ref().expect("a run came before");
+        assert_eq!(arena.address(), bound.arena, "another plan has moved the workspace");
+        for _ in 0..times {
+            match &bound.recording {
+                // SAFETY: leaves and constants are held by `self`, the arena by `slot`.
+                Some(recording) => unsafe { recording.start() }?,
+                None => {
+                    for (step, launches) in plan.steps.iter().zip(&bound.steps) {
+                        // SAFETY: as above.
+                        unsafe { self.device.launch(launches) }.map_err(|(i, message)| {
+                            failed(step, format!("{}: {message}", launches[i].kernel))
+                        })?;
+                    }
+                }
+            }
+        }
+        self.device.synchronize()
+    }
+
+    /// Whether runs start a recording.
+    pub fn is_recorded(&self) -> bool {
+        self.bound.as_ref().is_some_and(|b| b.recording.is_some())
+    }
+
     /// The device address of an operand's or result's first element.
     fn address(&self, plan: &Plan, arena: u64, place: &Place) -> u64 {
         let start = match place.source {

@@ -105,10 +105,11 @@ fn untouched(name: &str, head: bool, tail: bool) -> Result<(), String> {
 }
 
 /// A device: launched twice, and once as a recording where it can record. Each buffer has bands of poison on
-/// both sides; reads beyond a buffer are for `compute-sanitizer` to find.
+/// both sides that must not change; reads of them go unseen.
 pub struct OnDevice {
     device: Arc<dyn KernelDevice>,
     records: bool,
+    band: usize,
 }
 
 /// The ways of [`OnDevice`], in order.
@@ -122,7 +123,13 @@ impl OnDevice {
     pub fn new(device: Arc<dyn KernelDevice>) -> Self {
         // SAFETY: there is nothing to launch.
         let records = unsafe { device.record(&[]) }.is_some();
-        OnDevice { device, records }
+        OnDevice { device, records, band: BAND }
+    }
+
+    /// Every buffer is an allocation of exactly its size, so that `compute-sanitizer` sees whoever reads or
+    /// writes beside it.
+    pub fn without_bands(device: Arc<dyn KernelDevice>) -> Self {
+        OnDevice { band: 0, ..Self::new(device) }
     }
 }
 
@@ -143,22 +150,22 @@ impl Executor for OnDevice {
     }
 
     fn buffer(&self, bytes: &[u8]) -> Result<DeviceMemory, String> {
-        let mut banded = vec![0xFF; BAND + bytes.len() + BAND];
-        banded[BAND..BAND + bytes.len()].copy_from_slice(bytes);
+        let mut banded = vec![0xFF; self.band + bytes.len() + self.band];
+        banded[self.band..self.band + bytes.len()].copy_from_slice(bytes);
         DeviceMemory::of(&self.device, &banded).map_err(|e| e.to_string())
     }
 
     fn address(&self, buffer: &DeviceMemory) -> u64 {
-        buffer.address() + BAND as u64
+        buffer.address() + self.band as u64
     }
 
     fn read(&self, buffer: &DeviceMemory, name: &str) -> Result<Vec<u8>, String> {
         let mut banded = vec![0; buffer.len()];
         buffer.read(0, &mut banded).map_err(|e| e.to_string())?;
         let poison = |band: &[u8]| band.iter().all(|&b| b == 0xFF);
-        let end = banded.len() - BAND;
-        untouched(name, poison(&banded[..BAND]), poison(&banded[end..]))?;
-        Ok(banded[BAND..end].to_vec())
+        let end = banded.len() - self.band;
+        untouched(name, poison(&banded[..self.band]), poison(&banded[end..]))?;
+        Ok(banded[self.band..end].to_vec())
     }
 
     fn tensor_map(&self, spec: &TensorMapSpec) -> Result<ffi::TensorMap, String> {
