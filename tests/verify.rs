@@ -8,15 +8,16 @@ use std::sync::Arc;
 use dreamclear::cancel::Cancel;
 use dreamclear::device::Device;
 use dreamclear::device::cpu::CpuDevice;
-use dreamclear::device::kernel::{DeviceFacts, KernelDevice, Launch, Recording};
+use dreamclear::device::kernel::{DeviceFacts, KernelDevice, Launch, Recording, TensorMapSpec};
 use dreamclear::device::sim::SimDevice;
+use dreamclear::ffi::TensorMap;
 use dreamclear::tensor::DType;
 use dreamclear::verify::{self, Filter, Options, Place, Report, Slice, What};
 use serde_json::Value;
 
 /// The simulated device, through its driver-like interface; `None` with a note where there is no simulator.
 fn device() -> Option<Arc<SimDevice>> {
-    SimDevice::new(2).map_err(|why| eprintln!("skipped: {why}")).ok().map(Arc::new)
+    SimDevice::new(2, DeviceFacts::A100).map_err(|why| eprintln!("skipped: {why}")).ok().map(Arc::new)
 }
 
 fn run_on(device: Arc<dyn KernelDevice>, place: Place, what: What, only: &[&str]) -> Report {
@@ -28,7 +29,7 @@ fn run_on(device: Arc<dyn KernelDevice>, place: Place, what: What, only: &[&str]
         device: Device::kernels(host, device, DType::F32),
         place,
         compute: None,
-        small: true,
+        small: what == What::Bench,
         seconds: 0.01,
         torch: None,
         cancel: Cancel::new(),
@@ -64,9 +65,10 @@ fn cases_run_under_schedules_and_on_a_device() {
 fn small_networks_pass() {
     let Some(device) = device() else { return };
     for what in [What::Replay, What::Determinism] {
-        passed(&run_on(device.clone(), Place::Device, what, &["swinir_general_small"]));
+        passed(&run_on(device.clone(), Place::Device, what, &["srvgg_prelu_x2"]));
     }
-    passed(&run_on(device, Place::Device, What::Networks, &["swinir_general_small f32"]));
+    passed(&run_on(device.clone(), Place::Device, What::Networks, &["srvgg_prelu_x2 f32"]));
+    passed(&run_on(device, Place::Device, What::Outside, &["guidance"]));
 }
 
 #[test]
@@ -125,6 +127,9 @@ impl KernelDevice for Broken {
         // SAFETY: the caller's promise.
         unsafe { self.whole.download(from, to) }
     }
+    fn tensor_map(&self, spec: &TensorMapSpec) -> Result<TensorMap, String> {
+        self.whole.tensor_map(spec)
+    }
     fn check(&self, launch: &Launch) -> Result<(), String> {
         self.whole.check(launch)
     }
@@ -154,14 +159,13 @@ fn a_broken_device_is_noticed() {
     let forgets = || broken(Fault::Forgets(0.into()));
     let e = failure(run_on(forgets(), Place::Device, What::Ops, &["softmax/*"])).expect("noticed");
     assert!(e.contains("depends on the run") && e.contains("a second run"), "{e}");
-    let e = failure(run_on(forgets(), Place::Device, What::Networks, &["swinir_general_small f32"]));
+    let e = failure(run_on(forgets(), Place::Device, What::Networks, &["srvgg_prelu_x2 f32"]));
     assert!(e.is_some());
 
     let records = || broken(Fault::RecordsNothing);
     let e = failure(run_on(records(), Place::Device, What::Ops, &["softmax/*"])).expect("noticed");
     assert!(e.contains("depends on the run") && e.contains("a recorded run"), "{e}");
-    let e =
-        failure(run_on(records(), Place::Device, What::Replay, &["swinir_general_small"])).expect("noticed");
+    let e = failure(run_on(records(), Place::Device, What::Replay, &["srvgg_prelu_x2"])).expect("noticed");
     assert!(e.contains("replayed") && e.contains("launch by launch"), "{e}");
 }
 
@@ -216,7 +220,7 @@ fn the_command_writes_what_it_found() {
 #[test]
 fn wrong_usage_is_one_sentence() {
     for (args, says) in [
-        (["--device", "cpu", "--what", "ops"].as_slice(), "expected cuda, cuda:N or sim"),
+        (["--device", "cpu", "--what", "ops"].as_slice(), "expected cuda, cuda:N, sim or sim:h100"),
         (&["--device", "sim", "--what", "ops", "--slice", "3/2"], "expected I/N"),
         (&["--device", "sim", "--what", "ops", "--only", "no such op"], "nothing to verify"),
         (&["--device", "sim", "--what", "ops", "--python", "python3"], "goes with --what bench"),

@@ -62,11 +62,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         return Err(Error::Usage("--python compares times: it goes with --what bench".into()));
     }
     let place = match args.device.device.as_str() {
-        "sim" => Place::Simulator,
+        "sim" | "sim:h100" => Place::Simulator,
         d if d == "cuda" || d.starts_with("cuda:") => Place::Device,
         d => {
             return Err(Error::Usage(format!(
-                "--device {d}: verify runs CUDA kernels; expected cuda, cuda:N or sim"
+                "--device {d}: verify runs CUDA kernels; expected cuda, cuda:N, sim or sim:h100"
             )));
         }
     };

@@ -274,7 +274,8 @@ fn items(what: What, small: bool, compute: Option<DType>) -> Vec<Item> {
                 Item::new(format!("{} training step", source.name()), |c| networks::training_step(c, source))
             });
             items.extend(steps.filter(|_| compute.is_none_or(|c| c == DType::F32)));
-            if small { items.into_iter().step_by(5).collect() } else { items }
+            // All networks but two, in one compute type each.
+            if small { items.into_iter().step_by(4).collect() } else { items }
         }
         What::Replay => first_if(small, network_items(&all(&[DType::F32, DType::BF16]), networks::replay)),
         What::Determinism => first_if(small, network_items(&all(&[DType::BF16]), networks::determinism)),

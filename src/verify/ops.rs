@@ -7,7 +7,7 @@ use serde_json::json;
 use super::networks::{bar, relative};
 use super::{Context, Place, Row, outside};
 use crate::bench::ops::{SEED, draw};
-use crate::device::kernel::{DeviceFacts, DeviceMemory, KernelDevice, Launch};
+use crate::device::kernel::{DeviceMemory, KernelDevice, Launch};
 use crate::error::{Error, Result};
 use crate::graph::cuda::{CudaCall, CudaOperand, CudaResult, Storage};
 use crate::graph::{Cost, Layout, TensorType};
@@ -19,7 +19,7 @@ use crate::tensor::{DType, HostTensor};
 /// A small case in every way in which a plan may run it, a row for each; see [`check_cuda::check`].
 pub fn small(context: &Context, case: &Case) -> Result<Vec<Row>> {
     let checked = match context.place {
-        Place::Simulator => check_cuda::check(case, &Simulated::new(DeviceFacts::A100)?),
+        Place::Simulator => check_cuda::check(case, &Simulated::new(context.kernels.facts())?),
         // Small cases are for sanitizers.
         Place::Device if context.small => {
             check_cuda::check(case, &OnDevice::without_bands(context.kernels.clone()))
@@ -32,7 +32,7 @@ pub fn small(context: &Context, case: &Case) -> Result<Vec<Row>> {
 /// A check of the kernels outside the registry.
 pub fn outside(context: &Context, name: &str) -> Result<Row> {
     Ok(match context.place {
-        Place::Simulator => outside::run(name, &Simulated::new(DeviceFacts::A100)?),
+        Place::Simulator => outside::run(name, &Simulated::new(context.kernels.facts())?),
         Place::Device => outside::run(name, &OnDevice::new(context.kernels.clone())),
     })
 }
@@ -150,6 +150,7 @@ impl Loaded {
                 .collect(),
             scratch: scratch.address(),
             device: device.facts(),
+            tensor_map: &|spec| device.tensor_map(spec),
             constants: &mut |bytes| match DeviceMemory::of(device, bytes) {
                 Ok(memory) => {
                     tables.push(memory);
