@@ -122,7 +122,7 @@ def shift_mask(height, width, w, shift):
 
     label = stripe(height)[:, None] * 3 + stripe(width)[None]
     label = windows(label[None, :, :, None], w).squeeze(-1)
-    return (label[:, :, None] != label[:, None, :]).float() * -100.0
+    return (label[:, :, None] != label[:, None, :]).to(torch.get_default_dtype()) * -100.0
 
 
 def attend(qkv, heads, scale, table, index, mask):

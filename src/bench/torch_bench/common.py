@@ -62,8 +62,8 @@ def activation_function(kind):
     return (lambda x: function(x, *args)) if args else function
 
 
-def with_epilogue(compute, epilogue, residual):
-    """compute() followed by alpha*act(.) + residual, each a call of its own as in eager code."""
+def with_epilogue(compute, epilogue, gate, residual):
+    """compute() followed by gate*alpha*act(.) + residual, each a call of its own as in eager code."""
     act = activation_function(epilogue["act"]) if epilogue["act"] else None
     alpha = epilogue["alpha"]
 
@@ -73,6 +73,8 @@ def with_epilogue(compute, epilogue, residual):
             y = act(y)
         if alpha != 1.0:
             y = y * alpha
+        if gate is not None:
+            y = gate * y
         return y + residual if epilogue["residual"] else y
 
     return call

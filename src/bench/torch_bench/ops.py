@@ -26,10 +26,26 @@ def binary(a, x, y):
 
 
 @op
+def binary_group(a, *operands):
+    """As linear_group."""
+    members = [binary({"args": [a["kind"]]}, *operands[i : i + 2]) for i in range(0, len(operands), 2)]
+    return lambda: [member() for member in members], lambda ys: ys[0]
+
+
+@op
 def linear(a, x, w, *rest):
     rest = list(rest)
     bias = rest.pop(0) if a["bias"] else None
-    return with_epilogue(lambda: F.linear(x, w, bias), a["epilogue"], rest[0] if rest else None)
+    gate = rest.pop(0) if a["epilogue"]["gate"] else None
+    return with_epilogue(lambda: F.linear(x, w, bias), a["epilogue"], gate, rest[0] if rest else None)
+
+
+@op
+def linear_group(a, *operands):
+    """Its members one after the other; the first result is the one that is compared."""
+    arity = 2 + a["bias"]
+    members = [linear(a, *operands[i : i + arity]) for i in range(0, len(operands), arity)]
+    return lambda: [member() for member in members], lambda ys: ys[0]
 
 
 @op
@@ -81,7 +97,7 @@ def conv2d(a, *tensors):
             x = F.pad(x, widths)
         return F.conv2d(x, w, bias, **arguments)
 
-    return with_epilogue(compute, a["epilogue"], residual), nhwc
+    return with_epilogue(compute, a["epilogue"], None, residual), nhwc
 
 
 def conv_backward(a, x, w, dy, wanted):

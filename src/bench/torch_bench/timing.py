@@ -58,8 +58,8 @@ class GpuTimer:
             call()
 
     def capture(self, turns):
-        graph = torch.cuda.CUDAGraph()
         try:
+            graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
                 for _ in range(turns):
                     self.take_turns()
