@@ -20,6 +20,7 @@ use dreamclear::models;
 use dreamclear::models::load::Loaded;
 use dreamclear::pipelines::tiled::{TiledNetwork, Watch};
 use dreamclear::tensor::{DType, HostTensor};
+use dreamclear::verify::{self, Filter, Options, Place, Slice, What};
 use dreamclear::weights::WeightSet;
 
 /// A folder with a `libcuda.so.1` of our own, or why there is none.
@@ -89,6 +90,11 @@ fn a_kernel_that_fails_ends_the_job() {
 #[test]
 fn less_memory_is_a_smaller_plan() {
     child_with("child_has_little_memory", &[("FAKE_CUDA_MIB", "4")]);
+}
+
+#[test]
+fn what_is_verified_runs_through_the_driver() {
+    child("child_is_verified", "");
 }
 
 #[test]
@@ -370,6 +376,43 @@ fn child_has_little_memory() {
     let image = FloatImage::new(size.0, size.1, 3, pixels);
     let watch = Watch { cancel: &cancel, progress: &progress };
     tiled.run(image, &tiling, watch).expect("what was planned fits");
+}
+
+/// A slice of each part of `dreamclear verify`, as on a GPU: recorded plans, recorded kernels, times.
+#[test]
+#[ignore = "run by what_is_verified_runs_through_the_driver"]
+fn child_is_verified() {
+    let fake = Fake::install();
+    let device = cuda();
+    for (what, only) in [
+        (What::Ops, "softmax/rows"),
+        (What::Outside, "guidance"),
+        (What::Networks, "srvgg_prelu_x2 bf16"),
+        (What::Replay, "srvgg_prelu_x2 bf16"),
+        (What::Determinism, "srvgg_prelu_x2 bf16"),
+        (What::Bench, "softmax/rows"),
+    ] {
+        let graphs = fake.graph_launches();
+        let report = verify::run(&Options {
+            what,
+            slice: Slice::ALL,
+            only: vec![Filter::parse(only).unwrap()],
+            device: device.clone(),
+            place: Place::Device,
+            compute: None,
+            small: what == What::Bench,
+            seconds: 0.01,
+            torch: None,
+            cancel: Cancel::new(),
+        })
+        .unwrap();
+        assert!(!report.rows.is_empty() && report.failures().next().is_none(), "{report:#?}");
+        let checked = what == What::Networks; // launch by launch, with a look at each result
+        assert_eq!(fake.graph_launches() > graphs, !checked, "{what:?}: graphs were started");
+        if what == What::Replay {
+            assert_eq!(report.rows[0].found["recorded"], report.rows[0].found["plans"]);
+        }
+    }
 }
 
 #[test]

@@ -154,11 +154,6 @@ pub trait KernelDevice: Send + Sync {
     /// What the choice of kernels may depend on.
     fn facts(&self) -> DeviceFacts;
 
-    /// Bytes of device memory that are free, where the device can tell.
-    fn free_memory(&self) -> Option<usize> {
-        None
-    }
-
     /// Takes `bytes` of device memory; the address is a multiple of 256.
     fn allocate(&self, bytes: usize) -> Result<u64>;
 

@@ -266,8 +266,9 @@ pub fn model(
     let held: usize = leaves.map(|(_, v)| bytes(plan.graph.ty(v), plan.leaf_dtype(v))).sum();
     let wanted = held + plan.arena_bytes;
     row.found.insert("device_bytes".into(), wanted.into());
-    if let Some(free) = context.kernels.free_memory().filter(|&free| free < wanted) {
-        row.skipped = Some(format!("needs {} MiB of device memory, {} are free", wanted >> 20, free >> 20));
+    if let Some(free) = context.kernels.room().filter(|&free| free < wanted) {
+        row.skipped =
+            Some(format!("needs {} MiB of device memory, {} are to be had", wanted >> 20, free >> 20));
         return Ok(row);
     }
     if let Some(card) = card(&context.kernels.name()) {

@@ -192,10 +192,6 @@ impl KernelDevice for CudaDevice {
         self.facts
     }
 
-    fn free_memory(&self) -> Option<usize> {
-        self.memory().ok().map(|(free, _)| free)
-    }
-
     fn allocate(&self, bytes: usize) -> Result<u64> {
         self.make_current()?;
         // SAFETY: freed by `free`.
