@@ -234,3 +234,55 @@ fn wrong_usage_is_one_sentence() {
         );
     }
 }
+
+/// `tools/verify-gpu` over a stand-in for the binary: what is done is not done again, what broke off is.
+#[test]
+#[cfg(target_os = "linux")]
+fn the_tool_goes_on_where_it_stopped() {
+    use std::os::unix::fs::PermissionsExt;
+    if Command::new("python3").arg("-c").arg("").status().is_err() {
+        return eprintln!("skipped: there is no python3");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let script = |name: &str, text: &str| {
+        std::fs::create_dir_all(path(name).parent().unwrap()).unwrap();
+        std::fs::write(path(name), text).unwrap();
+        std::fs::set_permissions(path(name), std::fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    script("tools/verify-gpu", include_str!("../tools/verify-gpu"));
+    script(
+        "dreamclear",
+        r#"#!/bin/bash
+while [ $# -gt 0 ]; do case $1 in --what) what=$2;; --slice) slice=$2;; --json) file=$2;; esac; shift; done
+cd "$(dirname "$0")"
+echo "$what $slice" >> calls
+[ "$what" = replay ] && ! [ -e repaired ] && { echo "error: it broke" >&2; exit 1; }
+failure=$([ "$what" = outside ] && echo ', "failure": "element 3 is NaN"')
+echo "{\"what\": \"$what\", \"rows\": [{\"name\": \"a\", \"kernels\": []$failure}]}" > "$file"
+"#,
+    );
+    let run = |parts: &str| {
+        let out = Command::new("python3")
+            .arg(path("tools/verify-gpu"))
+            .args(["--parts", parts, "--binary"])
+            .arg(path("dreamclear"))
+            .arg("--results")
+            .arg(path("results.json"))
+            .output()
+            .unwrap();
+        let calls = std::fs::read_to_string(path("calls")).unwrap_or_default();
+        let _ = std::fs::remove_file(path("calls"));
+        let text = String::from_utf8_lossy(&out.stdout).into_owned() + &stderr(&out);
+        (out.status.code(), calls.lines().count(), text)
+    };
+    assert_eq!(run("ops,determinism").0, Some(0));
+    let (code, calls, text) = run("ops,replay");
+    assert!(code == Some(1) && calls == 1 && text.contains("it broke"), "{calls}: {text}");
+    std::fs::write(path("repaired"), "").unwrap();
+    assert_eq!((run("replay").0, run("replay,ops,determinism").1), (Some(0), 0), "all is done");
+    let (code, calls, _) = run("outside,ops");
+    assert_eq!((code, calls), (Some(1), 1), "a row that fails");
+    let (code, _, text) = run("nothing");
+    assert!(code == Some(1) && text.contains("--parts nothing: expected"), "{text}");
+}

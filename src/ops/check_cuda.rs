@@ -233,17 +233,8 @@ pub const SMALL_HOPPER: DeviceFacts = DeviceFacts { multiprocessors: 1, ..Device
 pub fn kernels(case: &Case) -> Result<(), String> {
     let simulated = |facts| Simulated::new(facts).map_err(|e| e.to_string());
     first_fault(check(case, &simulated(DeviceFacts::A100)?))?;
-    let hopper = simulated(SMALL_HOPPER)?;
-    for storage in storages(case) {
-        let names = |device| {
-            let launches = launches(case, &storage, device).unwrap_or_default();
-            launches.into_iter().map(|l| l.kernel).collect::<Vec<_>>()
-        };
-        if names(SMALL_HOPPER) != names(DeviceFacts::A100) {
-            first_fault(check_storage(case, &storage, &hopper)).map_err(|e| format!("on Hopper: {e}"))?;
-        }
-    }
-    Ok(())
+    let hopper = check_others(case, &simulated(SMALL_HOPPER)?, DeviceFacts::A100);
+    first_fault(hopper).map_err(|e| format!("on Hopper: {e}"))
 }
 
 fn first_fault(checked: Vec<Checked>) -> Result<(), String> {
@@ -257,6 +248,17 @@ fn first_fault(checked: Vec<Checked>) -> Result<(), String> {
 /// may keep them and every accepted arrangement; the bytes must not depend on the way of running.
 pub fn check<E: Executor>(case: &Case, executor: &E) -> Vec<Checked> {
     storages(case).iter().flat_map(|storage| check_storage(case, storage, executor)).collect()
+}
+
+/// [`check`] for the storages alone in which the executor's card takes other kernels than this one.
+pub fn check_others<E: Executor>(case: &Case, executor: &E, than: DeviceFacts) -> Vec<Checked> {
+    let kernels = |storage: &Storage, device| {
+        let launches = launches(case, storage, device).unwrap_or_default();
+        launches.into_iter().map(|l| l.kernel).collect::<Vec<_>>()
+    };
+    let mut storages = storages(case);
+    storages.retain(|s| kernels(s, executor.facts()) != kernels(s, than));
+    storages.iter().flat_map(|storage| check_storage(case, storage, executor)).collect()
 }
 
 fn check_storage<E: Executor>(case: &Case, storage: &Storage, executor: &E) -> Vec<Checked> {

@@ -7,26 +7,42 @@ use serde_json::json;
 use super::networks::{bar, relative};
 use super::{Context, Place, Row, outside};
 use crate::bench::ops::{SEED, draw};
-use crate::device::kernel::{DeviceMemory, KernelDevice, Launch};
+use crate::device::kernel::{DeviceFacts, DeviceMemory, KernelDevice, Launch};
 use crate::error::{Error, Result};
 use crate::graph::cuda::{CudaCall, CudaOperand, CudaResult, Storage};
 use crate::graph::{Cost, Layout, TensorType};
 use crate::ops::Case;
 use crate::ops::check::{Arrangement, run_fast};
-use crate::ops::check_cuda::{self, Checked, OnDevice, Simulated};
+use crate::ops::check_cuda::{self, Checked, Executor, OnDevice, Simulated};
 use crate::tensor::{DType, HostTensor};
 
-/// A small case in every way in which a plan may run it, a row for each; see [`check_cuda::check`].
+/// A small case in every way in which a plan may run it, a row for each; see [`check_cuda::check`]. Where a card
+/// with one multiprocessor would take other kernels, those run too: small cases fill it, and get the kernels of
+/// large ones.
 pub fn small(context: &Context, case: &Case) -> Result<Vec<Row>> {
-    let checked = match context.place {
-        Place::Simulator => check_cuda::check(case, &Simulated::new(context.kernels.facts())?),
-        // Small cases are for sanitizers.
-        Place::Device if context.small => {
-            check_cuda::check(case, &OnDevice::without_bands(context.kernels.clone()))
+    let whole = context.kernels.facts();
+    let one = DeviceFacts { multiprocessors: 1, ..whole };
+    match context.place {
+        Place::Simulator => Ok(both(case, &Simulated::new(whole)?, &Simulated::new(one)?)),
+        Place::Device => {
+            let device = || match context.small {
+                // For sanitizers.
+                true => OnDevice::without_bands(context.kernels.clone()),
+                false => OnDevice::new(context.kernels.clone()),
+            };
+            Ok(both(case, &device(), &device().playing(one)))
         }
-        Place::Device => check_cuda::check(case, &OnDevice::new(context.kernels.clone())),
-    };
-    Ok(checked.into_iter().map(row).collect())
+    }
+}
+
+fn both<E: Executor>(case: &Case, whole: &E, one: &E) -> Vec<Row> {
+    let mut rows: Vec<Row> = check_cuda::check(case, whole).into_iter().map(row).collect();
+    rows.extend(check_cuda::check_others(case, one, whole.facts()).into_iter().map(|checked| {
+        let mut row = row(checked);
+        row.found.insert("as_if".into(), "one multiprocessor".into());
+        row
+    }));
+    rows
 }
 
 /// A check of the kernels outside the registry.

@@ -108,6 +108,7 @@ fn untouched(name: &str, head: bool, tail: bool) -> Result<(), String> {
 /// both sides that must not change; reads of them go unseen.
 pub struct OnDevice {
     device: Arc<dyn KernelDevice>,
+    facts: DeviceFacts,
     records: bool,
     band: usize,
 }
@@ -123,7 +124,12 @@ impl OnDevice {
     pub fn new(device: Arc<dyn KernelDevice>) -> Self {
         // SAFETY: there is nothing to launch.
         let records = unsafe { device.record(&[]) }.is_some();
-        OnDevice { device, records, band: BAND }
+        OnDevice { facts: device.facts(), device, records, band: BAND }
+    }
+
+    /// Kernels are chosen as if the card were this one; it must be able to run them.
+    pub fn playing(self, facts: DeviceFacts) -> Self {
+        OnDevice { facts, ..self }
     }
 
     /// Every buffer is an allocation of exactly its size, so that `compute-sanitizer` sees whoever reads or
@@ -138,7 +144,7 @@ impl Executor for OnDevice {
     type Buffer = DeviceMemory;
 
     fn facts(&self) -> DeviceFacts {
-        self.device.facts()
+        self.facts
     }
 
     fn ways(&self) -> usize {
