@@ -10,7 +10,7 @@
 namespace {
 
 // Of nvtxDetail/nvtxTypes.h.
-enum { ETID_CALLBACKS = 1, MODULE_CORE = 1, RANGE_PUSH_A = 9, RANGE_POP = 11 };
+enum { ETID_CALLBACKS = 1, MODULE_CORE = 1, RANGE_PUSH_W = 10, RANGE_POP = 11 };
 using Function = void (*)();
 struct Callbacks {
     size_t struct_size;
@@ -20,20 +20,20 @@ struct Callbacks {
 thread_local int depth = 0;
 std::mutex lock;
 
-void write(int at, const char* name) {
+void write(int at, const wchar_t* name) {
     std::lock_guard<std::mutex> held(lock);
     static std::FILE* file = std::fopen(std::getenv("FAKE_NVTX_LOG"), "w");
-    std::fprintf(file, "%d %s\n", at, name);
+    std::fprintf(file, "%d %ls\n", at, name);
     std::fflush(file);
 }
 
-int push(const char* name) {
+int push(const wchar_t* name) {
     write(depth, name);
     return depth++;
 }
 
 int pop() {
-    if (depth == 0) write(0, "unbalanced");
+    if (depth == 0) write(0, L"unbalanced");
     return --depth;
 }
 
@@ -44,7 +44,7 @@ extern "C" int InitializeInjectionNvtx2(const void* (*get_export_table)(uint32_t
     Function** table = nullptr;
     unsigned size = 0;
     if (!callbacks || !callbacks->get_module_function_table(MODULE_CORE, &table, &size) || size <= RANGE_POP) return 0;
-    *table[RANGE_PUSH_A] = reinterpret_cast<Function>(push);
+    *table[RANGE_PUSH_W] = reinterpret_cast<Function>(push);
     *table[RANGE_POP] = reinterpret_cast<Function>(pop);
     return 1;
 }
