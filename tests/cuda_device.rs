@@ -5,7 +5,7 @@
 use std::ffi::{CString, c_void};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use dreamclear::Error;
 use dreamclear::cancel::Cancel;
@@ -56,11 +56,16 @@ fn child(test: &str, fault: &str) {
 }
 
 fn child_with(test: &str, environment: &[(&str, &str)]) {
-    let dir = tempfile::tempdir().unwrap();
-    match fake_driver(dir.path()) {
-        Ok(_) => {}
+    // Built once for all tests, and never removed before the process ends.
+    static DRIVER: OnceLock<Result<tempfile::TempDir, String>> = OnceLock::new();
+    let driver = DRIVER.get_or_init(|| {
+        let dir = tempfile::tempdir().unwrap();
+        fake_driver(dir.path()).map(|_| dir)
+    });
+    let dir = match driver {
+        Ok(dir) => dir,
         Err(why) => return eprintln!("skipped: no stand-in driver ({why})"),
-    }
+    };
     let out = Command::new(std::env::current_exe().unwrap())
         .args(["--ignored", "--exact", test, "--nocapture", "--test-threads=1"])
         .env("LD_LIBRARY_PATH", dir.path())
