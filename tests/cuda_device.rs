@@ -30,13 +30,19 @@ use dreamclear::weights::WeightSet;
 
 mod support;
 
-/// A folder with a `libcuda.so.1` of our own, or why there is none.
-fn fake_driver(dir: &Path) -> Result<PathBuf, String> {
-    Simulator::new().map_err(|e| e.to_string())?;
-    let library = dir.join("libcuda.so.1");
-    compile("tests/fake_cuda/fake_cuda.cpp", &library);
-    std::os::unix::fs::symlink("libcuda.so.1", dir.join("libcuda.so")).expect("a link beside it");
-    Ok(library)
+/// A folder with a `libcuda.so.1` of our own, or why there is none. Built once for all tests.
+fn fake_driver() -> &'static Result<PathBuf, String> {
+    static DRIVER: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    DRIVER.get_or_init(|| {
+        Simulator::new().map_err(|e| e.to_string())?;
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fake_cuda");
+        std::fs::create_dir_all(&dir).unwrap();
+        let made = dir.join(format!("{}.so", std::process::id()));
+        compile("tests/fake_cuda/fake_cuda.cpp", &made);
+        std::fs::rename(made, dir.join("libcuda.so.1")).unwrap(); // another run may be using the old one
+        let _ = std::os::unix::fs::symlink("libcuda.so.1", dir.join("libcuda.so")); // or it is there
+        Ok(dir)
+    })
 }
 
 fn compile(source: &str, library: &Path) {
@@ -56,19 +62,13 @@ fn child(test: &str, fault: &str) {
 }
 
 fn child_with(test: &str, environment: &[(&str, &str)]) {
-    // Built once for all tests, and never removed before the process ends.
-    static DRIVER: OnceLock<Result<tempfile::TempDir, String>> = OnceLock::new();
-    let driver = DRIVER.get_or_init(|| {
-        let dir = tempfile::tempdir().unwrap();
-        fake_driver(dir.path()).map(|_| dir)
-    });
-    let dir = match driver {
+    let dir = match fake_driver() {
         Ok(dir) => dir,
         Err(why) => return eprintln!("skipped: no stand-in driver ({why})"),
     };
     let out = Command::new(std::env::current_exe().unwrap())
         .args(["--ignored", "--exact", test, "--nocapture", "--test-threads=1"])
-        .env("LD_LIBRARY_PATH", dir.path())
+        .env("LD_LIBRARY_PATH", dir)
         .envs(environment.iter().copied())
         .output()
         .unwrap();

@@ -81,7 +81,10 @@ bool lost = false;
 
 Result run(const Work& w) {
     char error[1024];
-    if (launch_in_simulator(w.function->kernel.name, w.grid, w.params.data(), uint32_t(w.params.size()), 0, 2, error,
+    alignas(64) char params[4096];  // as tensor maps among the parameters need it
+    if (w.params.size() > sizeof params) return INVALID_VALUE;
+    std::memcpy(params, w.params.data(), w.params.size());
+    if (launch_in_simulator(w.function->kernel.name, w.grid, params, uint32_t(w.params.size()), 0, 2, error,
                             sizeof error)) {
         std::fprintf(stderr, "fake driver: %s\n", error);
         return LAUNCH_FAILED;

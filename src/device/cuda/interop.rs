@@ -1,13 +1,7 @@
-//! A device on a stream of somebody else's: a program that has its own context, streams and device memory runs
-//! plans among its own work, without a copy over the host.
+//! A device on a stream of somebody else's: plans run in another program's context, ordered among its work.
 //!
-//! A plan's launches over the program's memory come from
-//! [`Executable::bind`](crate::graph::Executable::bind); [`KernelDevice::launch`] or
-//! [`KernelDevice::record`] put them on the stream. The feature `cust` takes the types of the crate of that
-//! name; its last release links libcuda when it is built.
-//!
-//! [`KernelDevice::launch`]: crate::device::kernel::KernelDevice::launch
-//! [`KernelDevice::record`]: crate::device::kernel::KernelDevice::record
+//! Launches take plain device addresses, so memory of that program is as good as memory of ours. The feature
+//! `cust` takes the types of the crate of that name; its last release links libcuda when it is built.
 
 use std::ffi::c_void;
 
@@ -65,7 +59,7 @@ impl CudaDevice {
     }
 }
 
-/// The address of device memory of `cust`, as [`Executable::bind`](crate::graph::Executable::bind) takes it.
+/// The address of device memory of `cust`, for the parameters of a launch.
 #[cfg(feature = "cust")]
 pub fn address<T: cust::memory::DeviceCopy>(memory: &cust::memory::DeviceSlice<T>) -> u64 {
     memory.as_device_ptr().as_raw()

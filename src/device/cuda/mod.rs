@@ -16,7 +16,7 @@ use cudarc::driver::{result, sys};
 mod driver;
 pub mod first_use;
 mod graph;
-mod interop;
+pub mod interop;
 mod module;
 pub mod nvrtc;
 pub mod sources;
