@@ -16,7 +16,6 @@ use cudarc::driver::{result, sys};
 mod driver;
 pub mod first_use;
 mod graph;
-pub mod interop;
 mod module;
 pub mod nvrtc;
 pub mod sources;
@@ -40,8 +39,7 @@ pub struct CudaDevice {
     /// Bytes of shared memory that a block may have.
     most_shared: u32,
     context: sys::CUcontext,
-    /// The card, if context and stream are our own, to be given back.
-    own: Option<sys::CUdevice>,
+    device: sys::CUdevice,
     stream: sys::CUstream,
     /// Bytes that `allocate` gave out and `free` has not got back.
     allocated: AtomicUsize,
@@ -49,42 +47,6 @@ pub struct CudaDevice {
     /// One caller at a time between making the context current and the call's end; a capture must not be
     /// interleaved with other launches.
     lock: Mutex<()>,
-}
-
-/// What a card says of itself.
-struct Card {
-    name: String,
-    /// Major·10 + minor.
-    capability: u32,
-    multiprocessors: u32,
-    /// Bytes of shared memory that a block may have.
-    most_shared: u32,
-}
-
-impl Card {
-    /// # Errors
-    /// If it is too old.
-    fn of(device: sys::CUdevice) -> Result<Self> {
-        let name = result::device::get_name(device).map_err(failed("read the device's name"))?;
-        let attribute = |which| {
-            // SAFETY: a device of the driver's.
-            unsafe { result::device::get_attribute(device, which) }
-                .map_err(failed("read the device's properties"))
-        };
-        use sys::CUdevice_attribute_enum as A;
-        let major = attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
-        let minor = attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
-        let capability = (10 * major + minor) as u32;
-        if let Some(e) = too_old(&name, capability) {
-            return Err(e);
-        }
-        Ok(Card {
-            name,
-            capability,
-            multiprocessors: attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as u32,
-            most_shared: attribute(A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)? as u32,
-        })
-    }
 }
 
 // SAFETY: the driver's handles may be used from any thread while the context is current there, which
@@ -126,35 +88,39 @@ impl CudaDevice {
             return Err(no_such_device(ordinal, count));
         }
         let device = result::device::get(ordinal as i32).map_err(failed("open the device"))?;
-        let card = Card::of(device)?;
+        let name = result::device::get_name(device).map_err(failed("read the device's name"))?;
+        let attribute = |which| {
+            // SAFETY: a device of the driver's.
+            unsafe { result::device::get_attribute(device, which) }
+                .map_err(failed("read the device's properties"))
+        };
+        use sys::CUdevice_attribute_enum as A;
+        let major = attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+        let minor = attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+        let arch = (10 * major + minor) as u32;
+        if let Some(e) = too_old(&name, arch) {
+            return Err(e);
+        }
+        let multiprocessors = attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as u32;
+        let most_shared = attribute(A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)? as u32;
         // SAFETY: the context is released when the device is dropped.
-        let context =
-            unsafe { result::primary_ctx::retain(device) }.map_err(|e| does_not_start(&card.name, e))?;
-        let mut opened = Self::over(ordinal, card, context, Some(device));
-        opened.make_current()?;
-        opened.stream = result::stream::create(result::stream::StreamKind::NonBlocking)
-            .map_err(failed("make a stream"))?;
-        Ok(opened)
-    }
-
-    /// Without a stream yet.
-    fn over(ordinal: usize, card: Card, context: sys::CUcontext, own: Option<sys::CUdevice>) -> Self {
-        CudaDevice {
+        let context = unsafe { result::primary_ctx::retain(device) }.map_err(|e| does_not_start(&name, e))?;
+        let mut opened = CudaDevice {
             ordinal,
-            name: card.name,
-            facts: DeviceFacts {
-                arch: card.capability,
-                multiprocessors: card.multiprocessors,
-                hopper: false, // until kernels for it are loaded
-            },
-            most_shared: card.most_shared,
+            name,
+            facts: DeviceFacts { arch, multiprocessors, hopper: false },
+            most_shared,
             context,
-            own,
+            device,
             stream: std::ptr::null_mut(),
             allocated: AtomicUsize::new(0),
             kernels: HashMap::new(),
             lock: Mutex::new(()),
-        }
+        };
+        opened.make_current()?;
+        opened.stream = result::stream::create(result::stream::StreamKind::NonBlocking)
+            .map_err(failed("make a stream"))?;
+        Ok(opened)
     }
 
     fn make_current(&self) -> Result<()> {
@@ -207,13 +173,9 @@ impl Drop for CudaDevice {
             let _ = result::ctx::set_current(self.context);
             if !self.stream.is_null() {
                 let _ = result::stream::synchronize(self.stream);
+                let _ = result::stream::destroy(self.stream);
             }
-            if let Some(device) = self.own {
-                if !self.stream.is_null() {
-                    let _ = result::stream::destroy(self.stream);
-                }
-                let _ = result::primary_ctx::release(device);
-            }
+            let _ = result::primary_ctx::release(self.device);
         }
     }
 }

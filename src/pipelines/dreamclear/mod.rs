@@ -33,7 +33,6 @@ use crate::error::{Error, Result};
 use crate::graph::Workspace;
 use crate::tensor::{DType, HostTensor};
 use crate::text::features::CaptionFeatures;
-use crate::trace;
 use crate::weights::WeightSet;
 
 /// Pixels of the picture that one latent pixel stands for, along each axis.
@@ -203,11 +202,11 @@ impl DreamClearRestorer {
     fn before(&mut self, job: &Job<'_>) -> Result<Picture> {
         let sizes = self.sizes((job.photo.height, job.photo.width))?;
         let (h, w) = sizes.working;
-        let mut clock = Clock::new("resize");
+        let mut clock = Clock::new();
         let mut notes = Vec::new();
         let lq = photo_rgb(job.photo, h, w);
         self.keep("img_lq_u8", || planar_u8(&lq));
-        clock.next("swinir");
+        clock.lap("resize");
 
         let tiling = self.swinir.tiling((h, w))?;
         notes.extend(tiling.note().map(|n| format!("SwinIR: {n}")));
@@ -216,21 +215,21 @@ impl DreamClearRestorer {
         let mut pre = self.swinir.run(lq.clone(), &tiling, watch)?;
         pre.data.iter_mut().for_each(|x| *x = x.clamp(0.0, 1.0));
         self.keep("img_pre", || planar(&pre));
-        clock.next("caption");
+        clock.lap("swinir");
 
         let reference = photo_of(&pre, Rounding::Truncate);
         let caption =
             self.captions.caption(job.name, &reference, self.settings.caption_fallback, job.cancel)?;
         notes.extend(caption.note.clone());
-        clock.next("text");
+        clock.lap("caption");
         let text = self.text_of(&caption, job)?;
-        clock.next("encode");
+        clock.lap("text");
 
         let latent_lq = self.encode(&lq, watch)?;
         let latent_pre = self.encode(&pre, watch)?;
         self.keep("latent_lq", || latent_lq.clone());
         self.keep("latent_pre", || latent_pre.clone());
-        let seconds = clock.into_map();
+        clock.lap("encode");
 
         let noise = match self.replay.take() {
             Some(noise) => noise,
@@ -246,6 +245,7 @@ impl DreamClearRestorer {
         self.keep("z_T", || {
             HostTensor::from_f32([2, shape[1], shape[2], shape[3]], [&start[..], &start].concat())
         });
+        let seconds = clock.into_map();
         Ok(Picture { sizes, pre, latent_lq, latent_pre, caption, text, noise, start, seconds, notes })
     }
 
@@ -284,7 +284,7 @@ impl DreamClearRestorer {
         denoising: f64,
     ) -> Result<Restored> {
         let Picture { sizes, pre, caption, text, mut seconds, mut notes, latent_pre, .. } = picture;
-        let mut clock = Clock::new("decode");
+        let mut clock = Clock::new();
         let shape = latent_pre.shape().to_vec();
         let Denoised { latent, other } = denoised;
         if let Some(other) = other {
@@ -297,13 +297,13 @@ impl DreamClearRestorer {
         let unscaled = HostTensor::from_f32(shape, unscaled);
         let mut image = self.vae.decode(&unscaled, Watch { cancel: job.cancel, progress: &|_| {} })?;
         self.keep("decoded", || planar(&image));
-        clock.next("color_fix");
+        clock.lap("decode");
 
         image.data.iter_mut().for_each(|x| *x = (*x + 1.0) / 2.0);
         let mut image = self.settings.color_fix.apply(image, &pre);
         self.keep("color_fixed", || planar(&image));
         image.data.iter_mut().for_each(|x| *x = x.clamp(0.0, 1.0));
-        clock.next("output");
+        clock.lap("color_fix");
 
         let (h, w) = sizes.output;
         let fidelity = fidelity(&image, job.photo);
@@ -312,6 +312,7 @@ impl DreamClearRestorer {
         }
         let alpha = photo_alpha(job.photo, h, w);
         let photo = job.photo.with_pixels(&image, alpha.as_ref(), self.settings.rounding)?;
+        clock.lap("output");
 
         seconds.insert("denoise".into(), json!(denoising));
         seconds.extend(clock.into_map());
@@ -420,7 +421,6 @@ impl DreamClearRestorer {
             false => {
                 let progress = |f: f32| ready.iter().for_each(|(i, _)| (jobs[*i].progress)(f));
                 let watch = Watch { cancel: jobs[0].cancel, progress: &progress };
-                let _range = trace::range(|| "denoise");
                 self.denoiser.run(&subjects, &self.settings.denoise, limit, watch)
             }
         };
@@ -497,33 +497,22 @@ fn planar_u8(image: &FloatImage) -> HostTensor {
 
 /// Seconds of each stage.
 struct Clock {
-    stage: &'static str,
-    since: Instant,
-    range: Option<trace::Range>,
+    last: Instant,
     laps: Map<String, serde_json::Value>,
 }
 
 impl Clock {
-    fn new(stage: &'static str) -> Self {
-        let range = Some(trace::range(|| stage));
-        Clock { stage, since: Instant::now(), range, laps: Map::new() }
+    fn new() -> Self {
+        Clock { last: Instant::now(), laps: Map::new() }
     }
 
-    /// The stage is over, another begins.
-    fn next(&mut self, stage: &'static str) {
-        self.end();
-        (self.stage, self.since) = (stage, Instant::now());
-        self.range = Some(trace::range(|| stage));
+    fn lap(&mut self, stage: &str) {
+        let now = Instant::now();
+        self.laps.insert(stage.to_owned(), json!((now - self.last).as_secs_f64()));
+        self.last = now;
     }
 
-    fn end(&mut self) {
-        self.range = None;
-        self.laps.insert(self.stage.to_owned(), json!(self.since.elapsed().as_secs_f64()));
-    }
-
-    /// Ends the last stage; seconds of each.
-    fn into_map(mut self) -> Map<String, serde_json::Value> {
-        self.end();
+    fn into_map(self) -> Map<String, serde_json::Value> {
         self.laps
     }
 }
