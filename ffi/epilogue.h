@@ -12,6 +12,8 @@ typedef struct Epilogue {
     uint64_t gate;
     /// Elements between the gates of two samples.
     int64_t gate_step;
+    /// Where y is f32 and the operands are not: y once more, in the operands' type, for the next product; 0: none.
+    uint64_t twin;
     /// Factor.
     float alpha;
     /// Which function: one of `ACTIVATION_*` (ffi/activation.h), and what it is given (`act_a`, `act_b`).

@@ -2,6 +2,7 @@
 #include <stdint.h>
 
 #include "epilogue.h"
+#include "row_norms.h"
 #include "tensor_map.h"
 
 /// Most products of a group.
@@ -39,6 +40,8 @@ typedef struct Gemm {
     Epilogue epilogue;
     /// The products, if `grouped`.
     GemmMember members[GEMM_MEMBERS];
+    /// Of y, where it is f32 and A and B are not; of one product whose k is not split, by `gemm_nt_*`.
+    RowNorms norms;
     int32_t m;
     int32_t n;
     int32_t k;

@@ -7,8 +7,13 @@ use std::collections::BTreeSet;
 use dreamclear::device::kernel::{DeviceFacts, KernelInfo, Launch, Swizzle, TensorMapSpec};
 use dreamclear::device::sim::{GuardedBuffer, Schedule, Simulator};
 use dreamclear::ffi::{self, Epilogue, Gemm, GemmSm90};
-use dreamclear::graph::cuda::Storage;
+use dreamclear::graph::cuda::{CudaCall, CudaOperand, CudaResult, Storage};
+use dreamclear::graph::reference::DynReference;
+use dreamclear::graph::{Array, Layout, Op, TensorType};
+use dreamclear::ops::adaln::Adaln;
 use dreamclear::ops::case::Rng;
+use dreamclear::ops::linear_modulate::LinearModulate;
+use dreamclear::ops::linear_norm::{LinearNorm, Norm, Producer};
 use dreamclear::ops::{check_cuda, registry};
 use dreamclear::tensor::{DType, HostTensor};
 
@@ -131,6 +136,27 @@ fn run(kernel: &Kernel, problem: &Problem, simulator: &Simulator) -> Result<(), 
         ..nothing
     };
     let last = if epilogue { full } else { nothing };
+    // An f32 result of half-precision operands in the operands' type too, and its rows normed.
+    let more = epilogue && y != kernel.a && kernel.name.starts_with("gemm_nt") && n % 4 == 0 && splits == 1;
+    let also = GuardedBuffer::new(if more { m * n * kernel.a.size() } else { 0 });
+    let normed = GuardedBuffer::new(also.bytes().len());
+    let counters = GuardedBuffer::of(&vec![0; m.div_ceil(kernel.tile[0]) * 4]);
+    let last = Epilogue { twin: if more { also.address() } else { 0 }, ..last };
+    let norm = ffi::RowNorm {
+        y: normed.address(),
+        shift: bias.buffer.address(),
+        scale: gate.buffer.address(),
+        scale_step: gate.step as i64,
+        eps: 1e-6,
+        plus: 1.0,
+        ..Default::default()
+    };
+    let norms = ffi::RowNorms {
+        norms: [norm, ffi::RowNorm::default()],
+        counters: counters.address(),
+        count: more.into(),
+        tokens: sample as i32,
+    };
     let step = if kernel.hopper() { 64 } else { 32 };
     let k_slice = if splits > 1 { k.div_ceil(splits).next_multiple_of(step) } else { k };
     let mut first: Option<Vec<u8>> = None;
@@ -145,6 +171,7 @@ fn run(kernel: &Kernel, problem: &Problem, simulator: &Simulator) -> Result<(), 
             a_batch: (ar * a.step) as i64,
             b_batch: 0,
             epilogue: if splits > 1 { nothing } else { last },
+            norms,
             m: m as i32,
             n: n as i32,
             k: k as i32,
@@ -227,6 +254,21 @@ fn run(kernel: &Kernel, problem: &Problem, simulator: &Simulator) -> Result<(), 
             let gated = 0.5 * gate.values[row / sample * gate.step + col];
             sum = gated * sum / (1.0 + (-sum).exp()) + residual.values[i / n * residual.cols + col];
         }
+        if more {
+            let row_values = &got[row * n..][..n];
+            let mean = row_values.iter().sum::<f64>() / n as f64;
+            let variance = row_values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n as f64;
+            let factor = 1.0 + gate.values[row / sample * gate.step + col];
+            let want = [g, (g - mean) / (variance + 1e-6).sqrt() * factor + bias.values[col]];
+            let found = half([&also, &normed], kernel.a, i);
+            let near = |found: f64, want: f64| (found - want).abs() <= 2f64.powi(-8) * want.abs() + 1e-4;
+            if !(near(found[0], want[0]) && near(found[1], want[1])) {
+                return Err(format!(
+                    "element {:?}: again and normed {found:?}, should be {want:?}",
+                    [row, col]
+                ));
+            }
+        }
         // Products of up to a few hundred normal values, added in f32; then rounded once.
         let ok = (g - sum).abs() <= epsilon * sum.abs() + 2e-4;
         if !ok {
@@ -234,6 +276,11 @@ fn run(kernel: &Kernel, problem: &Problem, simulator: &Simulator) -> Result<(), 
         }
     }
     Ok(())
+}
+
+/// Element `i` of buffers of half-precision numbers.
+fn half<const N: usize>(of: [&GuardedBuffer; N], dtype: DType, i: usize) -> [f64; N] {
+    of.map(|b| HostTensor::copy_of(dtype, &[1], &b.bytes()[2 * i..2 * i + 2]).to_f64()[0])
 }
 
 fn problems(kernel: &Kernel) -> Vec<Problem> {
@@ -300,6 +347,90 @@ fn problems(kernel: &Kernel) -> Vec<Problem> {
         all.push(Problem { m: m.min(3), n: n.min(4), splits: 4, k: 130, batch: 2, epilogue: false, ..full });
     }
     all
+}
+
+/// The large tile of `linear_modulate`, which plans take for more rows than a test has: two tiles each way, k that is
+/// no whole step, a result in two types and a norm of it.
+#[test]
+fn modulation_over_the_edges_of_its_large_tile() {
+    let Ok(simulator) = Simulator::new() else {
+        eprintln!("skipped: this build has no simulator (no C++ compiler)");
+        return;
+    };
+    let (m, n, k, dtype) = (137, 76, 40, DType::BF16);
+    let producer = LinearModulate { experts: 3, routed: true };
+    let op =
+        LinearNorm { producer: Producer::Modulate(producer), norms: vec![Norm::Adaln(Adaln { eps: 1e-6 })] };
+    let mut shapes = vec![vec![1, m, n], vec![1, m, 3]];
+    for _ in 0..3 {
+        shapes.extend([vec![1, m, k], vec![n, k], vec![n], vec![n, k], vec![n]]);
+    }
+    shapes.extend([vec![1, 1, n], vec![1, 1, n]]);
+    let types: Vec<_> = shapes.into_iter().map(TensorType::f32).collect();
+    let types: Vec<_> = types.iter().collect();
+    let results = op.infer(&types).unwrap();
+    let results: Vec<_> = results.iter().collect();
+    let storage = op.cuda_storage(&types, &results, &vec![DType::F32; types.len()], dtype);
+    let mut rng = Rng::new(11);
+    let host: Vec<_> = types
+        .iter()
+        .zip(&storage.inputs)
+        .map(|(t, &d)| {
+            let values = (0..t.len()).map(|_| rng.normal() * 0.4).collect();
+            HostTensor::from_f64(t.shape.clone(), values).cast(d)
+        })
+        .collect();
+    let truth = op.eval_f64(&host.iter().map(Array::from_host).collect::<Vec<_>>());
+    let buffers: Vec<_> = host.iter().map(|t| GuardedBuffer::of(t.bytes())).collect();
+    let layouts: Vec<_> = types.iter().map(|t| Layout::dense(&t.shape)).collect();
+    let of = |d: DType| TensorType::new(d, [1, m, n]);
+    for schedule in Schedule::ALL {
+        let kinds = [of(DType::F32), of(dtype), of(dtype)];
+        let out: Vec<_> = kinds.iter().map(|t| GuardedBuffer::new(t.bytes())).collect();
+        let mut tables = Vec::new();
+        let mut launches = op
+            .cuda(&mut CudaCall {
+                inputs: (0..host.len())
+                    .map(|i| CudaOperand {
+                        ty: TensorType::new(storage.inputs[i], host[i].shape()),
+                        layout: &layouts[i],
+                        address: buffers[i].address(),
+                    })
+                    .collect(),
+                outputs: kinds
+                    .iter()
+                    .zip(&out)
+                    .map(|(ty, b)| CudaResult { ty: ty.clone(), address: b.address() })
+                    .collect(),
+                scratch: 0,
+                device: DeviceFacts::A100,
+                constants: &mut |bytes| {
+                    tables.push(GuardedBuffer::of(bytes));
+                    tables.last().unwrap().address()
+                },
+            })
+            .unwrap();
+        assert_eq!(launches.len(), 1);
+        let tiles = m.div_ceil(128) * (2 * n).div_ceil(128);
+        let launch = Launch {
+            kernel: "linear_modulate_128x128_bf16".into(),
+            grid: [tiles as u32, 1, 1],
+            ..launches.remove(0)
+        };
+        // SAFETY: all addresses are buffers that live until the end of the loop's body.
+        unsafe { simulator.launch(&launch, schedule, 1) }.unwrap();
+        let got: Vec<_> =
+            out.iter().zip(&kinds).map(|(b, t)| HostTensor::copy_of(t.dtype, &t.shape, b.bytes())).collect();
+        let error = |got: &HostTensor, want: &Array<f64>| {
+            let pairs = got.to_f64().into_iter().zip(want.data.iter());
+            pairs.fold(0.0f64, |worst, (g, w)| worst.max((g - w).abs() / w.abs().max(1.0)))
+        };
+        assert!(error(&got[0], &truth[0]) <= 1e-5, "{schedule:?}: {}", error(&got[0], &truth[0]));
+        assert!(error(&got[1], &truth[1]) <= 2f64.powi(-8), "{schedule:?}: {}", error(&got[1], &truth[1]));
+        let rounded: Vec<f64> = got[0].to_f32().iter().map(|&x| half::bf16::from_f32(x).to_f64()).collect();
+        assert!(got[2].to_f64() == rounded, "{schedule:?}: the result in two types");
+        assert!(tables[0].bytes().iter().all(|&b| b == 0), "counters are zero again");
+    }
 }
 
 #[test]

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use dreamclear::Error;
 use dreamclear::device::cpu::CpuDevice;
+use dreamclear::device::kernel::DeviceFacts;
+use dreamclear::graph::plan::Target;
 use dreamclear::graph::{Executable, Graph, GraphBuilder, Plan, dump, passes};
 use dreamclear::models::{ImageNetwork, rrdbnet::RrdbNet, swinir::SwinIr};
 use dreamclear::ops::conv2d::ConvSpec;
@@ -17,6 +19,14 @@ fn run(graph: Graph, inputs: &[(&str, HostTensor)]) -> Vec<f64> {
     let param = |key: &str| -> Option<HostTensor> { panic!("no parameter {key}") };
     let mut exe = Executable::new(plan, device, param).unwrap();
     exe.run_checked(inputs).unwrap().swap_remove(0).1.to_f64()
+}
+
+/// All results.
+fn run_all(graph: Graph, inputs: &[(&str, HostTensor)]) -> Vec<Vec<f64>> {
+    let device = Arc::new(CpuDevice::new(2).unwrap());
+    let param = |key: &str| -> Option<HostTensor> { panic!("no parameter {key}") };
+    let mut exe = Executable::new(Plan::new(graph, 2).unwrap(), device, param).unwrap();
+    exe.run_checked(inputs).unwrap().into_iter().map(|(_, t)| t.to_f64()).collect()
 }
 
 fn ramp(shape: &[usize]) -> HostTensor {
@@ -168,6 +178,92 @@ fn fusion_gates_in_the_epilogue() {
     let inputs = [("x", ramp(&[2, 7, 5])), ("h", ramp(&[2, 7, 3])), ("gates", ramp(&[2, 6, 5]))];
     let (a, b) = (run(build(), &inputs), run(fused, &inputs));
     assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() <= 1e-5), "fusion changed numbers");
+}
+
+/// A product that adds to a stream gives the norms of the sum, however late their vectors are recorded; what else reads
+/// the stream in half precision gets it so from the same launch.
+#[test]
+fn fusion_norms_what_a_product_adds_to() {
+    let build = || {
+        let mut b = GraphBuilder::new();
+        let x = b.input("x", DType::F32, [2, 40, 72]).unwrap();
+        let h = b.input("h", DType::F32, [2, 40, 24]).unwrap();
+        let t = b.input("t", DType::F32, [1, 3, 72]).unwrap();
+        let (w, v, bias) = (b.constant(ramp(&[72, 24])), b.constant(ramp(&[8, 72])), b.constant(ramp(&[72])));
+        let x = b.silu(x).unwrap();
+        let gate = b.slice(t, 1, 2, 1).unwrap();
+        let y = b.linear(h, w, Some(bias)).unwrap();
+        let y = b.gated_residual(x, gate, y).unwrap();
+        let q = b.linear(y, v, None).unwrap();
+        let q = b.silu(q).unwrap();
+        let one = b.constant(ramp(&[1, 1, 72]));
+        let (shift, scale) = (b.slice(t, 1, 0, 1).unwrap(), b.slice(t, 1, 1, 1).unwrap());
+        let shift = b.add(shift, one).unwrap();
+        let conditioned = b.adaln(y, shift, scale, 1e-6).unwrap();
+        let plain = b.layer_norm(y, Some((bias, bias)), 1e-5).unwrap();
+        for (name, value) in [("q", q), ("conditioned", conditioned), ("plain", plain)] {
+            b.output(name, value);
+        }
+        b.finish()
+    };
+    let mut fused = build();
+    let applied = passes::run(&mut fused, fuse::RULES, None).unwrap();
+    assert!(applied.contains(&("norms into product", 1)), "{applied:?}");
+    let names: Vec<_> = fused.nodes.iter().map(|n| n.op.name()).filter(|n| *n != "slice").collect();
+    assert_eq!(names, ["activation", "binary", "linear_norm", "linear"], "{}", dump::text(&fused));
+    let plan =
+        Plan::new(fused.clone(), Target::Cuda { compute: DType::BF16, facts: DeviceFacts::A100 }).unwrap();
+    let names: Vec<_> = plan.steps.iter().map(|s| s.name()).collect();
+    assert_eq!(names, ["activation", "binary", "linear_norm", "linear"], "{}", plan.explain());
+    let product = &plan.steps[2];
+    let kept: Vec<_> = product.outputs.iter().map(|o| o.ty.dtype).collect();
+    assert_eq!(kept, [DType::F32, DType::BF16, DType::BF16, DType::BF16], "{}", plan.explain());
+    assert_eq!(product.in_place, Some(4), "{}", plan.explain());
+    assert_eq!(plan.cuda_launches().unwrap()[2].len(), 1, "{}", plan.explain());
+    let inputs = [("x", ramp(&[2, 40, 72])), ("h", ramp(&[2, 40, 24])), ("t", ramp(&[1, 3, 72]))];
+    assert_eq!(run_all(build(), &inputs), run_all(fused, &inputs), "fusion changed numbers");
+}
+
+/// The layers that make γ and β are part of the modulation, if nothing else reads what they make.
+#[test]
+fn fusion_keeps_no_modulators() {
+    let build = |shared: bool| {
+        let mut b = GraphBuilder::new();
+        let x = b.input("x", DType::F32, [1, 9, 8]).unwrap();
+        let h = b.input("h", DType::F32, [1, 9, 5]).unwrap();
+        let logits = b.input("logits", DType::F32, [1, 9, 2]).unwrap();
+        let (w, bias) = (b.constant(ramp(&[8, 5])), b.constant(ramp(&[8])));
+        let mut layer = |factor: f32| {
+            let x = b.scale(h, factor).unwrap();
+            let other = b.scale(bias, factor).unwrap();
+            [b.linear(x, w, Some(bias)).unwrap(), b.linear(x, w, Some(other)).unwrap()]
+        };
+        let [g1, b1] = layer(0.5);
+        let [g2, b2] = layer(0.25);
+        let [g3, b3] = layer(2.0);
+        let y = b.modulate(x, g1, b1).unwrap();
+        let y = b.moe_modulate(y, logits, &[g2, g3], &[b2, b3]).unwrap();
+        b.output("y", y);
+        if shared {
+            b.output("beta", b3);
+        }
+        b.finish()
+    };
+    let names = |shared| {
+        let mut fused = build(shared);
+        passes::run(&mut fused, fuse::RULES, None).unwrap();
+        let inputs = [("x", ramp(&[1, 9, 8])), ("h", ramp(&[1, 9, 5])), ("logits", ramp(&[1, 9, 2]))];
+        assert_eq!(
+            run_all(build(shared), &inputs),
+            run_all(fused.clone(), &inputs),
+            "fusion changed numbers"
+        );
+        fused.op_counts()
+    };
+    let all = names(false);
+    assert_eq!((all["linear_modulate"], all.get("linear"), all.get("modulate")), (2, None, None), "{all:?}");
+    let kept = names(true);
+    assert_eq!((kept["linear_modulate"], kept["moe_modulate"]), (1, 1), "{kept:?}");
 }
 
 /// Small sums that wait for nothing are taken at once; what needs their results comes after.

@@ -240,6 +240,10 @@ DC_FN T shuffle(T x, int from) {
 }
 DC_FN unsigned ballot(bool x) { return __ballot_sync(FULL, x); }
 DC_FN float atomic_add(float* to, float x) { return atomicAdd(to, x); }
+/// Adds one to a counter in memory; what it was before.
+DC_FN uint32_t count_up(uint32_t* counter) { return atomicAdd(counter, 1u); }
+/// Orders this thread's accesses to memory, and those that a barrier has ordered before, for the whole device.
+DC_FN void fence() { __threadfence(); }
 #else
 inline void sync_warp() {
     char none = 0;
@@ -287,6 +291,8 @@ inline float atomic_add(float* to, float x) {
     std::memcpy(&sum, &old, 4);
     return sum;
 }
+inline uint32_t count_up(uint32_t* counter) { return __atomic_fetch_add(counter, 1u, __ATOMIC_ACQ_REL); }
+inline void fence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 #endif
 
 /// Sum over the warp, in every lane. The order of additions is fixed.

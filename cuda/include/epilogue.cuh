@@ -31,12 +31,12 @@ DC_FN void finish_store(const Epilogue& e, float sum, int row, int col, Out* y, 
 
 /// Finishes and stores ROWS×COLS sums of a patch of shared memory (rows LD floats apart, a multiple of 4)
 /// that are rows `row0`… and columns `col0`… (a multiple of 8) of a dense m×n matrix at y, with a residual
-/// like it or null; what lies outside the matrix is left out. Called by THREADS threads together (a warp,
-/// or the block), `thread` their index, after the patch is visible to all of them; contains barriers of
-/// theirs.
-template <class Out, int ROWS, int COLS, int LD, int THREADS>
+/// like it or null; what lies outside the matrix is left out. `twin`, if there is one, gets the same in
+/// another type. Called by THREADS threads together (a warp, or the block), `thread` their index, after the
+/// patch is visible to all of them; contains barriers of theirs.
+template <class Out, int ROWS, int COLS, int LD, int THREADS, class Twin = Out>
 DC_FN void finish(const Epilogue& e, float* patch, int thread, int row0, int col0, int m, int n, Out* y,
-                  const Out* residual) {
+                  const Out* residual, Twin* twin = nullptr) {
     constexpr int VEC = 16 / sizeof(Out);
     static_assert(COLS % VEC == 0 && LD % 4 == 0, "whole vectors");
     const float* bias = ptr<const float>(e.bias);
@@ -63,6 +63,7 @@ DC_FN void finish(const Epilogue& e, float* patch, int thread, int row0, int col
             const int64_t at = int64_t(row0 + row) * n + col0 + col;
             const float* gate = gates(e, row0 + row);
             Vec<Out, VEC> out, old;
+            Vec<Twin, VEC> also;
             if (residual) old = load<VEC>(residual + at);
             DC_UNROLL
             for (int half = 0; half < VEC; half += 4) {
@@ -80,10 +81,14 @@ DC_FN void finish(const Epilogue& e, float* patch, int thread, int row0, int col
                     for (int k = 0; k < 4; ++k) v[k] *= g[k];
                 }
                 DC_UNROLL
-                for (int k = 0; k < 4; ++k)
-                    out[half + k] = from_f32<Out>(v[k] + (residual ? to_f32(old[half + k]) : 0.0f));
+                for (int k = 0; k < 4; ++k) {
+                    const float sum = v[k] + (residual ? to_f32(old[half + k]) : 0.0f);
+                    out[half + k] = from_f32<Out>(sum);
+                    also[half + k] = from_f32<Twin>(sum);
+                }
             }
             store(y + at, out);
+            if (twin) store(twin + at, also);
         }
     } else {
         DC_ROLL
@@ -95,7 +100,9 @@ DC_FN void finish(const Epilogue& e, float* patch, int thread, int row0, int col
             if (bias) v += bias[col0 + col];
             v *= e.alpha;
             if (const float* gate = gates(e, row0 + row)) v *= gate[col0 + col];
-            y[at] = from_f32<Out>(v + (residual ? to_f32(residual[at]) : 0.0f));
+            v += residual ? to_f32(residual[at]) : 0.0f;
+            y[at] = from_f32<Out>(v);
+            if (twin) twin[at] = from_f32<Twin>(v);
         }
     }
 }
@@ -108,6 +115,23 @@ constexpr int patch_ld = (NI * 8 + 31) / 32 * 32 + 8;
 template <int NI>
 constexpr int patch_bytes = 16 * patch_ld<NI> * 4;
 
+/// Writes the accumulators of the `at`-th 16 rows of a warp, as mma.sync leaves them, to its patch.
+template <int MI, int NI>
+DC_FN void fill_patch(float* patch, const float (&acc)[MI][NI][4], int at) {
+    constexpr int LD = patch_ld<NI>;
+    const int g = lane() / 4, t = lane() % 4;
+    DC_UNROLL
+    for (int mi = 0; mi < MI; ++mi) {  // accumulators have no addresses: pick by comparison
+        if (mi != at) continue;
+        DC_UNROLL
+        for (int ni = 0; ni < NI; ++ni) {
+            const auto& c = acc[mi][ni];
+            store(patch + g * LD + ni * 8 + 2 * t, Vec<float, 2>{c[0], c[1]});
+            store(patch + (g + 8) * LD + ni * 8 + 2 * t, Vec<float, 2>{c[2], c[3]});
+        }
+    }
+}
+
 /// Finishes the MI×NI accumulators (16×8 each, as mma.sync leaves them) of a warp, whose first element
 /// is (row0, col0) of a dense m×n matrix, the `first`-th element of what lies at y and e.residual.
 /// y is of T, or of f32 if `y_f32`. `patch` is the warp's own `patch_bytes<NI>`.
@@ -115,24 +139,15 @@ template <class T, int MI, int NI>
 DC_FN void finish_warp(const Epilogue& e, const float (&acc)[MI][NI][4], float* patch, int row0, int col0, int m,
                        int n, uint64_t y, int64_t first, bool y_f32) {
     constexpr int LD = patch_ld<NI>;
-    const int g = lane() / 4, t = lane() % 4;
     DC_ROLL
     for (int at = 0; at < MI; ++at) {
-        DC_UNROLL
-        for (int mi = 0; mi < MI; ++mi) {  // accumulators have no addresses: pick by comparison
-            if (mi != at) continue;
-            DC_UNROLL
-            for (int ni = 0; ni < NI; ++ni) {
-                const auto& c = acc[mi][ni];
-                store(patch + g * LD + ni * 8 + 2 * t, Vec<float, 2>{c[0], c[1]});
-                store(patch + (g + 8) * LD + ni * 8 + 2 * t, Vec<float, 2>{c[2], c[3]});
-            }
-        }
+        fill_patch(patch, acc, at);
         sync_warp();
         if (y_f32) {
             const float* residual = e.residual ? ptr<const float>(e.residual) + first : nullptr;
+            T* twin = e.twin ? ptr<T>(e.twin) + first : nullptr;
             finish<float, 16, NI * 8, LD, 32>(e, patch, lane(), row0 + at * 16, col0, m, n, ptr<float>(y) + first,
-                                              residual);
+                                              residual, twin);
         } else {
             const T* residual = e.residual ? ptr<const T>(e.residual) + first : nullptr;
             finish<T, 16, NI * 8, LD, 32>(e, patch, lane(), row0 + at * 16, col0, m, n, ptr<T>(y) + first, residual);

@@ -11,12 +11,14 @@
 #pragma once
 
 #include "dc.cuh"
+#include "epilogue.cuh"
 #include "mma.cuh"
 
 namespace dc {
 
-/// OUTER×32 values of T, along k if ALONG_K, moved by a block of THREADS.
-template <class T, int OUTER, bool ALONG_K, int THREADS>
+/// OUTER×32 values of T, along k if ALONG_K, moved by a block of THREADS. With MATRICES > 1 the outer indices are
+/// rows of that many matrices in turn: row 0 of each, then row 1 of each.
+template <class T, int OUTER, bool ALONG_K, int THREADS, int MATRICES = 1>
 struct GemmTile {
     static constexpr int STEP = 32;
     static constexpr int ELEMENTS = OUTER * STEP;
@@ -25,15 +27,19 @@ struct GemmTile {
     static constexpr int COPIES = ELEMENTS / 8 / THREADS, ROWS_APART = THREADS / CHUNKS;
     static_assert(COPIES * THREADS * 8 == ELEMENTS && THREADS % CHUNKS == 0, "every thread copies alike");
     static_assert(ROWS_APART % 8 == 0, "the permutation is the same in all rows that a thread copies");
+    static_assert(MATRICES == 1 || (ALONG_K && ROWS_APART % MATRICES == 0), "a thread's rows are of one matrix");
+    static constexpr int STRIDE = ROWS_APART / MATRICES;  // rows of a matrix between two that a thread copies
 
     const T* mine;    // what this thread copies first, at k = 0
     int64_t step;     // elements between rows
     int outer, align; // how many outer indices there are, from the tile's first; bytes
 
-    /// The tile whose first element, at k = 0, is at `from`.
+    /// The tile whose first element, at k = 0, is at `from` (in this thread's matrix).
     static DC_FN GemmTile at(const T* from, int64_t step, int outer, int align) {
-        return {from + row() * step + chunk() * 8, step, outer, align};
+        return {from + row() / MATRICES * step + chunk() * 8, step, outer, align};
     }
+    /// Which of the matrices this thread copies from.
+    static DC_FN int matrix() { return row() % MATRICES; }
 
     /// Starts the copy of k = k0…k0 + 31, those below k_end; the others and what lies outside become zeros.
     DC_FN void copy(T* tile, int k0, int k_end) const {
@@ -41,7 +47,7 @@ struct GemmTile {
         T* to = tile + place(row(), chunk());
         if (align == 16 && outer >= OUTER && k0 + STEP <= k_end) {
             DC_UNROLL
-            for (int i = 0; i < COPIES; ++i) cp_async<16>(to + i * ROWS_APART * ROW, from + i * ROWS_APART * step);
+            for (int i = 0; i < COPIES; ++i) cp_async<16>(to + i * ROWS_APART * ROW, from + i * STRIDE * step);
             return;
         }
         const int in_chunk = (ALONG_K ? k_end - k0 : outer) - chunk() * 8;
@@ -50,7 +56,7 @@ struct GemmTile {
             const int rows = (ALONG_K ? outer : k_end - k0) - i * ROWS_APART;
             copy_part(to, from, row() < rows ? max(0, min(in_chunk, 8)) : 0);
             to += ROWS_APART * ROW;
-            from += ROWS_APART * step;
+            from += STRIDE * step;
         }
     }
 
@@ -101,12 +107,27 @@ struct GemmTile {
     }
 };
 
+/// Tiles, threads and shared memory of a kernel whose blocks compute BM×BN results, its warps WM×WN each.
+template <int STAGES, class T, int BM, int BN, int WM, int WN>
+struct GemmForm {
+    static constexpr int WARPS = (BM / WM) * (BN / WN), THREADS = WARPS * 32;
+    static constexpr int MI = WM / 16, NI = WN / 8;
+    static constexpr int TILES = STAGES * (BM + BN) * 32 * int(sizeof(T)), PATCHES = WARPS * patch_bytes<NI>;
+    static constexpr int SHARED = TILES > PATCHES ? TILES : PATCHES;
+};
+
+/// Does nothing between the steps.
+struct NothingBetween {
+    DC_FN void operator()() const {}
+};
+
 /// acc += A·B over k = k0…k_end - 1 for a warp's MI·16 rows from `row` and NI·8 columns from `col` of the
 /// block's tile. STAGES steps of both operands are in shared memory or on their way there; a and b have
-/// room for STAGES tiles each. Returns when nothing is under way and shared memory is free again.
-template <int STAGES, class T, class A, class B, int MI, int NI>
+/// room for STAGES tiles each. `before` is called before each step is added, after a barrier. Returns when nothing
+/// is under way and shared memory is free again.
+template <int STAGES, class T, class A, class B, int MI, int NI, class Before = NothingBetween>
 DC_FN void gemm_steps(float (&acc)[MI][NI][4], const A& a, const B& b, T* a_tiles, T* b_tiles, int k0, int k_end,
-                      int row, int col) {
+                      int row, int col, Before before = {}) {
     static_assert(NI % 2 == 0, "b fragments come in pairs");
     const int steps = k_end > k0 ? ceil_div(k_end - k0, A::STEP) : 0;
     const auto copy = [&](int step) {
@@ -125,6 +146,7 @@ DC_FN void gemm_steps(float (&acc)[MI][NI][4], const A& a, const B& b, T* a_tile
         cp_async_wait<STAGES - 2>();
         __syncthreads();  // this step has landed for all, and the slot of the last one is free
         copy(step + STAGES - 1);
+        before();
         const T* at = a_tiles + step % STAGES * A::ELEMENTS;
         const T* bt = b_tiles + step % STAGES * B::ELEMENTS;
         // The fragments of the second half are under way while the first half multiplies.

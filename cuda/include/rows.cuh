@@ -140,6 +140,11 @@ struct ShortRow {
 
 // ---- Moments ----------------------------------------------------------------------------------
 
+struct Spread {
+    float mean;
+    float variance;  ///< biased
+};
+
 struct Moments {
     float mean;
     float rstd;  ///< 1/√(variance + eps), the variance biased
@@ -147,7 +152,7 @@ struct Moments {
 
 /// Mean first, then squared distances from it: no cancellation where the mean is far from zero.
 template <class Team, class Row>
-DC_FN Moments moments(const Team& team, const Row& row, float eps) {
+DC_FN Spread row_spread(const Team& team, const Row& row) {
     float sum = 0;
     row.each([&](int, const auto& v) {
         DC_UNROLL
@@ -159,7 +164,13 @@ DC_FN Moments moments(const Team& team, const Row& row, float eps) {
         DC_UNROLL
         for (int k = 0; k < Row::WIDTH; ++k) squares += (v[k] - mean) * (v[k] - mean);
     });
-    return {mean, rsqrt(team.sum(squares) / row.cols + eps)};
+    return {mean, team.sum(squares) / row.cols};
+}
+
+template <class Team, class Row>
+DC_FN Moments moments(const Team& team, const Row& row, float eps) {
+    const Spread spread = row_spread(team, row);
+    return {spread.mean, rsqrt(spread.variance + eps)};
 }
 
 /// 1/√(mean of the squares + eps)

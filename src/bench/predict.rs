@@ -18,6 +18,8 @@ use crate::graph::{Graph, Plan, passes};
 use crate::models::Shapes;
 use crate::models::controlformer::DreamClear;
 use crate::ops::fuse;
+use crate::ops::linear_modulate::LinearModulate;
+use crate::ops::linear_norm::{LinearNorm, Producer};
 use crate::pipelines::dreamclear::denoise::{self, LaunchShape};
 use crate::tensor::DType;
 
@@ -90,7 +92,13 @@ pub struct Prediction {
 fn on_tensor_cores(step: &Step) -> bool {
     let half = |d: DType| matches!(d, DType::BF16 | DType::F16);
     let kind = ["linear", "matmul", "conv2d", "attention", "window_attention"];
-    kind.iter().any(|k| step.name().starts_with(k)) && step.inputs.first().is_some_and(|p| half(p.ty.dtype))
+    let Some(op) = &step.op else { return false };
+    let modulates = |n: &LinearNorm| matches!(n.producer, Producer::Modulate(_));
+    // A stream that is modulated stands in front of what is multiplied.
+    let stream =
+        op.downcast::<LinearModulate>().is_some() || op.downcast::<LinearNorm>().is_some_and(modulates);
+    let multiplied = step.inputs.get(usize::from(stream));
+    kind.iter().any(|k| step.name().starts_with(k)) && multiplied.is_some_and(|p| half(p.ty.dtype))
 }
 
 /// Predicts a plan that was made for this card.

@@ -215,6 +215,13 @@ pub trait Op: DynReference + fmt::Debug + Send + Sync + Any {
         Err(format!("{} has no CUDA kernel in this version", self.name()))
     }
 
+    /// Whether [`Op::cuda`] can write result 0 in the element type `also` as well, for operands and results of
+    /// these shapes and types in memory. Where a later op wants it so, the plan then asks for it as one more
+    /// result, behind the op's own, instead of converting it.
+    fn cuda_also(&self, _inputs: &[&TensorType], _outputs: &[&TensorType], _also: DType) -> bool {
+        false
+    }
+
     /// Working memory that [`Op::cuda`] needs, in bytes, for operands and results of these shapes and
     /// element types in memory.
     fn cuda_scratch(&self, _inputs: &[&TensorType], _outputs: &[&TensorType]) -> usize {

@@ -22,6 +22,8 @@ pub enum Arrangement {
     Strided(usize),
     /// This operand in the memory of output 0.
     InPlace(usize),
+    /// All dense, and result 0 in this element type as well; for kernels.
+    Also(DType),
 }
 
 /// 64-byte aligned bytes.

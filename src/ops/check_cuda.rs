@@ -1,5 +1,7 @@
 //! What the CUDA kernels of every op are held to, on the simulator and on GPUs alike.
 
+use half::{bf16, f16};
+
 use super::case::{Case, convert, to_host};
 use super::check::{Arrangement, SEED, padded, unravel};
 use crate::device::kernel::{DeviceFacts, Launch};
@@ -26,6 +28,13 @@ fn arrangements(case: &Case, storage: &Storage) -> Vec<Arrangement> {
             all.push(Arrangement::InPlace(k));
         }
     }
+    let (it, ot): (Vec<_>, Vec<_>) = (
+        case.inputs.iter().zip(&storage.inputs).map(|(i, &d)| stored(&i.ty, d)).collect(),
+        out.iter().zip(&storage.outputs).map(|(t, &d)| stored(t, d)).collect(),
+    );
+    let (it, ot): (Vec<_>, Vec<_>) = (it.iter().collect(), ot.iter().collect());
+    let also = [DType::BF16, DType::F16].into_iter().filter(|&d| case.op.cuda_also(&it, &ot, d));
+    all.extend(also.map(Arrangement::Also));
     all
 }
 
@@ -131,8 +140,11 @@ fn prepare<E: Executor>(
     executor: &E,
 ) -> Result<Prepared<E::Buffer>, String> {
     let poison = |bytes: usize| vec![0xFF; bytes];
-    let types: Vec<_> =
+    let mut types: Vec<_> =
         case.output_types().iter().zip(&storage.outputs).map(|(t, &d)| stored(t, d)).collect();
+    if let Arrangement::Also(dtype) = how {
+        types.push(stored(&types[0], dtype));
+    }
     let mut results: Vec<_> = types.iter().map(|t| poison(t.bytes())).collect();
     let mut layouts = Vec::new();
     let mut buffers = Vec::new();
@@ -314,7 +326,17 @@ fn in_all_ways<E: Executor>(
         let named = |e| format!("{}: {e}", executor.way(way));
         let prepared = prepare(case, inputs, storage, how, executor).map_err(named)?;
         *kernels = prepared.kernels();
-        let got = prepared.run(inputs, how, executor, way).map_err(named)?;
+        let mut got = prepared.run(inputs, how, executor, way).map_err(named)?;
+        if let Arrangement::Also(dtype) = how {
+            let also = got.pop().expect("asked for");
+            let rounded = |&x: &f32| match dtype {
+                DType::BF16 => bf16::from_f32(x).to_f64(),
+                _ => f16::from_f32(x).to_f64(),
+            };
+            if !got[0].to_f32().iter().map(rounded).eq(also.to_f64()) {
+                return Err(format!("{}: result 0 in {dtype} is not result 0, rounded", executor.way(way)));
+            }
+        }
         let Some(first) = &first else {
             first = Some(got);
             continue;

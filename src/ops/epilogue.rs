@@ -94,6 +94,7 @@ impl Epilogue {
             residual: residual.map_or(0, |r| r.address),
             gate: 0,
             gate_step: 0,
+            twin: 0,
             alpha: self.alpha,
             act,
             act_a,

@@ -24,6 +24,8 @@ pub mod group_norm;
 pub mod layer_norm;
 pub mod linear;
 pub mod linear_group;
+pub mod linear_modulate;
+pub mod linear_norm;
 pub mod matmul;
 pub mod moe_modulate;
 pub mod pad;
@@ -69,6 +71,8 @@ pub static REGISTRY: &[&[OpEntry]] = &[
     layer_norm::ENTRIES,
     linear::ENTRIES,
     linear_group::ENTRIES,
+    linear_modulate::ENTRIES,
+    linear_norm::ENTRIES,
     matmul::ENTRIES,
     moe_modulate::ENTRIES,
     pad::ENTRIES,

@@ -40,7 +40,8 @@ pub struct Step {
     pub op: Option<Arc<dyn Op>>,
     /// Operands.
     pub inputs: Vec<Place>,
-    /// Results, always dense arena buffers.
+    /// Results, always dense arena buffers; behind the op's own, result 0 in another element type where a later
+    /// step reads it so ([`Op::cuda_also`]).
     pub outputs: Vec<Place>,
     /// An operand that shares memory with output 0.
     pub in_place: Option<usize>,
@@ -103,6 +104,8 @@ struct Planner<'g> {
     leaf_types: HashMap<ValueId, DType>,
     /// Copies of values in other element types.
     converted: HashMap<(ValueId, DType), Place>,
+    /// The steps that compute values as their result 0.
+    made_by: HashMap<ValueId, usize>,
 }
 
 impl Plan {
@@ -128,6 +131,7 @@ impl Plan {
             target: target.into(),
             leaf_types: HashMap::new(),
             converted: HashMap::new(),
+            made_by: HashMap::new(),
         };
         p.leaf_storage();
         p.leaves();
@@ -253,6 +257,28 @@ impl Planner<'_> {
         out
     }
 
+    /// Lets the step that computes `v` write it in this element type as well, if it can.
+    fn twin(&mut self, v: ValueId, dtype: DType) -> Option<Place> {
+        let at = *self.made_by.get(&v)?;
+        let step = &self.steps[at];
+        fn types(places: &[Place]) -> Vec<&TensorType> {
+            places.iter().map(|p| &p.ty).collect()
+        }
+        let op = step.op.as_ref()?;
+        if !op.cuda_also(&types(&step.inputs), &types(&step.outputs), dtype) {
+            return None;
+        }
+        let ty = TensorType { dtype, ..step.outputs[0].ty.clone() };
+        let b = self.buffer(ty.bytes());
+        self.sizes[b].first = at;
+        let step = &mut self.steps[at];
+        step.cost.bytes += ty.bytes() as f64;
+        let place = Place { layout: Layout::dense(&ty.shape), source: Source::Arena(b), ty };
+        step.outputs.push(place.clone());
+        self.made_by.remove(&v); // one twin is all that is asked for: a plan has one compute type
+        Some(place)
+    }
+
     fn node(&mut self, i: usize) -> Result<()> {
         let graph = self.graph;
         let node = &graph.nodes[i];
@@ -290,7 +316,8 @@ impl Planner<'_> {
                 place = match self.converted.get(&(v, dtype)) {
                     Some(found) => found.clone(),
                     None => {
-                        let made = self.copy(place, dtype, &node.path);
+                        let twin = self.twin(v, dtype);
+                        let made = twin.unwrap_or_else(|| self.copy(place, dtype, &node.path));
                         self.converted.insert((v, dtype), made.clone());
                         made
                     }
@@ -328,6 +355,9 @@ impl Planner<'_> {
         let scratch = (scratch > 0).then(|| self.buffer(scratch));
         for p in &inputs {
             self.touch(p.source);
+        }
+        if let (Target::Cuda { .. }, Some(&v)) = (self.target, node.outputs.first()) {
+            self.made_by.insert(v, self.steps.len());
         }
         self.steps.push(Step {
             op: Some(node.op.clone()),

@@ -2,6 +2,7 @@
 //! [`crate::graph::passes::run`] after differentiation.
 
 mod group;
+mod norm;
 
 use std::sync::Arc;
 
@@ -11,6 +12,8 @@ use super::conv2d::Conv2d;
 use super::epilogue::Epilogue;
 use super::gated_residual::GatedResidual;
 use super::linear::Linear;
+use super::linear_modulate::LinearModulate;
+use super::moe_modulate::{Modulate, MoeModulate};
 use crate::graph::ValueId;
 use crate::graph::ir::Node;
 use crate::graph::op::Op;
@@ -22,10 +25,12 @@ pub static RULES: &[&dyn Rule] = &[
     &ScaleIntoEpilogue,
     &ResidualIntoEpilogue,
     &GatedResidualIntoLinear,
+    &LinearsIntoModulate,
     &ConcatIntoConv,
     &UpsampleIntoConv,
     &group::LinearsIntoGroup,
     &group::BinariesIntoGroup,
+    &norm::NormIntoProduct,
 ];
 
 /// The epilogue of a GEMM-like op.
@@ -138,6 +143,39 @@ impl Rule for GatedResidualIntoLinear {
         }
         let op = with_epilogue(linear, Epilogue { gate: true, residual: true, ..linear.epilogue })?;
         Some(Rewrite { op, inputs: producer.inputs.iter().copied().chain([gate, x]).collect() })
+    }
+}
+
+/// `modulate(x, linear(h), linear(h))` → `linear_modulate`, and likewise a mixture of such pairs: no γ or β is kept.
+struct LinearsIntoModulate;
+
+impl Rule for LinearsIntoModulate {
+    fn name(&self) -> &'static str {
+        "linears into modulate"
+    }
+
+    fn rewrite(&self, view: &View, node: &Node) -> Option<Rewrite> {
+        let mixture = node.op.downcast::<MoeModulate>();
+        if mixture.is_none() {
+            node.op.downcast::<Modulate>()?;
+        }
+        let routed = mixture.is_some();
+        let (own, pairs) = node.inputs.split_at(1 + usize::from(routed));
+        let (gammas, betas) = pairs.split_at(pairs.len() / 2);
+        let layer = |v: ValueId| {
+            let producer = view.sole_producer(v)?;
+            let linear = producer.op.downcast::<Linear>()?;
+            (linear.bias && linear.epilogue.is_identity()).then_some(&producer.inputs)
+        };
+        let mut inputs = own.to_vec();
+        for (&gamma, &beta) in gammas.iter().zip(betas) {
+            let (gamma, beta) = (layer(gamma)?, layer(beta)?);
+            if gamma[0] != beta[0] {
+                return None;
+            }
+            inputs.extend(gamma.iter().chain(&beta[1..]));
+        }
+        Some(Rewrite { op: Arc::new(LinearModulate { experts: gammas.len(), routed }), inputs })
     }
 }
 

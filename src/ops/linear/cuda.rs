@@ -2,6 +2,7 @@
 
 use super::Linear;
 use crate::device::kernel::Launch;
+use crate::ffi::RowNorms;
 use crate::graph::TensorType;
 use crate::graph::cuda::{CudaCall, Storage};
 use crate::ops::matmul::cuda::{Extents, FEW_ROWS, Matrix, Product};
@@ -37,11 +38,18 @@ pub(super) fn scratch(inputs: &[&TensorType]) -> usize {
     extents(inputs[0], inputs[1]).scratch()
 }
 
-pub(super) fn forward(op: &Linear, call: &CudaCall) -> Result<Vec<Launch>, String> {
+/// Whether an f32 result is made by blocks that can do more with it than store it.
+pub(in crate::ops) fn in_tiles(inputs: &[&TensorType], y: &TensorType) -> bool {
+    y.dtype == DType::F32 && extents(inputs[0], inputs[1]).in_tiles()
+}
+
+/// With `norms` of the rows of the result. A second result is the first one in x's type.
+pub(in crate::ops) fn forward(op: &Linear, call: &CudaCall, norms: RowNorms) -> Result<Vec<Launch>, String> {
     let (x, w) = (&call.inputs[0], &call.inputs[1]);
     let (_, k, step) = x.layout.as_rows().expect("accepts() asks for rows");
     let y = &call.outputs[0];
     let mut epilogue = op.epilogue.on_cuda(op.bias.then(|| &call.inputs[2]), call.inputs.last());
+    epilogue.twin = call.outputs.get(1).map_or(0, |twin| twin.address);
     if let Some(i) = op.gate() {
         epilogue.gate = call.inputs[i].address;
         epilogue.gate_step = sample_step(&call.inputs[i]);
@@ -54,6 +62,7 @@ pub(super) fn forward(op: &Linear, call: &CudaCall) -> Result<Vec<Launch>, Strin
         y: y.address,
         y_dtype: y.ty.dtype,
         epilogue,
+        norms,
         scratch: call.scratch,
         group: vec![],
     };

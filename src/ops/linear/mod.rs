@@ -11,6 +11,7 @@ use super::weight::expect_weight;
 use super::{Case, CaseInput, OpEntry};
 use crate::device::kernel::Launch;
 use crate::error::Result;
+use crate::ffi::RowNorms;
 use crate::graph::cuda::{CudaCall, Storage};
 use crate::graph::{
     Cost, Gradient, GradientContext, GraphBuilder, Layout, Op, TensorType, ValueId, op::CpuCall,
@@ -30,7 +31,7 @@ pub struct Linear {
 
 impl Linear {
     /// Number of operands.
-    fn arity(&self) -> usize {
+    pub(super) fn arity(&self) -> usize {
         2 + usize::from(self.bias) + self.epilogue.arity()
     }
 
@@ -118,7 +119,11 @@ impl Op for Linear {
     }
 
     fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
-        cuda::forward(self, call)
+        cuda::forward(self, call, RowNorms::default())
+    }
+
+    fn cuda_also(&self, inputs: &[&TensorType], outputs: &[&TensorType], also: DType) -> bool {
+        inputs[0].dtype == also && cuda::in_tiles(inputs, outputs[0])
     }
 
     fn cuda_scratch(&self, inputs: &[&TensorType], _outputs: &[&TensorType]) -> usize {

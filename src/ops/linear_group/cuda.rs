@@ -2,7 +2,7 @@
 
 use super::LinearGroup;
 use crate::device::kernel::Launch;
-use crate::ffi::GemmMember;
+use crate::ffi::{GemmMember, RowNorms};
 use crate::graph::cuda::{CudaCall, Storage};
 use crate::graph::{Op, TensorType};
 use crate::ops::linear;
@@ -52,6 +52,7 @@ pub(super) fn forward(op: &LinearGroup, call: &CudaCall) -> Result<Vec<Launch>, 
         y: y.address,
         y_dtype: y.ty.dtype,
         epilogue: op.epilogue.on_cuda(op.bias.then(|| &call.inputs[2]), None),
+        norms: RowNorms::default(),
         scratch: 0,
         group: group.collect(),
     };

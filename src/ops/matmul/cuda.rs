@@ -42,7 +42,7 @@ impl Matrix {
     }
 
     /// The largest power of two, up to 16 bytes, that divides the address and all steps.
-    pub(super) fn align(&self) -> i32 {
+    pub fn align(&self) -> i32 {
         let size = self.dtype.size();
         let all = self.address as usize | (self.step * size) | (self.batch_step * size) | 16;
         1 << all.trailing_zeros()
@@ -140,6 +140,21 @@ impl Extents {
         best.1
     }
 
+    /// Whether the blocks of one launch of the tensor-core kernels finish the result, tile by tile: they can
+    /// write it twice, and norm its rows.
+    pub fn in_tiles(&self) -> bool {
+        let plan = self.plan();
+        self.half && !self.grouped && plan.splits == 1 && matches!(plan.tile, Tile::Block(..))
+    }
+
+    /// Rows of tiles: what norms of the result count by.
+    pub fn tile_rows(&self) -> usize {
+        match self.plan().tile {
+            Tile::Rows => 1,
+            Tile::Block(rows, _) => self.m.div_ceil(rows),
+        }
+    }
+
     /// Bytes for the parts of a split product.
     pub fn scratch(&self) -> usize {
         match self.plan().splits {
@@ -158,6 +173,8 @@ pub(in crate::ops) struct Product {
     pub y: u64,
     pub y_dtype: DType,
     pub epilogue: ffi::Epilogue,
+    /// Of the rows of the result; only where it is made [`Extents::in_tiles`].
+    pub norms: ffi::RowNorms,
     /// Address of [`Extents::scratch`] bytes.
     pub scratch: u64,
     /// What the members of a group have of their own; empty for a batch.
@@ -199,6 +216,7 @@ impl Product {
                 b_batch: self.b.batch_step as i64,
                 epilogue,
                 members,
+                norms: self.norms,
                 m: e.m as i32,
                 n: e.n as i32,
                 k: e.k as i32,
@@ -316,6 +334,7 @@ pub(super) fn forward(op: &MatMul, call: &CudaCall) -> Result<Vec<Launch>, Strin
         y: y.address,
         y_dtype: y.ty.dtype,
         epilogue: Epilogue::default().on_cuda(None, None),
+        norms: ffi::RowNorms::default(),
         scratch: call.scratch,
         group: vec![],
     };
