@@ -408,6 +408,7 @@ fn modulation_over_the_edges_of_its_large_tile() {
                     tables.push(GuardedBuffer::of(bytes));
                     tables.last().unwrap().address()
                 },
+                tensor_map: &|spec| simulator.tensor_map(spec),
             })
             .unwrap();
         assert_eq!(launches.len(), 1);

@@ -126,14 +126,15 @@ fn one_by_one(op: &LinearModulate, call: &mut CudaCall) -> Result<Vec<Launch>, S
             scratch: place(layers.len()),
             device: call.device,
             constants: &mut *call.constants,
+            tensor_map: call.tensor_map,
         })?);
     }
     let pairs =
         (0..layers.len()).map(|i| CudaOperand { ty: made.clone(), layout: &dense, address: place(i) });
     let inputs = call.inputs[..op.first()].iter().cloned().chain(pairs).collect();
     let outputs = call.outputs.clone();
-    let call =
-        &mut CudaCall { inputs, outputs, scratch: 0, device: call.device, constants: &mut *call.constants };
+    let (device, constants, tensor_map) = (call.device, &mut *call.constants, call.tensor_map);
+    let call = &mut CudaCall { inputs, outputs, scratch: 0, device, constants, tensor_map };
     launches.extend(op.modulation().cuda(call)?);
     Ok(launches)
 }

@@ -21,6 +21,7 @@ pub(super) fn forward(op: &LinearNorm, call: &mut CudaCall) -> Result<Vec<Launch
         scratch: call.scratch,
         device: call.device,
         constants: &mut *call.constants,
+        tensor_map: call.tensor_map,
     };
     let (given, apart) = (norms.unwrap_or_default(), norms.is_none());
     let mut launches = match &op.producer {
@@ -38,6 +39,7 @@ pub(super) fn forward(op: &LinearNorm, call: &mut CudaCall) -> Result<Vec<Launch
             scratch: 0,
             device: call.device,
             constants: &mut *call.constants,
+            tensor_map: call.tensor_map,
         })?);
     }
     Ok(launches)

@@ -141,7 +141,8 @@ impl Extents {
     }
 
     /// Whether the blocks of one launch of the tensor-core kernels finish the result, tile by tile: they can
-    /// write it twice, and norm its rows.
+    /// write it twice (`twin` of the epilogue), and norm its rows. Whoever lets other kernels make such products
+    /// either teaches them both or says so here.
     pub fn in_tiles(&self) -> bool {
         let plan = self.plan();
         self.half && !self.grouped && plan.splits == 1 && matches!(plan.tile, Tile::Block(..))
