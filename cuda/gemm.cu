@@ -14,7 +14,7 @@
 //   while every multiprocessor has its tiles, 65-78 % over whole products of PixArt's sizes, where the last
 //   wave is not full. An H100 would need wgmma for more than about 60 %. Not yet measured on either.
 //
-//   An f32 result (the residual stream) may be written in the operands' type too, for the next product, and
+//   An f32 result (a residual stream) may be written in the operands' type too, for the next product, and
 //   the block that finishes the last tile of some rows may write their norms (include/row_norms.cuh): neither
 //   reads the stream from memory again. Of 1152 columns and rows 128 a tile, that block reads 0.6 MB from the
 //   second-level cache, about 10 us of one multiprocessor for each 128 rows; the norm as a launch of its own
@@ -104,7 +104,8 @@ DC_FN void gemm_mma(const Gemm& p) {
     const Result to = result(p, blockIdx.y);
     dc::finish_warp<T>(to.epilogue, acc, patch, row0 + row, col0 + col, p.m, p.n, to.y, to.first, p.y_f32);
     if constexpr (!A_TRANS && B_TRANS)
-        dc::norm_finished_rows<T, BM, Form::THREADS>(p.norms, to.y, place.row, dc::ceil_div(p.n, BN), p.m, p.n);
+        dc::norm_finished_rows<T, BM, Form::THREADS>(p.norms, to.y, p.y_f32, place.row, dc::ceil_div(p.n, BN), p.m,
+                                                     p.n);
 }
 
 // ---- Few rows, tensor cores -----------------------------------------------------------------------------

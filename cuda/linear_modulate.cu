@@ -194,7 +194,7 @@ DC_FN void linear_modulate(const LinearModulate& p) {
         }
         dc::sync_warp();
     }
-    dc::norm_finished_rows<T, BM, Form::THREADS>(p.norms, p.y, place.row, columns, p.m, p.n);
+    dc::norm_finished_rows<T, BM, Form::THREADS>(p.norms, p.y, true, place.row, columns, p.m, p.n);
 }
 
 }  // namespace

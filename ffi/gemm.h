@@ -40,7 +40,7 @@ typedef struct Gemm {
     Epilogue epilogue;
     /// The products, if `grouped`.
     GemmMember members[GEMM_MEMBERS];
-    /// Of y, where it is f32 and A and B are not; of one product whose k is not split, by `gemm_nt_*`.
+    /// Of y, for one product whose k is not split, by `gemm_nt_*`.
     RowNorms norms;
     int32_t m;
     int32_t n;
@@ -97,5 +97,5 @@ typedef struct GemmSm90 {
     int32_t y_f32;
     int32_t grouped;
     /// Padding to a multiple of 64 bytes.
-    uint32_t reserved[10];
+    uint32_t reserved[8];
 } GemmSm90;

@@ -20,8 +20,8 @@ typedef struct RowNorm {
     float plus;
 } RowNorm;
 
-/// What the last block that finishes some rows of a product does to them, part of the parameters of kernels whose
-/// result is f32: rows of up to 1280 elements, a multiple of 4.
+/// What the last block that finishes some rows of a product does to them, part of the parameters of those kernels:
+/// rows of up to 1280 elements, a multiple of 4.
 typedef struct RowNorms {
     /// The first `count` are wanted.
     RowNorm norms[ROW_NORMS];

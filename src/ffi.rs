@@ -2,7 +2,7 @@
 //!
 //! Written by `tools/bindgen`; change the headers, not this file.
 #![allow(rustdoc::broken_intra_doc_links)] // shapes in comments of C are no links
-// headers sha256: b13643a04a3601a0b060d311f0641e08b848a5ea62c8e2f24f5eb2bdd6da6490
+// headers sha256: 0ac735398e2ea1caa691d2d99811dd856a3d2c62f0a188227d0e62390a64bfae
 
 /// As in the headers.
 pub const ACTIVATION_NONE: u32 = 0;
@@ -53,7 +53,11 @@ pub const BINARY_OPERAND_NUMBER: u32 = 2;
 /// As in the headers.
 pub const CONV2D_SOURCES: u32 = 8;
 /// As in the headers.
+pub const ROW_NORMS: u32 = 2;
+/// As in the headers.
 pub const GEMM_MEMBERS: u32 = 8;
+/// As in the headers.
+pub const MODULATE_EXPERTS: u32 = 8;
 /// Parameters of `activation_fwd_*` and `activation_bwd_*`: y = f(x), or y = f'(x) * dy, element by element.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
@@ -521,6 +525,8 @@ pub struct Epilogue {
     pub gate: u64,
     /// Elements between the gates of two samples.
     pub gate_step: i64,
+    /// Where y is f32 and the operands are not: y once more, in the operands' type, for the next product; 0: none.
+    pub twin: u64,
     /// Factor.
     pub alpha: f32,
     /// Which function: one of `ACTIVATION_*` (ffi/activation.h), and what it is given (`act_a`, `act_b`).
@@ -536,18 +542,19 @@ pub struct Epilogue {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of Epilogue"][::std::mem::size_of::<Epilogue>() - 56usize];
+    ["Size of Epilogue"][::std::mem::size_of::<Epilogue>() - 64usize];
     ["Alignment of Epilogue"][::std::mem::align_of::<Epilogue>() - 8usize];
     ["Offset of field: Epilogue::bias"][::std::mem::offset_of!(Epilogue, bias) - 0usize];
     ["Offset of field: Epilogue::residual"][::std::mem::offset_of!(Epilogue, residual) - 8usize];
     ["Offset of field: Epilogue::gate"][::std::mem::offset_of!(Epilogue, gate) - 16usize];
     ["Offset of field: Epilogue::gate_step"][::std::mem::offset_of!(Epilogue, gate_step) - 24usize];
-    ["Offset of field: Epilogue::alpha"][::std::mem::offset_of!(Epilogue, alpha) - 32usize];
-    ["Offset of field: Epilogue::act"][::std::mem::offset_of!(Epilogue, act) - 36usize];
-    ["Offset of field: Epilogue::act_a"][::std::mem::offset_of!(Epilogue, act_a) - 40usize];
-    ["Offset of field: Epilogue::act_b"][::std::mem::offset_of!(Epilogue, act_b) - 44usize];
-    ["Offset of field: Epilogue::gate_rows"][::std::mem::offset_of!(Epilogue, gate_rows) - 48usize];
-    ["Offset of field: Epilogue::reserved"][::std::mem::offset_of!(Epilogue, reserved) - 52usize];
+    ["Offset of field: Epilogue::twin"][::std::mem::offset_of!(Epilogue, twin) - 32usize];
+    ["Offset of field: Epilogue::alpha"][::std::mem::offset_of!(Epilogue, alpha) - 40usize];
+    ["Offset of field: Epilogue::act"][::std::mem::offset_of!(Epilogue, act) - 44usize];
+    ["Offset of field: Epilogue::act_a"][::std::mem::offset_of!(Epilogue, act_a) - 48usize];
+    ["Offset of field: Epilogue::act_b"][::std::mem::offset_of!(Epilogue, act_b) - 52usize];
+    ["Offset of field: Epilogue::gate_rows"][::std::mem::offset_of!(Epilogue, gate_rows) - 56usize];
+    ["Offset of field: Epilogue::reserved"][::std::mem::offset_of!(Epilogue, reserved) - 60usize];
 };
 /// One input of a convolution: its pixels `[batch, height, width]`, each a row of dense channels.
 #[repr(C)]
@@ -673,19 +680,19 @@ pub struct Conv2dFwd {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of Conv2dFwd"][::std::mem::size_of::<Conv2dFwd>() - 368usize];
+    ["Size of Conv2dFwd"][::std::mem::size_of::<Conv2dFwd>() - 376usize];
     ["Alignment of Conv2dFwd"][::std::mem::align_of::<Conv2dFwd>() - 8usize];
     ["Offset of field: Conv2dFwd::source"][::std::mem::offset_of!(Conv2dFwd, source) - 0usize];
     ["Offset of field: Conv2dFwd::w"][::std::mem::offset_of!(Conv2dFwd, w) - 192usize];
     ["Offset of field: Conv2dFwd::y"][::std::mem::offset_of!(Conv2dFwd, y) - 200usize];
     ["Offset of field: Conv2dFwd::epilogue"][::std::mem::offset_of!(Conv2dFwd, epilogue) - 208usize];
-    ["Offset of field: Conv2dFwd::geometry"][::std::mem::offset_of!(Conv2dFwd, geometry) - 264usize];
-    ["Offset of field: Conv2dFwd::sources"][::std::mem::offset_of!(Conv2dFwd, sources) - 344usize];
-    ["Offset of field: Conv2dFwd::groups"][::std::mem::offset_of!(Conv2dFwd, groups) - 348usize];
-    ["Offset of field: Conv2dFwd::cin"][::std::mem::offset_of!(Conv2dFwd, cin) - 352usize];
-    ["Offset of field: Conv2dFwd::cout"][::std::mem::offset_of!(Conv2dFwd, cout) - 356usize];
-    ["Offset of field: Conv2dFwd::cout_padded"][::std::mem::offset_of!(Conv2dFwd, cout_padded) - 360usize];
-    ["Offset of field: Conv2dFwd::y_is_f32"][::std::mem::offset_of!(Conv2dFwd, y_is_f32) - 364usize];
+    ["Offset of field: Conv2dFwd::geometry"][::std::mem::offset_of!(Conv2dFwd, geometry) - 272usize];
+    ["Offset of field: Conv2dFwd::sources"][::std::mem::offset_of!(Conv2dFwd, sources) - 352usize];
+    ["Offset of field: Conv2dFwd::groups"][::std::mem::offset_of!(Conv2dFwd, groups) - 356usize];
+    ["Offset of field: Conv2dFwd::cin"][::std::mem::offset_of!(Conv2dFwd, cin) - 360usize];
+    ["Offset of field: Conv2dFwd::cout"][::std::mem::offset_of!(Conv2dFwd, cout) - 364usize];
+    ["Offset of field: Conv2dFwd::cout_padded"][::std::mem::offset_of!(Conv2dFwd, cout_padded) - 368usize];
+    ["Offset of field: Conv2dFwd::y_is_f32"][::std::mem::offset_of!(Conv2dFwd, y_is_f32) - 372usize];
 };
 /// Parameters of `conv2d_pack_*`: weights from `[out, in/groups, kh, kw]` into the order of a kernel's slices. The
 /// gradient of the input wants the kernel turned by 180 degrees with input and output exchanged; the steps say that.
@@ -1182,6 +1189,61 @@ const _: () = {
     ["Offset of field: GatedResidualFwd::reserved"]
         [::std::mem::offset_of!(GatedResidualFwd, reserved) - 68usize];
 };
+/// A norm of the finished rows of a product: (x - mean) * rstd * (plus + scale) + shift, in the type of the
+/// product's operands.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct RowNorm {
+    /// Dense rows.
+    pub y: u64,
+    /// f32, one vector a sample, `shift_step` and `scale_step` elements apart (0: shared by all).
+    pub shift: u64,
+    /// See `shift`.
+    pub scale: u64,
+    /// See `shift`.
+    pub shift_step: i64,
+    /// See `shift`.
+    pub scale_step: i64,
+    /// Added to the variance.
+    pub eps: f32,
+    /// 1 for a norm that is conditioned (`adaln`), 0 for one with weights (`layer_norm`).
+    pub plus: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RowNorm"][::std::mem::size_of::<RowNorm>() - 48usize];
+    ["Alignment of RowNorm"][::std::mem::align_of::<RowNorm>() - 8usize];
+    ["Offset of field: RowNorm::y"][::std::mem::offset_of!(RowNorm, y) - 0usize];
+    ["Offset of field: RowNorm::shift"][::std::mem::offset_of!(RowNorm, shift) - 8usize];
+    ["Offset of field: RowNorm::scale"][::std::mem::offset_of!(RowNorm, scale) - 16usize];
+    ["Offset of field: RowNorm::shift_step"][::std::mem::offset_of!(RowNorm, shift_step) - 24usize];
+    ["Offset of field: RowNorm::scale_step"][::std::mem::offset_of!(RowNorm, scale_step) - 32usize];
+    ["Offset of field: RowNorm::eps"][::std::mem::offset_of!(RowNorm, eps) - 40usize];
+    ["Offset of field: RowNorm::plus"][::std::mem::offset_of!(RowNorm, plus) - 44usize];
+};
+/// What the last block that finishes some rows of a product does to them, part of the parameters of those kernels:
+/// rows of up to 1280 elements, a multiple of 4.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct RowNorms {
+    /// The first `count` are wanted.
+    pub norms: [RowNorm; 2usize],
+    /// One u32 for each row of tiles, zero before and after the launch: how many of its blocks are done.
+    pub counters: u64,
+    /// 0 to `ROW_NORMS`.
+    pub count: i32,
+    /// Rows of one sample.
+    pub tokens: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RowNorms"][::std::mem::size_of::<RowNorms>() - 112usize];
+    ["Alignment of RowNorms"][::std::mem::align_of::<RowNorms>() - 8usize];
+    ["Offset of field: RowNorms::norms"][::std::mem::offset_of!(RowNorms, norms) - 0usize];
+    ["Offset of field: RowNorms::counters"][::std::mem::offset_of!(RowNorms, counters) - 96usize];
+    ["Offset of field: RowNorms::count"][::std::mem::offset_of!(RowNorms, count) - 104usize];
+    ["Offset of field: RowNorms::tokens"][::std::mem::offset_of!(RowNorms, tokens) - 108usize];
+};
 /// A tensor for the tensor copies of sm_90 (cuda/include/sm90.cuh), as the device that made it encodes it
 /// (`KernelDevice::tensor_map`; on a GPU the driver's CUtensorMap). Part of the parameters of kernels `*_sm90`,
 /// at a multiple of 64 bytes.
@@ -1257,11 +1319,13 @@ pub struct Gemm {
     pub epilogue: Epilogue,
     /// The products, if `grouped`.
     pub members: [GemmMember; 8usize],
-    /// See `members`.
+    /// Of y, for one product whose k is not split, by `gemm_nt_*`.
+    pub norms: RowNorms,
+    /// See `norms`.
     pub m: i32,
-    /// See `members`.
+    /// See `norms`.
     pub n: i32,
-    /// See `members`.
+    /// See `norms`.
     pub k: i32,
     /// Products of a block: a multiple of 32, or k.
     pub k_slice: i32,
@@ -1280,7 +1344,7 @@ pub struct Gemm {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of Gemm"][::std::mem::size_of::<Gemm>() - 472usize];
+    ["Size of Gemm"][::std::mem::size_of::<Gemm>() - 592usize];
     ["Alignment of Gemm"][::std::mem::align_of::<Gemm>() - 8usize];
     ["Offset of field: Gemm::a"][::std::mem::offset_of!(Gemm, a) - 0usize];
     ["Offset of field: Gemm::b"][::std::mem::offset_of!(Gemm, b) - 8usize];
@@ -1290,17 +1354,18 @@ const _: () = {
     ["Offset of field: Gemm::a_batch"][::std::mem::offset_of!(Gemm, a_batch) - 40usize];
     ["Offset of field: Gemm::b_batch"][::std::mem::offset_of!(Gemm, b_batch) - 48usize];
     ["Offset of field: Gemm::epilogue"][::std::mem::offset_of!(Gemm, epilogue) - 56usize];
-    ["Offset of field: Gemm::members"][::std::mem::offset_of!(Gemm, members) - 112usize];
-    ["Offset of field: Gemm::m"][::std::mem::offset_of!(Gemm, m) - 432usize];
-    ["Offset of field: Gemm::n"][::std::mem::offset_of!(Gemm, n) - 436usize];
-    ["Offset of field: Gemm::k"][::std::mem::offset_of!(Gemm, k) - 440usize];
-    ["Offset of field: Gemm::k_slice"][::std::mem::offset_of!(Gemm, k_slice) - 444usize];
-    ["Offset of field: Gemm::a_align"][::std::mem::offset_of!(Gemm, a_align) - 448usize];
-    ["Offset of field: Gemm::b_align"][::std::mem::offset_of!(Gemm, b_align) - 452usize];
-    ["Offset of field: Gemm::a_trans"][::std::mem::offset_of!(Gemm, a_trans) - 456usize];
-    ["Offset of field: Gemm::b_trans"][::std::mem::offset_of!(Gemm, b_trans) - 460usize];
-    ["Offset of field: Gemm::y_f32"][::std::mem::offset_of!(Gemm, y_f32) - 464usize];
-    ["Offset of field: Gemm::grouped"][::std::mem::offset_of!(Gemm, grouped) - 468usize];
+    ["Offset of field: Gemm::members"][::std::mem::offset_of!(Gemm, members) - 120usize];
+    ["Offset of field: Gemm::norms"][::std::mem::offset_of!(Gemm, norms) - 440usize];
+    ["Offset of field: Gemm::m"][::std::mem::offset_of!(Gemm, m) - 552usize];
+    ["Offset of field: Gemm::n"][::std::mem::offset_of!(Gemm, n) - 556usize];
+    ["Offset of field: Gemm::k"][::std::mem::offset_of!(Gemm, k) - 560usize];
+    ["Offset of field: Gemm::k_slice"][::std::mem::offset_of!(Gemm, k_slice) - 564usize];
+    ["Offset of field: Gemm::a_align"][::std::mem::offset_of!(Gemm, a_align) - 568usize];
+    ["Offset of field: Gemm::b_align"][::std::mem::offset_of!(Gemm, b_align) - 572usize];
+    ["Offset of field: Gemm::a_trans"][::std::mem::offset_of!(Gemm, a_trans) - 576usize];
+    ["Offset of field: Gemm::b_trans"][::std::mem::offset_of!(Gemm, b_trans) - 580usize];
+    ["Offset of field: Gemm::y_f32"][::std::mem::offset_of!(Gemm, y_f32) - 584usize];
+    ["Offset of field: Gemm::grouped"][::std::mem::offset_of!(Gemm, grouped) - 588usize];
 };
 /// Parameters of `gemm_sum_*`: y = epilogue(sum of the partial products of `splits` blocks).
 #[repr(C)]
@@ -1321,14 +1386,14 @@ pub struct GemmSum {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of GemmSum"][::std::mem::size_of::<GemmSum>() - 88usize];
+    ["Size of GemmSum"][::std::mem::size_of::<GemmSum>() - 96usize];
     ["Alignment of GemmSum"][::std::mem::align_of::<GemmSum>() - 8usize];
     ["Offset of field: GemmSum::partial"][::std::mem::offset_of!(GemmSum, partial) - 0usize];
     ["Offset of field: GemmSum::y"][::std::mem::offset_of!(GemmSum, y) - 8usize];
     ["Offset of field: GemmSum::len"][::std::mem::offset_of!(GemmSum, len) - 16usize];
     ["Offset of field: GemmSum::epilogue"][::std::mem::offset_of!(GemmSum, epilogue) - 24usize];
-    ["Offset of field: GemmSum::n"][::std::mem::offset_of!(GemmSum, n) - 80usize];
-    ["Offset of field: GemmSum::splits"][::std::mem::offset_of!(GemmSum, splits) - 84usize];
+    ["Offset of field: GemmSum::n"][::std::mem::offset_of!(GemmSum, n) - 88usize];
+    ["Offset of field: GemmSum::splits"][::std::mem::offset_of!(GemmSum, splits) - 92usize];
 };
 /// Parameters of `gemm_*_sm90`: as `Gemm`, but operands are described by tensor maps of three axes, of boxes of 64
 /// elements in rows of 128 swizzled bytes: k, outer index and item of the batch, 128 (or the tile's columns)
@@ -1364,7 +1429,7 @@ pub struct GemmSm90 {
     /// See `a`.
     pub grouped: i32,
     /// Padding to a multiple of 64 bytes.
-    pub reserved: [u32; 10usize],
+    pub reserved: [u32; 8usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -1375,15 +1440,15 @@ const _: () = {
     ["Offset of field: GemmSm90::y"][::std::mem::offset_of!(GemmSm90, y) - 2048usize];
     ["Offset of field: GemmSm90::bias"][::std::mem::offset_of!(GemmSm90, bias) - 2112usize];
     ["Offset of field: GemmSm90::epilogue"][::std::mem::offset_of!(GemmSm90, epilogue) - 2176usize];
-    ["Offset of field: GemmSm90::m"][::std::mem::offset_of!(GemmSm90, m) - 2232usize];
-    ["Offset of field: GemmSm90::n"][::std::mem::offset_of!(GemmSm90, n) - 2236usize];
-    ["Offset of field: GemmSm90::k"][::std::mem::offset_of!(GemmSm90, k) - 2240usize];
-    ["Offset of field: GemmSm90::k_slice"][::std::mem::offset_of!(GemmSm90, k_slice) - 2244usize];
-    ["Offset of field: GemmSm90::a_batched"][::std::mem::offset_of!(GemmSm90, a_batched) - 2248usize];
-    ["Offset of field: GemmSm90::b_batched"][::std::mem::offset_of!(GemmSm90, b_batched) - 2252usize];
-    ["Offset of field: GemmSm90::y_f32"][::std::mem::offset_of!(GemmSm90, y_f32) - 2256usize];
-    ["Offset of field: GemmSm90::grouped"][::std::mem::offset_of!(GemmSm90, grouped) - 2260usize];
-    ["Offset of field: GemmSm90::reserved"][::std::mem::offset_of!(GemmSm90, reserved) - 2264usize];
+    ["Offset of field: GemmSm90::m"][::std::mem::offset_of!(GemmSm90, m) - 2240usize];
+    ["Offset of field: GemmSm90::n"][::std::mem::offset_of!(GemmSm90, n) - 2244usize];
+    ["Offset of field: GemmSm90::k"][::std::mem::offset_of!(GemmSm90, k) - 2248usize];
+    ["Offset of field: GemmSm90::k_slice"][::std::mem::offset_of!(GemmSm90, k_slice) - 2252usize];
+    ["Offset of field: GemmSm90::a_batched"][::std::mem::offset_of!(GemmSm90, a_batched) - 2256usize];
+    ["Offset of field: GemmSm90::b_batched"][::std::mem::offset_of!(GemmSm90, b_batched) - 2260usize];
+    ["Offset of field: GemmSm90::y_f32"][::std::mem::offset_of!(GemmSm90, y_f32) - 2264usize];
+    ["Offset of field: GemmSm90::grouped"][::std::mem::offset_of!(GemmSm90, grouped) - 2268usize];
+    ["Offset of field: GemmSm90::reserved"][::std::mem::offset_of!(GemmSm90, reserved) - 2272usize];
 };
 impl Default for GemmSm90 {
     fn default() -> Self {
@@ -1695,6 +1760,92 @@ const _: () = {
     ["Offset of field: LayerNormGradRows::eps"][::std::mem::offset_of!(LayerNormGradRows, eps) - 64usize];
     ["Offset of field: LayerNormGradRows::reserved"]
         [::std::mem::offset_of!(LayerNormGradRows, reserved) - 68usize];
+};
+/// An expert: rows h of k values, and two layers of n rows of k values that make its gammas and betas of them.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct ModulateExpert {
+    /// h, rows `h_step` elements apart.
+    pub h: u64,
+    /// The weights, dense rows.
+    pub w_gamma: u64,
+    /// See `w_gamma`.
+    pub w_beta: u64,
+    /// f32, one value a column.
+    pub b_gamma: u64,
+    /// See `b_gamma`.
+    pub b_beta: u64,
+    /// See `h`.
+    pub h_step: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ModulateExpert"][::std::mem::size_of::<ModulateExpert>() - 48usize];
+    ["Alignment of ModulateExpert"][::std::mem::align_of::<ModulateExpert>() - 8usize];
+    ["Offset of field: ModulateExpert::h"][::std::mem::offset_of!(ModulateExpert, h) - 0usize];
+    ["Offset of field: ModulateExpert::w_gamma"][::std::mem::offset_of!(ModulateExpert, w_gamma) - 8usize];
+    ["Offset of field: ModulateExpert::w_beta"][::std::mem::offset_of!(ModulateExpert, w_beta) - 16usize];
+    ["Offset of field: ModulateExpert::b_gamma"][::std::mem::offset_of!(ModulateExpert, b_gamma) - 24usize];
+    ["Offset of field: ModulateExpert::b_beta"][::std::mem::offset_of!(ModulateExpert, b_beta) - 32usize];
+    ["Offset of field: ModulateExpert::h_step"][::std::mem::offset_of!(ModulateExpert, h_step) - 40usize];
+};
+/// Parameters of `linear_modulate_*`: y = x * (1 + gamma) + beta, where gamma is the sum over the experts of
+/// g * (h * w_gamma^T + b_gamma), beta likewise, and g is a softmax over the logits of the row.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct LinearModulate {
+    /// The first `count` exist.
+    pub experts: [ModulateExpert; 8usize],
+    /// Of y.
+    pub norms: RowNorms,
+    /// f32, dense m x n matrices; they may be the same memory.
+    pub x: u64,
+    /// See `x`.
+    pub y: u64,
+    /// y in the type of h; 0: not wanted.
+    pub twin: u64,
+    /// As h, `experts` of them a row, rows `logits_step` elements apart; 0: one expert, of weight 1.
+    pub logits: u64,
+    /// See `logits`.
+    pub logits_step: i64,
+    /// Extents: rows, columns of y, values of a row of h.
+    pub m: i32,
+    /// See `m`.
+    pub n: i32,
+    /// See `m`.
+    pub k: i32,
+    /// Experts, 1 to `MODULATE_EXPERTS`.
+    pub count: i32,
+    /// Bytes (2 to 16, a power of two) that divide the addresses and steps of all h, and of all weights.
+    pub h_align: i32,
+    /// See `h_align`.
+    pub w_align: i32,
+    /// Whether x, y and the biases can be accessed in vectors of four.
+    pub vectors: i32,
+    /// Zero.
+    pub reserved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of LinearModulate"][::std::mem::size_of::<LinearModulate>() - 568usize];
+    ["Alignment of LinearModulate"][::std::mem::align_of::<LinearModulate>() - 8usize];
+    ["Offset of field: LinearModulate::experts"][::std::mem::offset_of!(LinearModulate, experts) - 0usize];
+    ["Offset of field: LinearModulate::norms"][::std::mem::offset_of!(LinearModulate, norms) - 384usize];
+    ["Offset of field: LinearModulate::x"][::std::mem::offset_of!(LinearModulate, x) - 496usize];
+    ["Offset of field: LinearModulate::y"][::std::mem::offset_of!(LinearModulate, y) - 504usize];
+    ["Offset of field: LinearModulate::twin"][::std::mem::offset_of!(LinearModulate, twin) - 512usize];
+    ["Offset of field: LinearModulate::logits"][::std::mem::offset_of!(LinearModulate, logits) - 520usize];
+    ["Offset of field: LinearModulate::logits_step"]
+        [::std::mem::offset_of!(LinearModulate, logits_step) - 528usize];
+    ["Offset of field: LinearModulate::m"][::std::mem::offset_of!(LinearModulate, m) - 536usize];
+    ["Offset of field: LinearModulate::n"][::std::mem::offset_of!(LinearModulate, n) - 540usize];
+    ["Offset of field: LinearModulate::k"][::std::mem::offset_of!(LinearModulate, k) - 544usize];
+    ["Offset of field: LinearModulate::count"][::std::mem::offset_of!(LinearModulate, count) - 548usize];
+    ["Offset of field: LinearModulate::h_align"][::std::mem::offset_of!(LinearModulate, h_align) - 552usize];
+    ["Offset of field: LinearModulate::w_align"][::std::mem::offset_of!(LinearModulate, w_align) - 556usize];
+    ["Offset of field: LinearModulate::vectors"][::std::mem::offset_of!(LinearModulate, vectors) - 560usize];
+    ["Offset of field: LinearModulate::reserved"]
+        [::std::mem::offset_of!(LinearModulate, reserved) - 564usize];
 };
 /// Parameters of `modulate_*`: y = x * (1 + gamma) + beta, row by row.
 #[repr(C)]

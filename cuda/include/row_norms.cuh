@@ -34,10 +34,21 @@ DC_FN void norm_row(const RowNorms& p, const Row& x, int row) {
     }
 }
 
-/// Called by all THREADS threads of a block when they have stored their tile of the dense m×n f32 matrix at `y`, in
-/// rows `tile`·ROWS…, one of `columns` tiles side by side. Uses the start of shared memory; contains barriers.
+/// The rows `tile`·ROWS… of the dense m×n matrix at `y`, by all warps of a block.
+template <class T, int ROWS, int THREADS, class Y>
+DC_FN void norm_rows(const RowNorms& p, const Y* y, int tile, int m, int n) {
+    using Row = KeptRow<LoneWarp, 10>;
+    const int end = min(m, (tile + 1) * ROWS);
+    DC_ROLL
+    for (int row = tile * ROWS + warp(); row < end; row += THREADS / 32)
+        norm_row<T>(p, Row(y + int64_t(row) * n, n, lane()), row);
+}
+
+/// Called by all THREADS threads of a block when they have stored their tile of the dense m×n matrix at `y`, of f32 if
+/// `y_f32`, else of T, in rows `tile`·ROWS…, one of `columns` tiles side by side. Uses the start of shared memory;
+/// contains barriers.
 template <class T, int ROWS, int THREADS>
-DC_FN void norm_finished_rows(const RowNorms& p, uint64_t y, int tile, int columns, int m, int n) {
+DC_FN void norm_finished_rows(const RowNorms& p, uint64_t y, bool y_f32, int tile, int columns, int m, int n) {
     if (p.count == 0) return;
     uint32_t* counter = ptr<uint32_t>(p.counters) + tile;
     auto& last = shared<uint32_t>();
@@ -50,11 +61,10 @@ DC_FN void norm_finished_rows(const RowNorms& p, uint64_t y, int tile, int colum
     }
     __syncthreads();
     if (!last) return;
-    using Row = KeptRow<LoneWarp, 10>;
-    const int end = min(m, (tile + 1) * ROWS);
-    DC_ROLL
-    for (int row = tile * ROWS + warp(); row < end; row += THREADS / 32)
-        norm_row<T>(p, Row(ptr<const float>(y) + int64_t(row) * n, n, lane()), row);
+    if (y_f32)
+        norm_rows<T, ROWS, THREADS>(p, ptr<const float>(y), tile, m, n);
+    else
+        norm_rows<T, ROWS, THREADS>(p, ptr<const T>(y), tile, m, n);
 }
 
 }  // namespace dc

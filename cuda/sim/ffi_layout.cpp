@@ -1,5 +1,5 @@
 // Written by tools/bindgen: what Rust believes of the structs of ffi/, for the C++ compilers to prove.
-// headers sha256: b13643a04a3601a0b060d311f0641e08b848a5ea62c8e2f24f5eb2bdd6da6490
+// headers sha256: 0ac735398e2ea1caa691d2d99811dd856a3d2c62f0a188227d0e62390a64bfae
 #include <cstddef>
 
 #include "../../ffi/activation.h"
@@ -18,12 +18,14 @@
 #include "../../ffi/group_norm.h"
 #include "../../ffi/index.h"
 #include "../../ffi/layer_norm.h"
+#include "../../ffi/linear_modulate.h"
 #include "../../ffi/moe_modulate.h"
 #include "../../ffi/pixel_shuffle.h"
 #include "../../ffi/prelu.h"
 #include "../../ffi/reduce.h"
 #include "../../ffi/resize.h"
 #include "../../ffi/rms_norm.h"
+#include "../../ffi/row_norms.h"
 #include "../../ffi/rows.h"
 #include "../../ffi/softmax.h"
 #include "../../ffi/tensor_map.h"
@@ -145,17 +147,18 @@ static_assert(offsetof(ColorFixBlur, channels) == 32, "offsetof(ColorFixBlur, ch
 static_assert(offsetof(ColorFixBlur, radius) == 36, "offsetof(ColorFixBlur, radius)");
 static_assert(offsetof(ColorFixBlur, add) == 40, "offsetof(ColorFixBlur, add)");
 static_assert(offsetof(ColorFixBlur, reserved) == 44, "offsetof(ColorFixBlur, reserved)");
-static_assert(sizeof(Epilogue) == 56, "sizeof(Epilogue)");
+static_assert(sizeof(Epilogue) == 64, "sizeof(Epilogue)");
 static_assert(offsetof(Epilogue, bias) == 0, "offsetof(Epilogue, bias)");
 static_assert(offsetof(Epilogue, residual) == 8, "offsetof(Epilogue, residual)");
 static_assert(offsetof(Epilogue, gate) == 16, "offsetof(Epilogue, gate)");
 static_assert(offsetof(Epilogue, gate_step) == 24, "offsetof(Epilogue, gate_step)");
-static_assert(offsetof(Epilogue, alpha) == 32, "offsetof(Epilogue, alpha)");
-static_assert(offsetof(Epilogue, act) == 36, "offsetof(Epilogue, act)");
-static_assert(offsetof(Epilogue, act_a) == 40, "offsetof(Epilogue, act_a)");
-static_assert(offsetof(Epilogue, act_b) == 44, "offsetof(Epilogue, act_b)");
-static_assert(offsetof(Epilogue, gate_rows) == 48, "offsetof(Epilogue, gate_rows)");
-static_assert(offsetof(Epilogue, reserved) == 52, "offsetof(Epilogue, reserved)");
+static_assert(offsetof(Epilogue, twin) == 32, "offsetof(Epilogue, twin)");
+static_assert(offsetof(Epilogue, alpha) == 40, "offsetof(Epilogue, alpha)");
+static_assert(offsetof(Epilogue, act) == 44, "offsetof(Epilogue, act)");
+static_assert(offsetof(Epilogue, act_a) == 48, "offsetof(Epilogue, act_a)");
+static_assert(offsetof(Epilogue, act_b) == 52, "offsetof(Epilogue, act_b)");
+static_assert(offsetof(Epilogue, gate_rows) == 56, "offsetof(Epilogue, gate_rows)");
+static_assert(offsetof(Epilogue, reserved) == 60, "offsetof(Epilogue, reserved)");
 static_assert(sizeof(ConvSource) == 24, "sizeof(ConvSource)");
 static_assert(offsetof(ConvSource, x) == 0, "offsetof(ConvSource, x)");
 static_assert(offsetof(ConvSource, step) == 8, "offsetof(ConvSource, step)");
@@ -182,18 +185,18 @@ static_assert(offsetof(ConvGeometry, shift_y) == 64, "offsetof(ConvGeometry, shi
 static_assert(offsetof(ConvGeometry, shift_x) == 68, "offsetof(ConvGeometry, shift_x)");
 static_assert(offsetof(ConvGeometry, stuffed) == 72, "offsetof(ConvGeometry, stuffed)");
 static_assert(offsetof(ConvGeometry, pixels) == 76, "offsetof(ConvGeometry, pixels)");
-static_assert(sizeof(Conv2dFwd) == 368, "sizeof(Conv2dFwd)");
+static_assert(sizeof(Conv2dFwd) == 376, "sizeof(Conv2dFwd)");
 static_assert(offsetof(Conv2dFwd, source) == 0, "offsetof(Conv2dFwd, source)");
 static_assert(offsetof(Conv2dFwd, w) == 192, "offsetof(Conv2dFwd, w)");
 static_assert(offsetof(Conv2dFwd, y) == 200, "offsetof(Conv2dFwd, y)");
 static_assert(offsetof(Conv2dFwd, epilogue) == 208, "offsetof(Conv2dFwd, epilogue)");
-static_assert(offsetof(Conv2dFwd, geometry) == 264, "offsetof(Conv2dFwd, geometry)");
-static_assert(offsetof(Conv2dFwd, sources) == 344, "offsetof(Conv2dFwd, sources)");
-static_assert(offsetof(Conv2dFwd, groups) == 348, "offsetof(Conv2dFwd, groups)");
-static_assert(offsetof(Conv2dFwd, cin) == 352, "offsetof(Conv2dFwd, cin)");
-static_assert(offsetof(Conv2dFwd, cout) == 356, "offsetof(Conv2dFwd, cout)");
-static_assert(offsetof(Conv2dFwd, cout_padded) == 360, "offsetof(Conv2dFwd, cout_padded)");
-static_assert(offsetof(Conv2dFwd, y_is_f32) == 364, "offsetof(Conv2dFwd, y_is_f32)");
+static_assert(offsetof(Conv2dFwd, geometry) == 272, "offsetof(Conv2dFwd, geometry)");
+static_assert(offsetof(Conv2dFwd, sources) == 352, "offsetof(Conv2dFwd, sources)");
+static_assert(offsetof(Conv2dFwd, groups) == 356, "offsetof(Conv2dFwd, groups)");
+static_assert(offsetof(Conv2dFwd, cin) == 360, "offsetof(Conv2dFwd, cin)");
+static_assert(offsetof(Conv2dFwd, cout) == 364, "offsetof(Conv2dFwd, cout)");
+static_assert(offsetof(Conv2dFwd, cout_padded) == 368, "offsetof(Conv2dFwd, cout_padded)");
+static_assert(offsetof(Conv2dFwd, y_is_f32) == 372, "offsetof(Conv2dFwd, y_is_f32)");
 static_assert(sizeof(Conv2dPack) == 112, "sizeof(Conv2dPack)");
 static_assert(offsetof(Conv2dPack, w) == 0, "offsetof(Conv2dPack, w)");
 static_assert(offsetof(Conv2dPack, packed) == 8, "offsetof(Conv2dPack, packed)");
@@ -322,6 +325,19 @@ static_assert(offsetof(GatedResidualFwd, rows) == 56, "offsetof(GatedResidualFwd
 static_assert(offsetof(GatedResidualFwd, cols) == 60, "offsetof(GatedResidualFwd, cols)");
 static_assert(offsetof(GatedResidualFwd, tokens) == 64, "offsetof(GatedResidualFwd, tokens)");
 static_assert(offsetof(GatedResidualFwd, reserved) == 68, "offsetof(GatedResidualFwd, reserved)");
+static_assert(sizeof(RowNorm) == 48, "sizeof(RowNorm)");
+static_assert(offsetof(RowNorm, y) == 0, "offsetof(RowNorm, y)");
+static_assert(offsetof(RowNorm, shift) == 8, "offsetof(RowNorm, shift)");
+static_assert(offsetof(RowNorm, scale) == 16, "offsetof(RowNorm, scale)");
+static_assert(offsetof(RowNorm, shift_step) == 24, "offsetof(RowNorm, shift_step)");
+static_assert(offsetof(RowNorm, scale_step) == 32, "offsetof(RowNorm, scale_step)");
+static_assert(offsetof(RowNorm, eps) == 40, "offsetof(RowNorm, eps)");
+static_assert(offsetof(RowNorm, plus) == 44, "offsetof(RowNorm, plus)");
+static_assert(sizeof(RowNorms) == 112, "sizeof(RowNorms)");
+static_assert(offsetof(RowNorms, norms) == 0, "offsetof(RowNorms, norms)");
+static_assert(offsetof(RowNorms, counters) == 96, "offsetof(RowNorms, counters)");
+static_assert(offsetof(RowNorms, count) == 104, "offsetof(RowNorms, count)");
+static_assert(offsetof(RowNorms, tokens) == 108, "offsetof(RowNorms, tokens)");
 static_assert(sizeof(TensorMap) == 128, "sizeof(TensorMap)");
 static_assert(offsetof(TensorMap, opaque) == 0, "offsetof(TensorMap, opaque)");
 static_assert(sizeof(GemmMember) == 40, "sizeof(GemmMember)");
@@ -330,7 +346,7 @@ static_assert(offsetof(GemmMember, b) == 8, "offsetof(GemmMember, b)");
 static_assert(offsetof(GemmMember, y) == 16, "offsetof(GemmMember, y)");
 static_assert(offsetof(GemmMember, bias) == 24, "offsetof(GemmMember, bias)");
 static_assert(offsetof(GemmMember, a_step) == 32, "offsetof(GemmMember, a_step)");
-static_assert(sizeof(Gemm) == 472, "sizeof(Gemm)");
+static_assert(sizeof(Gemm) == 592, "sizeof(Gemm)");
 static_assert(offsetof(Gemm, a) == 0, "offsetof(Gemm, a)");
 static_assert(offsetof(Gemm, b) == 8, "offsetof(Gemm, b)");
 static_assert(offsetof(Gemm, y) == 16, "offsetof(Gemm, y)");
@@ -339,39 +355,40 @@ static_assert(offsetof(Gemm, b_step) == 32, "offsetof(Gemm, b_step)");
 static_assert(offsetof(Gemm, a_batch) == 40, "offsetof(Gemm, a_batch)");
 static_assert(offsetof(Gemm, b_batch) == 48, "offsetof(Gemm, b_batch)");
 static_assert(offsetof(Gemm, epilogue) == 56, "offsetof(Gemm, epilogue)");
-static_assert(offsetof(Gemm, members) == 112, "offsetof(Gemm, members)");
-static_assert(offsetof(Gemm, m) == 432, "offsetof(Gemm, m)");
-static_assert(offsetof(Gemm, n) == 436, "offsetof(Gemm, n)");
-static_assert(offsetof(Gemm, k) == 440, "offsetof(Gemm, k)");
-static_assert(offsetof(Gemm, k_slice) == 444, "offsetof(Gemm, k_slice)");
-static_assert(offsetof(Gemm, a_align) == 448, "offsetof(Gemm, a_align)");
-static_assert(offsetof(Gemm, b_align) == 452, "offsetof(Gemm, b_align)");
-static_assert(offsetof(Gemm, a_trans) == 456, "offsetof(Gemm, a_trans)");
-static_assert(offsetof(Gemm, b_trans) == 460, "offsetof(Gemm, b_trans)");
-static_assert(offsetof(Gemm, y_f32) == 464, "offsetof(Gemm, y_f32)");
-static_assert(offsetof(Gemm, grouped) == 468, "offsetof(Gemm, grouped)");
-static_assert(sizeof(GemmSum) == 88, "sizeof(GemmSum)");
+static_assert(offsetof(Gemm, members) == 120, "offsetof(Gemm, members)");
+static_assert(offsetof(Gemm, norms) == 440, "offsetof(Gemm, norms)");
+static_assert(offsetof(Gemm, m) == 552, "offsetof(Gemm, m)");
+static_assert(offsetof(Gemm, n) == 556, "offsetof(Gemm, n)");
+static_assert(offsetof(Gemm, k) == 560, "offsetof(Gemm, k)");
+static_assert(offsetof(Gemm, k_slice) == 564, "offsetof(Gemm, k_slice)");
+static_assert(offsetof(Gemm, a_align) == 568, "offsetof(Gemm, a_align)");
+static_assert(offsetof(Gemm, b_align) == 572, "offsetof(Gemm, b_align)");
+static_assert(offsetof(Gemm, a_trans) == 576, "offsetof(Gemm, a_trans)");
+static_assert(offsetof(Gemm, b_trans) == 580, "offsetof(Gemm, b_trans)");
+static_assert(offsetof(Gemm, y_f32) == 584, "offsetof(Gemm, y_f32)");
+static_assert(offsetof(Gemm, grouped) == 588, "offsetof(Gemm, grouped)");
+static_assert(sizeof(GemmSum) == 96, "sizeof(GemmSum)");
 static_assert(offsetof(GemmSum, partial) == 0, "offsetof(GemmSum, partial)");
 static_assert(offsetof(GemmSum, y) == 8, "offsetof(GemmSum, y)");
 static_assert(offsetof(GemmSum, len) == 16, "offsetof(GemmSum, len)");
 static_assert(offsetof(GemmSum, epilogue) == 24, "offsetof(GemmSum, epilogue)");
-static_assert(offsetof(GemmSum, n) == 80, "offsetof(GemmSum, n)");
-static_assert(offsetof(GemmSum, splits) == 84, "offsetof(GemmSum, splits)");
+static_assert(offsetof(GemmSum, n) == 88, "offsetof(GemmSum, n)");
+static_assert(offsetof(GemmSum, splits) == 92, "offsetof(GemmSum, splits)");
 static_assert(sizeof(GemmSm90) == 2304, "sizeof(GemmSm90)");
 static_assert(offsetof(GemmSm90, a) == 0, "offsetof(GemmSm90, a)");
 static_assert(offsetof(GemmSm90, b) == 1024, "offsetof(GemmSm90, b)");
 static_assert(offsetof(GemmSm90, y) == 2048, "offsetof(GemmSm90, y)");
 static_assert(offsetof(GemmSm90, bias) == 2112, "offsetof(GemmSm90, bias)");
 static_assert(offsetof(GemmSm90, epilogue) == 2176, "offsetof(GemmSm90, epilogue)");
-static_assert(offsetof(GemmSm90, m) == 2232, "offsetof(GemmSm90, m)");
-static_assert(offsetof(GemmSm90, n) == 2236, "offsetof(GemmSm90, n)");
-static_assert(offsetof(GemmSm90, k) == 2240, "offsetof(GemmSm90, k)");
-static_assert(offsetof(GemmSm90, k_slice) == 2244, "offsetof(GemmSm90, k_slice)");
-static_assert(offsetof(GemmSm90, a_batched) == 2248, "offsetof(GemmSm90, a_batched)");
-static_assert(offsetof(GemmSm90, b_batched) == 2252, "offsetof(GemmSm90, b_batched)");
-static_assert(offsetof(GemmSm90, y_f32) == 2256, "offsetof(GemmSm90, y_f32)");
-static_assert(offsetof(GemmSm90, grouped) == 2260, "offsetof(GemmSm90, grouped)");
-static_assert(offsetof(GemmSm90, reserved) == 2264, "offsetof(GemmSm90, reserved)");
+static_assert(offsetof(GemmSm90, m) == 2240, "offsetof(GemmSm90, m)");
+static_assert(offsetof(GemmSm90, n) == 2244, "offsetof(GemmSm90, n)");
+static_assert(offsetof(GemmSm90, k) == 2248, "offsetof(GemmSm90, k)");
+static_assert(offsetof(GemmSm90, k_slice) == 2252, "offsetof(GemmSm90, k_slice)");
+static_assert(offsetof(GemmSm90, a_batched) == 2256, "offsetof(GemmSm90, a_batched)");
+static_assert(offsetof(GemmSm90, b_batched) == 2260, "offsetof(GemmSm90, b_batched)");
+static_assert(offsetof(GemmSm90, y_f32) == 2264, "offsetof(GemmSm90, y_f32)");
+static_assert(offsetof(GemmSm90, grouped) == 2268, "offsetof(GemmSm90, grouped)");
+static_assert(offsetof(GemmSm90, reserved) == 2272, "offsetof(GemmSm90, reserved)");
 static_assert(sizeof(GroupNormTiles) == 24, "sizeof(GroupNormTiles)");
 static_assert(offsetof(GroupNormTiles, pixels) == 0, "offsetof(GroupNormTiles, pixels)");
 static_assert(offsetof(GroupNormTiles, channels) == 4, "offsetof(GroupNormTiles, channels)");
@@ -445,6 +462,29 @@ static_assert(offsetof(LayerNormGradRows, rows) == 56, "offsetof(LayerNormGradRo
 static_assert(offsetof(LayerNormGradRows, cols) == 60, "offsetof(LayerNormGradRows, cols)");
 static_assert(offsetof(LayerNormGradRows, eps) == 64, "offsetof(LayerNormGradRows, eps)");
 static_assert(offsetof(LayerNormGradRows, reserved) == 68, "offsetof(LayerNormGradRows, reserved)");
+static_assert(sizeof(ModulateExpert) == 48, "sizeof(ModulateExpert)");
+static_assert(offsetof(ModulateExpert, h) == 0, "offsetof(ModulateExpert, h)");
+static_assert(offsetof(ModulateExpert, w_gamma) == 8, "offsetof(ModulateExpert, w_gamma)");
+static_assert(offsetof(ModulateExpert, w_beta) == 16, "offsetof(ModulateExpert, w_beta)");
+static_assert(offsetof(ModulateExpert, b_gamma) == 24, "offsetof(ModulateExpert, b_gamma)");
+static_assert(offsetof(ModulateExpert, b_beta) == 32, "offsetof(ModulateExpert, b_beta)");
+static_assert(offsetof(ModulateExpert, h_step) == 40, "offsetof(ModulateExpert, h_step)");
+static_assert(sizeof(LinearModulate) == 568, "sizeof(LinearModulate)");
+static_assert(offsetof(LinearModulate, experts) == 0, "offsetof(LinearModulate, experts)");
+static_assert(offsetof(LinearModulate, norms) == 384, "offsetof(LinearModulate, norms)");
+static_assert(offsetof(LinearModulate, x) == 496, "offsetof(LinearModulate, x)");
+static_assert(offsetof(LinearModulate, y) == 504, "offsetof(LinearModulate, y)");
+static_assert(offsetof(LinearModulate, twin) == 512, "offsetof(LinearModulate, twin)");
+static_assert(offsetof(LinearModulate, logits) == 520, "offsetof(LinearModulate, logits)");
+static_assert(offsetof(LinearModulate, logits_step) == 528, "offsetof(LinearModulate, logits_step)");
+static_assert(offsetof(LinearModulate, m) == 536, "offsetof(LinearModulate, m)");
+static_assert(offsetof(LinearModulate, n) == 540, "offsetof(LinearModulate, n)");
+static_assert(offsetof(LinearModulate, k) == 544, "offsetof(LinearModulate, k)");
+static_assert(offsetof(LinearModulate, count) == 548, "offsetof(LinearModulate, count)");
+static_assert(offsetof(LinearModulate, h_align) == 552, "offsetof(LinearModulate, h_align)");
+static_assert(offsetof(LinearModulate, w_align) == 556, "offsetof(LinearModulate, w_align)");
+static_assert(offsetof(LinearModulate, vectors) == 560, "offsetof(LinearModulate, vectors)");
+static_assert(offsetof(LinearModulate, reserved) == 564, "offsetof(LinearModulate, reserved)");
 static_assert(sizeof(ModulateFwd) == 64, "sizeof(ModulateFwd)");
 static_assert(offsetof(ModulateFwd, x) == 0, "offsetof(ModulateFwd, x)");
 static_assert(offsetof(ModulateFwd, gamma) == 8, "offsetof(ModulateFwd, gamma)");

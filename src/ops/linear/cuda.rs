@@ -38,9 +38,9 @@ pub(super) fn scratch(inputs: &[&TensorType]) -> usize {
     extents(inputs[0], inputs[1]).scratch()
 }
 
-/// Whether an f32 result is made by blocks that can do more with it than store it.
-pub(in crate::ops) fn in_tiles(inputs: &[&TensorType], y: &TensorType) -> bool {
-    y.dtype == DType::F32 && extents(inputs[0], inputs[1]).in_tiles()
+/// Whether the result is made by blocks that can do more with it than store it.
+pub(in crate::ops) fn in_tiles(inputs: &[&TensorType]) -> bool {
+    extents(inputs[0], inputs[1]).in_tiles()
 }
 
 /// With `norms` of the rows of the result. A second result is the first one in x's type.

@@ -123,7 +123,7 @@ impl Op for Linear {
     }
 
     fn cuda_also(&self, inputs: &[&TensorType], outputs: &[&TensorType], also: DType) -> bool {
-        inputs[0].dtype == also && cuda::in_tiles(inputs, outputs[0])
+        inputs[0].dtype == also && outputs[0].dtype == DType::F32 && cuda::in_tiles(inputs)
     }
 
     fn cuda_scratch(&self, inputs: &[&TensorType], _outputs: &[&TensorType]) -> usize {

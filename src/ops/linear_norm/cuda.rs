@@ -51,7 +51,7 @@ fn in_product(op: &LinearNorm, call: &mut CudaCall) -> Option<RowNorms> {
     let (own, vectors) = call.inputs.split_at(op.producer.arity());
     let types: Vec<&TensorType> = own.iter().map(|o| &o.ty).collect();
     let rows = match &op.producer {
-        Producer::Linear(_) if linear::cuda::in_tiles(&types, &y.ty) => {
+        Producer::Linear(_) if linear::cuda::in_tiles(&types) => {
             linear::cuda::extents(types[0], types[1]).tile_rows()
         }
         Producer::Modulate(op) if linear_modulate::cuda::in_tiles(op, &types) => {
