@@ -25,7 +25,7 @@ pub(super) fn forward(op: &LinearNorm, call: &mut CudaCall) -> Result<Vec<Launch
     };
     let (given, apart) = (norms.unwrap_or_default(), norms.is_none());
     let mut launches = match &op.producer {
-        Producer::Linear(op) => linear::cuda::forward(op, &product, given),
+        Producer::Linear(op) => linear::cuda::forward(op, &product, given)?,
         Producer::Modulate(op) => linear_modulate::cuda::forward(op, &mut product, given)?,
     };
     let y = &results[0];
@@ -51,7 +51,8 @@ fn in_product(op: &LinearNorm, call: &mut CudaCall) -> Option<RowNorms> {
     let (own, vectors) = call.inputs.split_at(op.producer.arity());
     let types: Vec<&TensorType> = own.iter().map(|o| &o.ty).collect();
     let rows = match &op.producer {
-        Producer::Linear(_) if linear::cuda::in_tiles(&types) => {
+        // Hopper's own products leave norms to the norms' kernels.
+        Producer::Linear(_) if !call.device.hopper && linear::cuda::in_tiles(&types) => {
             linear::cuda::extents(types[0], types[1]).tile_rows()
         }
         Producer::Modulate(op) if linear_modulate::cuda::in_tiles(op, &types) => {
