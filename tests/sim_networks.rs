@@ -4,20 +4,27 @@
 
 use dreamclear::cancel::Cancel;
 use dreamclear::device::Device;
+use dreamclear::device::kernel::DeviceFacts;
 use dreamclear::device::sim::Simulator;
+use dreamclear::ops::check_cuda::SMALL_HOPPER;
 use dreamclear::tensor::DType;
 use dreamclear::verify::{self, Filter, Options, Place, Slice, What};
 
-/// Runs the networks with this in their names; each must pass.
-fn pass(name: &str, compute: Option<DType>, at_least: usize) {
+/// Runs the networks with this in their names; each must pass. The kernels that ran.
+fn pass(name: &str, compute: Option<DType>, at_least: usize) -> Vec<String> {
+    pass_on(DeviceFacts::A100, name, compute, at_least)
+}
+
+fn pass_on(card: DeviceFacts, name: &str, compute: Option<DType>, at_least: usize) -> Vec<String> {
     if let Err(why) = Simulator::new() {
-        return eprintln!("skipped: {why}");
+        eprintln!("skipped: {why}");
+        return vec![];
     }
     let report = verify::run(&Options {
         what: What::Networks,
         slice: Slice::ALL,
         only: vec![Filter::parse(name).unwrap()],
-        device: Device::sim(2, DType::F32).unwrap(),
+        device: Device::sim_of(2, DType::F32, card).unwrap(),
         place: Place::Simulator,
         compute,
         small: false,
@@ -33,6 +40,7 @@ fn pass(name: &str, compute: Option<DType>, at_least: usize) {
     assert!(report.rows.iter().all(|r| r.failure.is_some() || !r.kernels.is_empty()), "kernels ran");
     let failures: Vec<_> = report.failures().collect();
     assert!(failures.is_empty(), "{failures:#?}");
+    report.rows.iter().flat_map(|r| r.kernels.clone()).collect()
 }
 
 #[test]
@@ -43,6 +51,13 @@ fn networks_equal_the_cpu_in_f32() {
 #[test]
 fn networks_are_near_the_cpu_in_bf16() {
     pass(" bf16", Some(DType::BF16), 9);
+}
+
+/// With the kernels of Hopper's own instructions, wherever they can run.
+#[test]
+fn networks_are_near_the_cpu_on_hopper() {
+    let kernels = pass_on(SMALL_HOPPER, " bf16", Some(DType::BF16), 9);
+    assert!(kernels.is_empty() || kernels.iter().any(|k| k.starts_with("gemm_") && k.ends_with("_sm90")));
 }
 
 #[test]

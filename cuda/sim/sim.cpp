@@ -1,4 +1,5 @@
 // The simulator: fibers, schedules, faults. See sim.h.
+#include "../../ffi/tensor_map.h"
 #include "async.h"
 
 #include <algorithm>
@@ -610,6 +611,10 @@ int dcsim_launch(const char* name, const uint32_t grid[3], const void* params, u
     if (!grid[0] || !grid[1] || !grid[2] || grid[0] > 0x7fffffffu || grid[1] > 65535 || grid[2] > 65535)
         return refuse(std::string(name) + ": a grid has 1 to 2^31-1 × 65535 × 65535 blocks");
     install_handlers();
+    // Parameters are read as a struct: as aligned as any field may ask for, which is a tensor map's 64 bytes.
+    std::vector<TensorMap> aligned((param_bytes + sizeof(TensorMap) - 1) / sizeof(TensorMap));
+    if (param_bytes) std::memcpy(aligned.data(), params, param_bytes);
+    params = aligned.data();
     const uint64_t blocks = uint64_t(grid[0]) * grid[1] * grid[2];
     std::atomic<uint64_t> next{0};
     std::mutex lock;

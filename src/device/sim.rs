@@ -240,17 +240,13 @@ impl Simulator {
     /// outside any mapping is caught and reported.)
     pub unsafe fn launch(&self, launch: &Launch, schedule: Schedule, workers: usize) -> Result<(), String> {
         let name = CString::new(launch.kernel.as_str()).map_err(|e| e.to_string())?;
-        // Parameters are read as a struct: as aligned as any field may ask for, which is a tensor map's 64 bytes.
-        let mut params =
-            vec![ffi::TensorMap::default(); launch.params.len().div_ceil(size_of::<ffi::TensorMap>())];
-        bytemuck::cast_slice_mut(&mut params)[..launch.params.len()].copy_from_slice(&launch.params);
         let mut error = [0u8; 1024];
         // SAFETY: the caller vouches for addresses in the parameters; the rest is ours.
         let failed = unsafe {
             (self.functions.launch)(
                 name.as_ptr(),
                 launch.grid.as_ptr(),
-                params.as_ptr().cast(),
+                launch.params.as_ptr().cast(),
                 launch.params.len() as u32,
                 schedule.code(),
                 workers.max(1) as u32,

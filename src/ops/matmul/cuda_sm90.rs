@@ -36,7 +36,7 @@ impl Product {
         let Tile::Block(rows, columns) = other.tile else { return Ok(None) };
         let copied = |m: &Matrix| m.align() == 16 && m.step > 0;
         if !(call.device.hopper && e.half && e.k > 0 && e.batch <= MOST_BLOCKS_Z)
-            || !(copied(&self.a) && copied(&self.b))
+            || !(copied(&self.a) && copied(&self.b) && self.group.iter().all(|m| m.a_step > 0))
         {
             return Ok(None);
         }
