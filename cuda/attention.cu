@@ -144,9 +144,8 @@ DC_FN void attention_fwd_mma(const AttentionFwd& a) {
     DC_UNROLL
     for (int m = 0; m < M; ++m) load_rows(q[m], q_tile, own0 + 16 * m);
 
-    float out[M][DEPTH / 8][4] = {}, most[M][2], sum[M][2] = {};
-    DC_UNROLL
-    for (int m = 0; m < M; ++m) most[m][0] = most[m][1] = NOTHING;
+    float out[M][DEPTH / 8][4] = {};
+    RowStats<M> stats;
     for (int n0 = 0, stage = 0; n0 < end; n0 += BN, stage ^= 1) {
         dc::cp_async_wait<0>();
         __syncthreads();  // this tile is here, and nobody reads the other stage any more
@@ -159,37 +158,12 @@ DC_FN void attention_fwd_mma(const AttentionFwd& a) {
             factor = 1;
             finish_scores<false>(dots, p, x, bias, m0 + own0, n0);
         }
+        float shrink[M][2];
+        online_softmax(dots, factor, stats, shrink);
+        scale_rows(out, shrink);
         uint32_t weights[M][N / 2][4];
         DC_UNROLL
         for (int m = 0; m < M; ++m) {
-            DC_UNROLL
-            for (int half = 0; half < 2; ++half) {
-                float tile_most = NOTHING;
-                DC_UNROLL
-                for (int j = 0; j < N; ++j)
-                    tile_most = ::fmaxf(tile_most, ::fmaxf(dots[m][j][2 * half], dots[m][j][2 * half + 1]));
-                tile_most = ::fmaxf(tile_most, dc::shuffle_xor(tile_most, 1));
-                tile_most = ::fmaxf(tile_most, dc::shuffle_xor(tile_most, 2));
-                const float new_most = ::fmaxf(most[m][half], tile_most * factor);
-                // A row that has seen nothing yet: any finite number keeps the weights 0.
-                const float base = new_most == NOTHING ? 0.0f : new_most;
-                const float shrink = dc::exp2(most[m][half] - base);
-                most[m][half] = new_most;
-                sum[m][half] *= shrink;
-                DC_UNROLL
-                for (int j = 0; j < DEPTH / 8; ++j) {
-                    out[m][j][2 * half] *= shrink;
-                    out[m][j][2 * half + 1] *= shrink;
-                }
-                DC_UNROLL
-                for (int j = 0; j < N; ++j) {
-                    DC_UNROLL
-                    for (int e = 2 * half; e < 2 * half + 2; ++e) {
-                        dots[m][j][e] = dc::exp2(dots[m][j][e] * factor - base);
-                        sum[m][half] += dots[m][j][e];
-                    }
-                }
-            }
             DC_UNROLL
             for (int j = 0; j < N / 2; ++j) as_operand<T>(weights[m][j], dots[m][2 * j], dots[m][2 * j + 1]);
         }
@@ -197,26 +171,13 @@ DC_FN void attention_fwd_mma(const AttentionFwd& a) {
     }
     dc::cp_async_wait<0>();
 
-    float* lse = dc::ptr<float>(a.lse) + int64_t(index) * p.queries;
-    DC_UNROLL
-    for (int m = 0; m < M; ++m) {
-        DC_UNROLL
-        for (int half = 0; half < 2; ++half) {
-            float& total = sum[m][half];
-            total += dc::shuffle_xor(total, 1);
-            total += dc::shuffle_xor(total, 2);
-            const int row = m0 + own0 + 16 * m + 8 * half + dc::lane() / 4;
-            const bool none = most[m][half] == NOTHING;
-            if (row < p.queries && dc::lane() % 4 == 0)
-                lse[row] = none ? 0.0f : (most[m][half] + ::log2f(total)) * LN2;
-            total = none ? 0.0f : 1.0f / total;
-        }
-    }
+    float factor[M][2];
+    finish_rows(stats, dc::ptr<float>(a.lse) + int64_t(index) * p.queries, m0 + own0, p.queries, factor);
     __syncthreads();  // the tiles become room for results
     const int64_t step = int64_t(p.heads) * p.depth;
     const int first = m0 + own0;
     T* to = dc::ptr<T>(a.out) + (int64_t(x.b) * p.queries + first) * step + x.h * p.depth;
-    store_rows<DEPTH>(s.kv[0][0][0] + own0 * PITCH, out, sum, to, step, p.queries - first, p.depth);
+    store_rows<DEPTH>(s.kv[0][0][0] + own0 * PITCH, out, factor, to, step, p.queries - first, p.depth);
 }
 
 constexpr int WIDE_QUERIES = 64, WIDE_KEYS = 32, WIDE = 512, WIDE_THREADS = 256;

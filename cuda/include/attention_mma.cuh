@@ -151,6 +151,86 @@ DC_FN void finish_scores(float (&dots)[M][N][4], const AttentionProblem& p, cons
         finish_scores_of<KEYS, false>(dots, p, x, bias, m0, n0);
 }
 
+/// Statistics of the online softmax (Milakov and Gimelshein 2018) of a warp's rows; a lane holds those of rows
+/// lane / 4 and 8 further of each 16, their sums over its own columns.
+template <int M>
+struct RowStats {
+    float most[M][2], sum[M][2];
+    DC_FN RowStats() {
+        DC_UNROLL
+        for (int m = 0; m < M; ++m) {
+            most[m][0] = most[m][1] = NOTHING;
+            sum[m][0] = sum[m][1] = 0;
+        }
+    }
+};
+
+/// Makes weights of dot products whose exponents of 2 are dots · factor: 2 to their difference from the
+/// largest seen. `shrink`: what all that was weighed before must be multiplied by.
+template <int M, int N>
+DC_FN void online_softmax(float (&dots)[M][N][4], float factor, RowStats<M>& stats, float (&shrink)[M][2]) {
+    DC_UNROLL
+    for (int m = 0; m < M; ++m) {
+        DC_UNROLL
+        for (int half = 0; half < 2; ++half) {
+            float tile_most = NOTHING;
+            DC_UNROLL
+            for (int j = 0; j < N; ++j)
+                tile_most = ::fmaxf(tile_most, ::fmaxf(dots[m][j][2 * half], dots[m][j][2 * half + 1]));
+            tile_most = ::fmaxf(tile_most, shuffle_xor(tile_most, 1));
+            tile_most = ::fmaxf(tile_most, shuffle_xor(tile_most, 2));
+            const float new_most = ::fmaxf(stats.most[m][half], tile_most * factor);
+            // A row that has seen nothing yet: any finite number keeps the weights 0.
+            const float base = new_most == NOTHING ? 0.0f : new_most;
+            shrink[m][half] = exp2(stats.most[m][half] - base);
+            stats.most[m][half] = new_most;
+            float& sum = stats.sum[m][half];
+            sum *= shrink[m][half];
+            DC_UNROLL
+            for (int j = 0; j < N; ++j) {
+                DC_UNROLL
+                for (int e = 2 * half; e < 2 * half + 2; ++e) {
+                    dots[m][j][e] = exp2(dots[m][j][e] * factor - base);
+                    sum += dots[m][j][e];
+                }
+            }
+        }
+    }
+}
+
+/// Multiplies each row by its factor.
+template <int M, int N>
+DC_FN void scale_rows(float (&x)[M][N][4], const float (&factor)[M][2]) {
+    DC_UNROLL
+    for (int m = 0; m < M; ++m) {
+        DC_UNROLL
+        for (int j = 0; j < N; ++j) {
+            DC_UNROLL
+            for (int e = 0; e < 4; ++e) x[m][j][e] *= factor[m][e / 2];
+        }
+    }
+}
+
+/// Ends the online softmax of rows row0.. of a head: writes those of their log-sum-exps that exist, and gives
+/// what their weighted sums are to be multiplied by.
+template <int M>
+DC_FN void finish_rows(RowStats<M>& stats, float* lse, int row0, int rows, float (&factor)[M][2]) {
+    DC_UNROLL
+    for (int m = 0; m < M; ++m) {
+        DC_UNROLL
+        for (int half = 0; half < 2; ++half) {
+            float sum = stats.sum[m][half];
+            sum += shuffle_xor(sum, 1);
+            sum += shuffle_xor(sum, 2);
+            const int row = row0 + 16 * m + 8 * half + lane() / 4;
+            const bool none = stats.most[m][half] == NOTHING;
+            if (row < rows && lane() % 4 == 0)
+                lse[row] = none ? 0.0f : (stats.most[m][half] + ::log2f(sum)) * LN2;
+            factor[m][half] = none ? 0.0f : 1.0f / sum;
+        }
+    }
+}
+
 /// Accumulators of 16 rows × 16 columns as a left operand in T.
 template <class T>
 DC_FN void as_operand(uint32_t (&w)[4], const float (&left)[4], const float (&right)[4]) {
