@@ -289,19 +289,21 @@ DC_FN uint64_t wgmma_desc(const void* at, unsigned leading_bytes, unsigned strid
 /// The same tile, `bytes` further on.
 DC_FN uint64_t wgmma_advance(uint64_t desc, int bytes) { return desc + uint64_t(bytes >> 4); }
 
-#ifdef __CUDACC__
 /// Keeps the compiler from moving reads and writes of registers over this point.
 template <int N>
 DC_FN void wgmma_pin(float (&acc)[N]) {
+#ifdef __CUDACC__
     DC_UNROLL
     for (int i = 0; i < N; ++i) asm volatile("" : "+f"(acc[i])::"memory");
+#else
+    static_cast<void>(acc);
+#endif
 }
 template <int M, int N>
 DC_FN void wgmma_pin(float (&acc)[M][N]) {
     DC_UNROLL
     for (int i = 0; i < M; ++i) wgmma_pin(acc[i]);
 }
-#endif
 
 /// Orders what threads did with the registers of these accumulators (and of a) before the products that follow.
 /// Before the first product, and again after every wait.
