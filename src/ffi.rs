@@ -2,7 +2,7 @@
 //!
 //! Written by `tools/bindgen`; change the headers, not this file.
 #![allow(rustdoc::broken_intra_doc_links)] // shapes in comments of C are no links
-// headers sha256: 0ac735398e2ea1caa691d2d99811dd856a3d2c62f0a188227d0e62390a64bfae
+// headers sha256: 6aeaec4f420d698d9eb4c8d4b483d160635e1afab8e9b700097c5bf63f70ca9f
 
 /// As in the headers.
 pub const ACTIVATION_NONE: u32 = 0;
@@ -393,6 +393,64 @@ const _: () = {
     ["Offset of field: AttentionBwd::bias_heads"]
         [::std::mem::offset_of!(AttentionBwd, bias_heads) - 300usize];
 };
+/// A tensor for the tensor copies of sm_90 (cuda/include/sm90.cuh), as the device that made it encodes it
+/// (`KernelDevice::tensor_map`; on a GPU the driver's CUtensorMap). Part of the parameters of kernels `*_sm90`,
+/// at a multiple of 64 bytes.
+#[repr(C)]
+#[repr(align(64))]
+#[derive(Debug, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct TensorMap {
+    /// For the device alone.
+    pub opaque: [u64; 16usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of TensorMap"][::std::mem::size_of::<TensorMap>() - 128usize];
+    ["Alignment of TensorMap"][::std::mem::align_of::<TensorMap>() - 64usize];
+    ["Offset of field: TensorMap::opaque"][::std::mem::offset_of!(TensorMap, opaque) - 0usize];
+};
+impl Default for TensorMap {
+    fn default() -> Self {
+        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+/// Parameters of `attention_fwd_*_sm90`.
+#[repr(C)]
+#[repr(align(64))]
+#[derive(Debug, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct AttentionFwdSm90 {
+    /// Queries.
+    pub q: TensorMap,
+    /// Keys.
+    pub k: TensorMap,
+    /// Values.
+    pub v: TensorMap,
+    /// What the kernels of every architecture are told.
+    pub forward: AttentionFwd,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AttentionFwdSm90"][::std::mem::size_of::<AttentionFwdSm90>() - 576usize];
+    ["Alignment of AttentionFwdSm90"][::std::mem::align_of::<AttentionFwdSm90>() - 64usize];
+    ["Offset of field: AttentionFwdSm90::q"][::std::mem::offset_of!(AttentionFwdSm90, q) - 0usize];
+    ["Offset of field: AttentionFwdSm90::k"][::std::mem::offset_of!(AttentionFwdSm90, k) - 128usize];
+    ["Offset of field: AttentionFwdSm90::v"][::std::mem::offset_of!(AttentionFwdSm90, v) - 256usize];
+    ["Offset of field: AttentionFwdSm90::forward"]
+        [::std::mem::offset_of!(AttentionFwdSm90, forward) - 384usize];
+};
+impl Default for AttentionFwdSm90 {
+    fn default() -> Self {
+        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
 /// A divisor of numbers below 2^31, as a multiplication: n / value = (mulhi(n, factor) + n) >> shift.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
@@ -1244,31 +1302,6 @@ const _: () = {
     ["Offset of field: RowNorms::count"][::std::mem::offset_of!(RowNorms, count) - 104usize];
     ["Offset of field: RowNorms::tokens"][::std::mem::offset_of!(RowNorms, tokens) - 108usize];
 };
-/// A tensor for the tensor copies of sm_90 (cuda/include/sm90.cuh), as the device that made it encodes it
-/// (`KernelDevice::tensor_map`; on a GPU the driver's CUtensorMap). Part of the parameters of kernels `*_sm90`,
-/// at a multiple of 64 bytes.
-#[repr(C)]
-#[repr(align(64))]
-#[derive(Debug, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct TensorMap {
-    /// For the device alone.
-    pub opaque: [u64; 16usize],
-}
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
-const _: () = {
-    ["Size of TensorMap"][::std::mem::size_of::<TensorMap>() - 128usize];
-    ["Alignment of TensorMap"][::std::mem::align_of::<TensorMap>() - 64usize];
-    ["Offset of field: TensorMap::opaque"][::std::mem::offset_of!(TensorMap, opaque) - 0usize];
-};
-impl Default for TensorMap {
-    fn default() -> Self {
-        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
-        unsafe {
-            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
-            s.assume_init()
-        }
-    }
-}
 /// What the products of a group do not share.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]

@@ -1,11 +1,12 @@
 // Written by tools/bindgen: what Rust believes of the structs of ffi/, for the C++ compilers to prove.
-// headers sha256: 0ac735398e2ea1caa691d2d99811dd856a3d2c62f0a188227d0e62390a64bfae
+// headers sha256: 6aeaec4f420d698d9eb4c8d4b483d160635e1afab8e9b700097c5bf63f70ca9f
 #include <cstddef>
 
 #include "../../ffi/activation.h"
 #include "../../ffi/adaln.h"
 #include "../../ffi/adamw.h"
 #include "../../ffi/attention.h"
+#include "../../ffi/attention_sm90.h"
 #include "../../ffi/binary.h"
 #include "../../ffi/color_fix.h"
 #include "../../ffi/conv2d.h"
@@ -117,6 +118,13 @@ static_assert(offsetof(AttentionBwd, dv) == 280, "offsetof(AttentionBwd, dv)");
 static_assert(offsetof(AttentionBwd, d_bias) == 288, "offsetof(AttentionBwd, d_bias)");
 static_assert(offsetof(AttentionBwd, bias_batch) == 296, "offsetof(AttentionBwd, bias_batch)");
 static_assert(offsetof(AttentionBwd, bias_heads) == 300, "offsetof(AttentionBwd, bias_heads)");
+static_assert(sizeof(TensorMap) == 128, "sizeof(TensorMap)");
+static_assert(offsetof(TensorMap, opaque) == 0, "offsetof(TensorMap, opaque)");
+static_assert(sizeof(AttentionFwdSm90) == 576, "sizeof(AttentionFwdSm90)");
+static_assert(offsetof(AttentionFwdSm90, q) == 0, "offsetof(AttentionFwdSm90, q)");
+static_assert(offsetof(AttentionFwdSm90, k) == 128, "offsetof(AttentionFwdSm90, k)");
+static_assert(offsetof(AttentionFwdSm90, v) == 256, "offsetof(AttentionFwdSm90, v)");
+static_assert(offsetof(AttentionFwdSm90, forward) == 384, "offsetof(AttentionFwdSm90, forward)");
 static_assert(sizeof(Divisor) == 16, "sizeof(Divisor)");
 static_assert(offsetof(Divisor, value) == 0, "offsetof(Divisor, value)");
 static_assert(offsetof(Divisor, factor) == 4, "offsetof(Divisor, factor)");
@@ -338,8 +346,6 @@ static_assert(offsetof(RowNorms, norms) == 0, "offsetof(RowNorms, norms)");
 static_assert(offsetof(RowNorms, counters) == 96, "offsetof(RowNorms, counters)");
 static_assert(offsetof(RowNorms, count) == 104, "offsetof(RowNorms, count)");
 static_assert(offsetof(RowNorms, tokens) == 108, "offsetof(RowNorms, tokens)");
-static_assert(sizeof(TensorMap) == 128, "sizeof(TensorMap)");
-static_assert(offsetof(TensorMap, opaque) == 0, "offsetof(TensorMap, opaque)");
 static_assert(sizeof(GemmMember) == 40, "sizeof(GemmMember)");
 static_assert(offsetof(GemmMember, a) == 0, "offsetof(GemmMember, a)");
 static_assert(offsetof(GemmMember, b) == 8, "offsetof(GemmMember, b)");

@@ -1,0 +1,18 @@
+#pragma once
+#include "attention.h"
+#include "tensor_map.h"
+
+// Maps of operands have the axes depth, tokens, heads, entries. A box is 64 tokens of one head by 64 elements of
+// depth (rows of 128 bytes, so swizzled) for depths up to 64, else by 32 (64 bytes).
+
+/// Parameters of `attention_fwd_*_sm90`.
+typedef struct AttentionFwdSm90 {
+    /// Queries.
+    TensorMap q;
+    /// Keys.
+    TensorMap k;
+    /// Values.
+    TensorMap v;
+    /// What the kernels of every architecture are told.
+    AttentionFwd forward;
+} AttentionFwdSm90;
