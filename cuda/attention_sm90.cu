@@ -54,7 +54,9 @@ DC_FN void each_work(const AttentionProblem& p, F f) {
 template <class T, int DEPTH>
 DC_FN void produce(const AttentionFwdSm90& a, SharedFwd<T, DEPTH>& s) {
     const AttentionProblem& p = a.forward.problem;
-    for (const TensorMap* map : {&a.q, &a.k, &a.v}) dc::prefetch_tensor_map(map);
+    dc::prefetch_tensor_map(&a.q);
+    dc::prefetch_tensor_map(&a.k);
+    dc::prefetch_tensor_map(&a.v);
     Place<QUERY_SLOTS> q;
     Place<KEY_SLOTS> kv;
     each_work(p, [&](const Work& w) {

@@ -16,3 +16,19 @@ typedef struct AttentionFwdSm90 {
     /// What the kernels of every architecture are told.
     AttentionFwd forward;
 } AttentionFwdSm90;
+
+/// Parameters of `attention_dq_*_sm90` and `attention_dkv_*_sm90`.
+typedef struct AttentionBwdSm90 {
+    /// Queries.
+    TensorMap q;
+    /// Keys.
+    TensorMap k;
+    /// Values.
+    TensorMap v;
+    /// Gradient of the result.
+    TensorMap d_out;
+    /// What the kernels of every architecture are told.
+    AttentionBwd backward;
+    /// Zeros.
+    uint64_t reserved[2];
+} AttentionBwdSm90;

@@ -2,7 +2,7 @@
 //!
 //! Written by `tools/bindgen`; change the headers, not this file.
 #![allow(rustdoc::broken_intra_doc_links)] // shapes in comments of C are no links
-// headers sha256: 6aeaec4f420d698d9eb4c8d4b483d160635e1afab8e9b700097c5bf63f70ca9f
+// headers sha256: b408e3c2dbbc0ee36510a8b8df2e80f4bbd274df3b57f4e4942f304c70bb1c31
 
 /// As in the headers.
 pub const ACTIVATION_NONE: u32 = 0;
@@ -443,6 +443,46 @@ const _: () = {
         [::std::mem::offset_of!(AttentionFwdSm90, forward) - 384usize];
 };
 impl Default for AttentionFwdSm90 {
+    fn default() -> Self {
+        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+/// Parameters of `attention_dq_*_sm90` and `attention_dkv_*_sm90`.
+#[repr(C)]
+#[repr(align(64))]
+#[derive(Debug, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct AttentionBwdSm90 {
+    /// Queries.
+    pub q: TensorMap,
+    /// Keys.
+    pub k: TensorMap,
+    /// Values.
+    pub v: TensorMap,
+    /// Gradient of the result.
+    pub d_out: TensorMap,
+    /// What the kernels of every architecture are told.
+    pub backward: AttentionBwd,
+    /// Zeros.
+    pub reserved: [u64; 2usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AttentionBwdSm90"][::std::mem::size_of::<AttentionBwdSm90>() - 832usize];
+    ["Alignment of AttentionBwdSm90"][::std::mem::align_of::<AttentionBwdSm90>() - 64usize];
+    ["Offset of field: AttentionBwdSm90::q"][::std::mem::offset_of!(AttentionBwdSm90, q) - 0usize];
+    ["Offset of field: AttentionBwdSm90::k"][::std::mem::offset_of!(AttentionBwdSm90, k) - 128usize];
+    ["Offset of field: AttentionBwdSm90::v"][::std::mem::offset_of!(AttentionBwdSm90, v) - 256usize];
+    ["Offset of field: AttentionBwdSm90::d_out"][::std::mem::offset_of!(AttentionBwdSm90, d_out) - 384usize];
+    ["Offset of field: AttentionBwdSm90::backward"]
+        [::std::mem::offset_of!(AttentionBwdSm90, backward) - 512usize];
+    ["Offset of field: AttentionBwdSm90::reserved"]
+        [::std::mem::offset_of!(AttentionBwdSm90, reserved) - 816usize];
+};
+impl Default for AttentionBwdSm90 {
     fn default() -> Self {
         let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
         unsafe {

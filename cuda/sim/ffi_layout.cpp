@@ -1,5 +1,5 @@
 // Written by tools/bindgen: what Rust believes of the structs of ffi/, for the C++ compilers to prove.
-// headers sha256: 6aeaec4f420d698d9eb4c8d4b483d160635e1afab8e9b700097c5bf63f70ca9f
+// headers sha256: b408e3c2dbbc0ee36510a8b8df2e80f4bbd274df3b57f4e4942f304c70bb1c31
 #include <cstddef>
 
 #include "../../ffi/activation.h"
@@ -125,6 +125,13 @@ static_assert(offsetof(AttentionFwdSm90, q) == 0, "offsetof(AttentionFwdSm90, q)
 static_assert(offsetof(AttentionFwdSm90, k) == 128, "offsetof(AttentionFwdSm90, k)");
 static_assert(offsetof(AttentionFwdSm90, v) == 256, "offsetof(AttentionFwdSm90, v)");
 static_assert(offsetof(AttentionFwdSm90, forward) == 384, "offsetof(AttentionFwdSm90, forward)");
+static_assert(sizeof(AttentionBwdSm90) == 832, "sizeof(AttentionBwdSm90)");
+static_assert(offsetof(AttentionBwdSm90, q) == 0, "offsetof(AttentionBwdSm90, q)");
+static_assert(offsetof(AttentionBwdSm90, k) == 128, "offsetof(AttentionBwdSm90, k)");
+static_assert(offsetof(AttentionBwdSm90, v) == 256, "offsetof(AttentionBwdSm90, v)");
+static_assert(offsetof(AttentionBwdSm90, d_out) == 384, "offsetof(AttentionBwdSm90, d_out)");
+static_assert(offsetof(AttentionBwdSm90, backward) == 512, "offsetof(AttentionBwdSm90, backward)");
+static_assert(offsetof(AttentionBwdSm90, reserved) == 816, "offsetof(AttentionBwdSm90, reserved)");
 static_assert(sizeof(Divisor) == 16, "sizeof(Divisor)");
 static_assert(offsetof(Divisor, value) == 0, "offsetof(Divisor, value)");
 static_assert(offsetof(Divisor, factor) == 4, "offsetof(Divisor, factor)");

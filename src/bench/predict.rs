@@ -68,7 +68,9 @@ pub struct Shares {
 
 /// What published kernels reach on large sizes: cuBLAS about 0.85 of an A100's tensor cores in bf16,
 /// FlashAttention-2 0.6 to 0.7 forward (Dao 2023, arXiv 2307.08691, fig. 5), copies about 0.9 of the
-/// bandwidth.
+/// bandwidth. FlashAttention-3 says up to 740 TFLOP/s on an H100 (Shah et al. 2024, arXiv 2407.08608,
+/// abstract), at larger depths than 72; that our kernels for sm_90a, which have never run on one, reach the
+/// same share there as elsewhere is assumed.
 pub const SHARES: Shares = Shares { products: 0.85, attention: 0.65, memory: 0.85, gap: 1.5e-6 };
 
 /// The prediction for one plan.

@@ -1,5 +1,7 @@
-//! Which kernels of `cuda/attention.cu` and `cuda/attention_grad.cu` run, and with what.
+//! Which kernels of `cuda/attention.cu` and `cuda/attention_grad.cu` run, and with what, unless those of
+//! [`super::cuda_sm90`] do.
 
+use super::cuda_sm90;
 use super::{Attention, AttentionGrad, Extents};
 use crate::device::kernel::Launch;
 use crate::ffi::{AttentionBwd, AttentionFwd, AttentionProblem, AttentionTensor};
@@ -43,7 +45,7 @@ impl Form {
 /// Whether the tensor-core kernels take these operands (queries, keys, values and what is like them): half
 /// precision, rows that start at and consist of 16-byte units, and a factor that keeps the order of the dot
 /// products.
-fn for_tensor_cores(op: &Attention, operands: &[&CudaOperand]) -> bool {
+pub(super) fn for_tensor_cores(op: &Attention, operands: &[&CudaOperand]) -> bool {
     op.scale > 0.0 && operands.iter().all(|o| o.ty.dtype.size() == 2 && o.vectors(8))
 }
 
@@ -102,6 +104,10 @@ pub(super) fn forward(op: &Attention, call: &mut CudaCall) -> Result<Vec<Launch>
     if call.outputs[1].ty.is_empty() {
         return Ok(vec![]);
     }
+    let params = AttentionFwd { problem: p, out: call.outputs[0].address, lse: call.outputs[1].address };
+    if let Some(launch) = cuda_sm90::forward(op, &params, call) {
+        return Ok(vec![launch?]);
+    }
     let [q, k, v] = [0, 1, 2].map(|i| &call.inputs[i]);
     let depth = p.depth as usize;
     let form = match for_tensor_cores(op, &[q, k, v]) {
@@ -110,7 +116,6 @@ pub(super) fn forward(op: &Attention, call: &mut CudaCall) -> Result<Vec<Launch>
         _ if depth > 128 && dtype == DType::F32 => Form::ANY_DEEP,
         _ => Form::ANY,
     };
-    let params = AttentionFwd { problem: p, out: call.outputs[0].address, lse: call.outputs[1].address };
     let kernel = format!("attention_fwd_{}_{dtype}", form.name);
     Ok(vec![Launch::new(kernel, form.grid(p.queries as usize, &p), &params)])
 }
@@ -142,16 +147,23 @@ pub(super) fn backward(op: &AttentionGrad, call: &mut CudaCall) -> Result<Vec<La
         bias_heads: bias_shape[1] as i32,
     };
     let depth = p.depth as usize;
-    let tensor_cores = depth <= 72 && for_tensor_cores(&op.forward, &[q, k, v, d_out]);
-    let form = if tensor_cores { Form::tensor_cores(depth, 64) } else { Form::ANY };
     let tiles = |n: i32| (n as usize).div_ceil(BIAS_TILE);
     let bias_tiles = tiles(p.queries) * tiles(p.keys) * bias_shape.iter().product::<usize>();
-    let launches = [
-        (format!("delta_{dtype}"), [lse.ty.len().div_ceil(DELTA_ROWS) as u32, 1, 1]),
-        (format!("dkv_{}_{dtype}", form.name), form.grid(p.keys as usize, &p)),
-        (format!("dq_{}_{dtype}", form.name), form.grid(p.queries as usize, &p)),
-        (format!("dbias_any_{dtype}"), [bias_tiles as u32, 1, 1]),
-    ];
-    let launches = launches.into_iter().filter(|(_, grid)| grid[0] > 0);
-    Ok(launches.map(|(name, grid)| Launch::new(format!("attention_{name}"), grid, &params)).collect())
+    let launch = |name: String, blocks: [u32; 3]| {
+        (blocks[0] > 0).then(|| Launch::new(format!("attention_{name}"), blocks, &params))
+    };
+    let delta = launch(format!("delta_{dtype}"), [lse.ty.len().div_ceil(DELTA_ROWS) as u32, 1, 1]);
+    let d_bias = launch(format!("dbias_any_{dtype}"), [bias_tiles as u32, 1, 1]);
+    let products = match cuda_sm90::backward(&op.forward, &params, call, d_out) {
+        Some(launches) => launches?.map(Some),
+        None => {
+            let tensor_cores = depth <= 72 && for_tensor_cores(&op.forward, &[q, k, v, d_out]);
+            let form = if tensor_cores { Form::tensor_cores(depth, 64) } else { Form::ANY };
+            [
+                launch(format!("dkv_{}_{dtype}", form.name), form.grid(p.keys as usize, &p)),
+                launch(format!("dq_{}_{dtype}", form.name), form.grid(p.queries as usize, &p)),
+            ]
+        }
+    };
+    Ok(delta.into_iter().chain(products.into_iter().flatten()).chain(d_bias).collect())
 }

@@ -9,6 +9,7 @@ mod cases;
 mod cpu;
 mod cpu_grad;
 mod cuda;
+mod cuda_sm90;
 mod naive;
 mod pack;
 mod reference;
