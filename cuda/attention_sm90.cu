@@ -9,7 +9,7 @@
 //   last tile's weights and values runs while the softmax of this tile is made; between groups, named barriers
 //   let one issue its products while the other makes its softmax.
 // Scores (64 a thread), the result (36 or 32) and the packed weights (32) stay in registers; the feeding group
-// gives up the registers that the others need. One block an SM, by registers and by shared memory (208 KiB at
+// gives up the registers that the others need. One block an SM, by registers and by shared memory (211 KiB at
 // depth 72). Bound by tensor cores and exponentials alike: at depth 72 a tile of 128×128 keeps the tensor cores
 // busy for 1216 cycles and the exponential units for 1024.
 #include "include/attention_sm90.cuh"
