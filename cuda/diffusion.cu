@@ -1,6 +1,9 @@
 // diffusion: what a sampler does between two calls of the network: noise, guidance, its own step, the blend of
 // latent tiles. Latents are small (65 thousand elements for a megapixel); these kernels exist so that a step
 // needs no trip to the host. All equal the host's results bit for bit: operations round one by one.
+//
+// A recording of a step is replayed for all steps: what differs between them (number, timestep, factors) lies in
+// device memory, and `diffusion_begin` moves on to the next.
 #include "../ffi/diffusion.h"
 #include "include/dc.cuh"
 #include "include/exact.cuh"
@@ -130,7 +133,8 @@ DC_FN void multiply(uint32_t x, uint32_t factor, uint32_t& high, uint32_t& low) 
 DC_FN void noise(const DiffusionNoise& p) {
     const int64_t block = index();
     if (block * 4 >= p.len) return;
-    uint32_t c[4] = {uint32_t(block), p.step, uint32_t(p.image), uint32_t(p.image >> 32)};
+    const uint32_t step = p.counter ? *dc::ptr<const uint32_t>(p.counter) : p.step;
+    uint32_t c[4] = {uint32_t(block), step, uint32_t(p.image), uint32_t(p.image >> 32)};
     uint32_t key[2] = {uint32_t(p.seed), uint32_t(p.seed >> 32)};
     DC_UNROLL
     for (int round = 0; round < 10; ++round) {
@@ -160,6 +164,12 @@ DC_FN void noise(const DiffusionNoise& p) {
 // ---- Steps ------------------------------------------------------------------------------------
 
 using Float = dc::Exact<float>;
+
+DC_FN void begin(const DiffusionBegin& p) {
+    if (threadIdx.x) return;
+    const uint32_t step = ++*dc::ptr<uint32_t>(p.counter);
+    *dc::ptr<float>(p.timestep) = *dc::ptr<const float>(p.rows + uint64_t(step) * p.row_bytes);
+}
 
 DC_FN void guide(const DiffusionGuide& p) {
     const int64_t i = index();
@@ -207,57 +217,134 @@ DC_FN double natural_exp(double number) {
     return (power * of_bits(uint64_t(1023 + k) << 52)).v;
 }
 
+/// One element of a latent and its step: Row says what the step does.
+template <class Row>
+struct Element {
+    const DiffusionStep& p;
+    const Row& row;
+    const int64_t i;
+
+    DC_FN Float of(uint64_t tensor) const { return dc::ptr<const float>(tensor)[i]; }
+    DC_FN void put(uint64_t tensor, Float value) const { dc::ptr<float>(tensor)[i] = value.v; }
+    DC_FN Float noise() const {
+        return dc::ptr<const float>(p.noise)[int64_t(*dc::ptr<const uint32_t>(p.counter)) * p.noise_step + i];
+    }
+};
+
 /// src/diffusion/iddpm.rs
-DC_FN void iddpm(const DiffusionIddpm& p) {
+DC_FN Float next(const Element<DiffusionIddpmRow>& e) {
+    const DiffusionIddpmRow& row = e.row;
+    const Float x = e.of(e.p.x), eps = e.of(e.p.eps);
+    const Float mean =
+        Float(row.mean_clean) * (Float(row.from_x) * x - Float(row.from_eps) * eps) + Float(row.mean_x) * x;
+    if (!row.noise) return mean;
+    Float log_variance = row.greatest;
+    if (e.p.variance) {
+        const Float share = (e.of(e.p.variance) + 1.0f) / 2.0f;
+        log_variance = share * row.greatest + (Float(1.0f) - share) * row.least;
+    }
+    const Float sigma = float(natural_exp(double((Float(0.5f) * log_variance).v)));
+    return mean + sigma * e.noise();
+}
+
+/// src/diffusion/ddim.rs
+DC_FN Float next(const Element<DiffusionDdimRow>& e) {
+    const DiffusionDdimRow& row = e.row;
+    const Float x = e.of(e.p.x), scaled = Float(row.from_x) * x;
+    const Float clean = scaled - Float(row.from_eps) * e.of(e.p.eps);
+    const Float eps = (scaled - clean) / row.from_eps;
+    const Float to = clean * row.signal + Float(row.direction) * eps;
+    return row.noise ? to + Float(row.sigma) * e.noise() : to;
+}
+
+/// Data prediction of the solvers.
+template <class Row>
+DC_FN Float predict_clean(const Element<Row>& e) {
+    return (e.of(e.p.x) - Float(e.row.noise_level) * e.of(e.p.eps)) / e.row.signal_level;
+}
+
+/// src/diffusion/dpm_solver.rs
+DC_FN Float next(const Element<DiffusionDpmRow>& e) {
+    const DiffusionDpmRow& row = e.row;
+    const Float clean = predict_clean(e);
+    Float to = Float(row.keep) * e.of(e.p.x) + Float(row.towards) * clean;
+    if (row.second) to = to + Float(row.half) * (Float(row.inverse) * (clean - e.of(e.p.clean)));
+    if (row.noise) to = to + Float(row.sigma) * e.noise();
+    e.put(e.p.clean, clean);
+    return to;
+}
+
+/// src/diffusion/sa_solver.rs
+DC_FN Float next(const Element<DiffusionSaRow>& e) {
+    const DiffusionSaRow& row = e.row;
+    const Float clean = predict_clean(e);
+    Float x = e.of(e.p.x);
+    if (row.correct) {
+        const Float towards =
+            Float(row.corrector_towards[0]) * clean + Float(row.corrector_towards[1]) * e.of(e.p.clean);
+        x = Float(row.corrector_keep) * e.of(e.p.corrected) + towards;
+        if (row.had_noise) x = x + Float(row.corrector_sigma) * e.of(e.p.kept);
+    }
+    e.put(e.p.corrected, x);
+    Float towards = Float(row.towards[0]) * clean;
+    if (row.second) towards = towards + Float(row.towards[1]) * e.of(e.p.clean);
+    Float to = Float(row.keep) * x + towards;
+    if (row.noise) {
+        const Float noise = e.noise();
+        e.put(e.p.kept, noise);
+        to = to + Float(row.sigma) * noise;
+    }
+    e.put(e.p.clean, clean);
+    return to;
+}
+
+template <class Row>
+DC_FN void step(const DiffusionStep& p) {
     const int64_t i = index();
     if (i >= p.len) return;
-    float& to = dc::ptr<float>(p.x)[i];
-    const Float x = to, eps = dc::ptr<const float>(p.eps)[i];
-    Float next = Float(p.mean_clean) * (Float(p.from_x) * x - Float(p.from_eps) * eps) + Float(p.mean_x) * x;
-    if (p.noise) {
-        Float log_variance = p.greatest;
-        if (p.variance) {
-            const Float share = (Float(dc::ptr<const float>(p.variance)[i]) + 1.0f) / 2.0f;
-            log_variance = share * p.greatest + (Float(1.0f) - share) * p.least;
-        }
-        const Float sigma = float(natural_exp(double((Float(0.5f) * log_variance).v)));
-        next = next + sigma * dc::ptr<const float>(p.noise)[i];
-    }
-    to = next.v;
+    const uint32_t k = *dc::ptr<const uint32_t>(p.counter);
+    const Element<Row> e = {p, dc::ptr<const Row>(p.rows)[k], i};
+    const float to = next(e).v;
+    e.put(p.x, to);
+    // All that write write the same number: later steps find it set.
+    uint32_t& fault = *dc::ptr<uint32_t>(p.fault);
+    if (!(to - to == 0) && fault == 0) fault = k + 1;
 }
 
 // ---- Tiles: src/models/latent_tiles.rs ----------------------------------------------------------
 
-/// A thread a pixel of the tile, all planes. Tiles that overlap are separate launches, so their order is fixed.
-DC_FN void blend_add(const DiffusionBlend& p) {
-    const int64_t area = int64_t(p.side) * p.side, i = index();
+/// A thread a pixel and plane: it adds the tiles that cover the pixel in their order.
+DC_FN void blend(const DiffusionBlend& p) {
+    const int64_t area = int64_t(p.height) * p.width, i = index();
     if (i >= area) return;
-    const int y = int(i / p.side), x = int(i - int64_t(y) * p.side);
-    const int64_t at = int64_t(p.top + y) * p.width + p.left + x, plane = int64_t(p.height) * p.width;
-    const Double weight = dc::ptr<const double>(p.weights)[i];
+    const int y = int(i / p.width), x = int(i - int64_t(y) * p.width), plane = int(blockIdx.y);
+    const int64_t tile = int64_t(p.side) * p.side;
+    float sum = 0, total = 0;
     const auto add = [](float& to, Double term) { to = float((Double(double(to)) + term).v); };
-    add(dc::ptr<float>(p.total)[at], weight);
-    for (int k = 0; k < p.planes; ++k) {
-        const Double value = double(dc::ptr<const float>(p.tile)[k * area + i]);
-        add(dc::ptr<float>(p.sums)[k * plane + at], value * weight);
+    for (int column = 0; column < p.columns; ++column) {
+        const int across = x - dc::min(column * p.step, p.width - p.side);
+        if (across < 0 || across >= p.side) continue;
+        for (int row = 0; row < p.rows; ++row) {
+            const int down = y - dc::min(row * p.step, p.height - p.side);
+            if (down < 0 || down >= p.side) continue;
+            const int64_t at = int64_t(down) * p.side + across, number = int64_t(column) * p.rows + row;
+            const Double weight = dc::ptr<const double>(p.weights)[at];
+            const Double value = double(dc::ptr<const float>(p.tiles)[(number * p.planes + plane) * tile + at]);
+            add(total, weight);
+            add(sum, value * weight);
+        }
     }
-}
-
-DC_FN void blend_finish(const DiffusionBlend& p) {
-    const int64_t plane = int64_t(p.height) * p.width, i = index();
-    if (i >= plane) return;
-    const Float total = dc::ptr<const float>(p.total)[i];
-    for (int k = 0; k < p.planes; ++k) {
-        float& sum = dc::ptr<float>(p.sums)[k * plane + i];
-        sum = (Float(sum) / total).v;
-    }
+    dc::ptr<float>(p.out)[plane * area + i] = (Float(sum) / total).v;
 }
 
 }  // namespace
 
+DC_KERNEL(diffusion_begin, DiffusionBegin, 32, 1, 0) { begin(p); }
 DC_KERNEL(diffusion_noise_f32, DiffusionNoise, THREADS, 2, 0) { noise(p); }
 DC_KERNEL(diffusion_guide_f32, DiffusionGuide, THREADS, 4, 0) { guide(p); }
 DC_KERNEL(diffusion_sum_f32, DiffusionSum, THREADS, 4, 0) { sum(p); }
-DC_KERNEL(diffusion_iddpm_f32, DiffusionIddpm, THREADS, 4, 0) { iddpm(p); }
-DC_KERNEL(diffusion_blend_add_f32, DiffusionBlend, THREADS, 4, 0) { blend_add(p); }
-DC_KERNEL(diffusion_blend_finish_f32, DiffusionBlend, THREADS, 4, 0) { blend_finish(p); }
+DC_KERNEL(diffusion_step_iddpm_f32, DiffusionStep, THREADS, 4, 0) { step<DiffusionIddpmRow>(p); }
+DC_KERNEL(diffusion_step_ddim_f32, DiffusionStep, THREADS, 4, 0) { step<DiffusionDdimRow>(p); }
+DC_KERNEL(diffusion_step_dpm_f32, DiffusionStep, THREADS, 4, 0) { step<DiffusionDpmRow>(p); }
+DC_KERNEL(diffusion_step_sa_f32, DiffusionStep, THREADS, 4, 0) { step<DiffusionSaRow>(p); }
+DC_KERNEL(diffusion_blend_f32, DiffusionBlend, THREADS, 4, 0) { blend(p); }

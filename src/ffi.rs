@@ -2,7 +2,7 @@
 //!
 //! Written by `tools/bindgen`; change the headers, not this file.
 #![allow(rustdoc::broken_intra_doc_links)] // shapes in comments of C are no links
-// headers sha256: b408e3c2dbbc0ee36510a8b8df2e80f4bbd274df3b57f4e4942f304c70bb1c31
+// headers sha256: b10f8c3a54fc1f1623b0c9979ac420a80a7925f28d8da163a3d65ef3c0ddf070
 
 /// As in the headers.
 pub const ACTIVATION_NONE: u32 = 0;
@@ -1046,6 +1046,32 @@ const _: () = {
     ["Offset of field: CopyGather::units"][::std::mem::offset_of!(CopyGather, units) - 272usize];
     ["Offset of field: CopyGather::rank"][::std::mem::offset_of!(CopyGather, rank) - 276usize];
 };
+/// Parameters of `diffusion_begin`: the next step of a loop, told to everything that is replayed for it.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct DiffusionBegin {
+    /// u32, number of the step, all ones before the first: counted up.
+    pub counter: u64,
+    /// What each step does; a row begins with the timestep that the network is given, f32.
+    pub rows: u64,
+    /// That timestep, f32.
+    pub timestep: u64,
+    /// Size of a row.
+    pub row_bytes: u32,
+    /// Padding.
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DiffusionBegin"][::std::mem::size_of::<DiffusionBegin>() - 32usize];
+    ["Alignment of DiffusionBegin"][::std::mem::align_of::<DiffusionBegin>() - 8usize];
+    ["Offset of field: DiffusionBegin::counter"][::std::mem::offset_of!(DiffusionBegin, counter) - 0usize];
+    ["Offset of field: DiffusionBegin::rows"][::std::mem::offset_of!(DiffusionBegin, rows) - 8usize];
+    ["Offset of field: DiffusionBegin::timestep"][::std::mem::offset_of!(DiffusionBegin, timestep) - 16usize];
+    ["Offset of field: DiffusionBegin::row_bytes"]
+        [::std::mem::offset_of!(DiffusionBegin, row_bytes) - 24usize];
+    ["Offset of field: DiffusionBegin::reserved"][::std::mem::offset_of!(DiffusionBegin, reserved) - 28usize];
+};
 /// Parameters of `diffusion_noise_*`: standard normals, element i a function of seed, image, step and i alone.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
@@ -1058,6 +1084,8 @@ pub struct DiffusionNoise {
     pub seed: u64,
     /// Key of the image.
     pub image: u64,
+    /// u32, the step of the sampler; 0: `step` is it.
+    pub counter: u64,
     /// Step of the sampler.
     pub step: u32,
     /// Padding.
@@ -1065,14 +1093,15 @@ pub struct DiffusionNoise {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DiffusionNoise"][::std::mem::size_of::<DiffusionNoise>() - 40usize];
+    ["Size of DiffusionNoise"][::std::mem::size_of::<DiffusionNoise>() - 48usize];
     ["Alignment of DiffusionNoise"][::std::mem::align_of::<DiffusionNoise>() - 8usize];
     ["Offset of field: DiffusionNoise::out"][::std::mem::offset_of!(DiffusionNoise, out) - 0usize];
     ["Offset of field: DiffusionNoise::len"][::std::mem::offset_of!(DiffusionNoise, len) - 8usize];
     ["Offset of field: DiffusionNoise::seed"][::std::mem::offset_of!(DiffusionNoise, seed) - 16usize];
     ["Offset of field: DiffusionNoise::image"][::std::mem::offset_of!(DiffusionNoise, image) - 24usize];
-    ["Offset of field: DiffusionNoise::step"][::std::mem::offset_of!(DiffusionNoise, step) - 32usize];
-    ["Offset of field: DiffusionNoise::reserved"][::std::mem::offset_of!(DiffusionNoise, reserved) - 36usize];
+    ["Offset of field: DiffusionNoise::counter"][::std::mem::offset_of!(DiffusionNoise, counter) - 32usize];
+    ["Offset of field: DiffusionNoise::step"][::std::mem::offset_of!(DiffusionNoise, step) - 40usize];
+    ["Offset of field: DiffusionNoise::reserved"][::std::mem::offset_of!(DiffusionNoise, reserved) - 44usize];
 };
 /// Parameters of `diffusion_guide_*`: cond = uncond + scale * (cond - uncond) on the first elements of each sample.
 #[repr(C)]
@@ -1130,60 +1159,106 @@ const _: () = {
     ["Offset of field: DiffusionSum::count"][::std::mem::offset_of!(DiffusionSum, count) - 64usize];
     ["Offset of field: DiffusionSum::reserved"][::std::mem::offset_of!(DiffusionSum, reserved) - 68usize];
 };
-/// Parameters of `diffusion_blend_*`: the weighted mean of overlapping tiles, a tile at a time.
+/// Parameters of `diffusion_blend_*`: the weighted mean of overlapping tiles.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct DiffusionBlend {
-    /// One tile, f32 `[planes, tile, tile]`.
-    pub tile: u64,
-    /// f64 `[tile, tile]`: weight of each pixel.
+    /// f32 `[columns, rows, planes, side, side]`: the tiles, down the first column, then the next.
+    pub tiles: u64,
+    /// f64 `[side, side]`: weight of each pixel.
     pub weights: u64,
-    /// f32 `[planes, height, width]`: weighted sums so far.
-    pub sums: u64,
-    /// f32 `[height, width]`: sums of weights.
-    pub total: u64,
+    /// f32 `[planes, height, width]`.
+    pub out: u64,
     /// Planes, and pixels of one.
     pub planes: i32,
     /// See `planes`.
     pub height: i32,
     /// See `planes`.
     pub width: i32,
-    /// Side of the tile.
+    /// Side of a tile, and from one to the next; the last of each axis ends with the plane.
     pub side: i32,
-    /// Where the tile lies.
-    pub top: i32,
-    /// See `top`.
-    pub left: i32,
+    /// See `side`.
+    pub step: i32,
+    /// Tiles along each axis.
+    pub rows: i32,
+    /// See `rows`.
+    pub columns: i32,
+    /// Padding.
+    pub reserved: i32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     ["Size of DiffusionBlend"][::std::mem::size_of::<DiffusionBlend>() - 56usize];
     ["Alignment of DiffusionBlend"][::std::mem::align_of::<DiffusionBlend>() - 8usize];
-    ["Offset of field: DiffusionBlend::tile"][::std::mem::offset_of!(DiffusionBlend, tile) - 0usize];
+    ["Offset of field: DiffusionBlend::tiles"][::std::mem::offset_of!(DiffusionBlend, tiles) - 0usize];
     ["Offset of field: DiffusionBlend::weights"][::std::mem::offset_of!(DiffusionBlend, weights) - 8usize];
-    ["Offset of field: DiffusionBlend::sums"][::std::mem::offset_of!(DiffusionBlend, sums) - 16usize];
-    ["Offset of field: DiffusionBlend::total"][::std::mem::offset_of!(DiffusionBlend, total) - 24usize];
-    ["Offset of field: DiffusionBlend::planes"][::std::mem::offset_of!(DiffusionBlend, planes) - 32usize];
-    ["Offset of field: DiffusionBlend::height"][::std::mem::offset_of!(DiffusionBlend, height) - 36usize];
-    ["Offset of field: DiffusionBlend::width"][::std::mem::offset_of!(DiffusionBlend, width) - 40usize];
-    ["Offset of field: DiffusionBlend::side"][::std::mem::offset_of!(DiffusionBlend, side) - 44usize];
-    ["Offset of field: DiffusionBlend::top"][::std::mem::offset_of!(DiffusionBlend, top) - 48usize];
-    ["Offset of field: DiffusionBlend::left"][::std::mem::offset_of!(DiffusionBlend, left) - 52usize];
+    ["Offset of field: DiffusionBlend::out"][::std::mem::offset_of!(DiffusionBlend, out) - 16usize];
+    ["Offset of field: DiffusionBlend::planes"][::std::mem::offset_of!(DiffusionBlend, planes) - 24usize];
+    ["Offset of field: DiffusionBlend::height"][::std::mem::offset_of!(DiffusionBlend, height) - 28usize];
+    ["Offset of field: DiffusionBlend::width"][::std::mem::offset_of!(DiffusionBlend, width) - 32usize];
+    ["Offset of field: DiffusionBlend::side"][::std::mem::offset_of!(DiffusionBlend, side) - 36usize];
+    ["Offset of field: DiffusionBlend::step"][::std::mem::offset_of!(DiffusionBlend, step) - 40usize];
+    ["Offset of field: DiffusionBlend::rows"][::std::mem::offset_of!(DiffusionBlend, rows) - 44usize];
+    ["Offset of field: DiffusionBlend::columns"][::std::mem::offset_of!(DiffusionBlend, columns) - 48usize];
+    ["Offset of field: DiffusionBlend::reserved"][::std::mem::offset_of!(DiffusionBlend, reserved) - 52usize];
 };
-/// Parameters of `diffusion_iddpm_*`: one ancestral step, x = mean(x, eps) + sigma * noise.
+/// Parameters of `diffusion_step_*`: one step of a sampler. Which one, and its factors, lie in device memory, so
+/// that one recording serves all steps.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct DiffusionIddpm {
+pub struct DiffusionStep {
     /// The latent, f32, changed in place.
     pub x: u64,
     /// Predicted noise, f32.
     pub eps: u64,
-    /// The network's variance channels, f32; 0: the greatest variance for all.
+    /// The network's variance channels, f32; 0: it has none.
     pub variance: u64,
-    /// Fresh normals, f32; 0: the last step, which adds none.
+    /// Fresh normals, f32; 0: no step wants any.
     pub noise: u64,
+    /// What the sampler remembers, f32, as long as x; 0: it does not. The clean latent that it predicted last, the
+    /// corrected state that its last prediction started from, and the noise of that prediction.
+    pub clean: u64,
+    /// See `clean`.
+    pub corrected: u64,
+    /// See `clean`.
+    pub kept: u64,
+    /// u32, number of the step.
+    pub counter: u64,
+    /// The sampler's own rows (`Diffusion…Row`), one a step.
+    pub rows: u64,
+    /// u32: 1 + the first step after which x held a value that is not finite; 0 before.
+    pub fault: u64,
     /// Number of elements.
     pub len: i64,
+    /// Elements from the noise of one step to that of the next: 0 where it is drawn anew.
+    pub noise_step: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DiffusionStep"][::std::mem::size_of::<DiffusionStep>() - 96usize];
+    ["Alignment of DiffusionStep"][::std::mem::align_of::<DiffusionStep>() - 8usize];
+    ["Offset of field: DiffusionStep::x"][::std::mem::offset_of!(DiffusionStep, x) - 0usize];
+    ["Offset of field: DiffusionStep::eps"][::std::mem::offset_of!(DiffusionStep, eps) - 8usize];
+    ["Offset of field: DiffusionStep::variance"][::std::mem::offset_of!(DiffusionStep, variance) - 16usize];
+    ["Offset of field: DiffusionStep::noise"][::std::mem::offset_of!(DiffusionStep, noise) - 24usize];
+    ["Offset of field: DiffusionStep::clean"][::std::mem::offset_of!(DiffusionStep, clean) - 32usize];
+    ["Offset of field: DiffusionStep::corrected"][::std::mem::offset_of!(DiffusionStep, corrected) - 40usize];
+    ["Offset of field: DiffusionStep::kept"][::std::mem::offset_of!(DiffusionStep, kept) - 48usize];
+    ["Offset of field: DiffusionStep::counter"][::std::mem::offset_of!(DiffusionStep, counter) - 56usize];
+    ["Offset of field: DiffusionStep::rows"][::std::mem::offset_of!(DiffusionStep, rows) - 64usize];
+    ["Offset of field: DiffusionStep::fault"][::std::mem::offset_of!(DiffusionStep, fault) - 72usize];
+    ["Offset of field: DiffusionStep::len"][::std::mem::offset_of!(DiffusionStep, len) - 80usize];
+    ["Offset of field: DiffusionStep::noise_step"]
+        [::std::mem::offset_of!(DiffusionStep, noise_step) - 88usize];
+};
+/// One ancestral step, x = mean(x, eps) + sigma * noise.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct DiffusionIddpmRow {
+    /// What the network is given.
+    pub timestep: f32,
+    /// Whether noise is added: not in the last step.
+    pub noise: u32,
     /// The clean latent is from_x * x - from_eps * eps, the mean mean_clean * clean + mean_x * x.
     pub from_x: f32,
     /// See `from_x`.
@@ -1199,20 +1274,159 @@ pub struct DiffusionIddpm {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of DiffusionIddpm"][::std::mem::size_of::<DiffusionIddpm>() - 64usize];
-    ["Alignment of DiffusionIddpm"][::std::mem::align_of::<DiffusionIddpm>() - 8usize];
-    ["Offset of field: DiffusionIddpm::x"][::std::mem::offset_of!(DiffusionIddpm, x) - 0usize];
-    ["Offset of field: DiffusionIddpm::eps"][::std::mem::offset_of!(DiffusionIddpm, eps) - 8usize];
-    ["Offset of field: DiffusionIddpm::variance"][::std::mem::offset_of!(DiffusionIddpm, variance) - 16usize];
-    ["Offset of field: DiffusionIddpm::noise"][::std::mem::offset_of!(DiffusionIddpm, noise) - 24usize];
-    ["Offset of field: DiffusionIddpm::len"][::std::mem::offset_of!(DiffusionIddpm, len) - 32usize];
-    ["Offset of field: DiffusionIddpm::from_x"][::std::mem::offset_of!(DiffusionIddpm, from_x) - 40usize];
-    ["Offset of field: DiffusionIddpm::from_eps"][::std::mem::offset_of!(DiffusionIddpm, from_eps) - 44usize];
-    ["Offset of field: DiffusionIddpm::mean_clean"]
-        [::std::mem::offset_of!(DiffusionIddpm, mean_clean) - 48usize];
-    ["Offset of field: DiffusionIddpm::mean_x"][::std::mem::offset_of!(DiffusionIddpm, mean_x) - 52usize];
-    ["Offset of field: DiffusionIddpm::least"][::std::mem::offset_of!(DiffusionIddpm, least) - 56usize];
-    ["Offset of field: DiffusionIddpm::greatest"][::std::mem::offset_of!(DiffusionIddpm, greatest) - 60usize];
+    ["Size of DiffusionIddpmRow"][::std::mem::size_of::<DiffusionIddpmRow>() - 32usize];
+    ["Alignment of DiffusionIddpmRow"][::std::mem::align_of::<DiffusionIddpmRow>() - 4usize];
+    ["Offset of field: DiffusionIddpmRow::timestep"]
+        [::std::mem::offset_of!(DiffusionIddpmRow, timestep) - 0usize];
+    ["Offset of field: DiffusionIddpmRow::noise"][::std::mem::offset_of!(DiffusionIddpmRow, noise) - 4usize];
+    ["Offset of field: DiffusionIddpmRow::from_x"]
+        [::std::mem::offset_of!(DiffusionIddpmRow, from_x) - 8usize];
+    ["Offset of field: DiffusionIddpmRow::from_eps"]
+        [::std::mem::offset_of!(DiffusionIddpmRow, from_eps) - 12usize];
+    ["Offset of field: DiffusionIddpmRow::mean_clean"]
+        [::std::mem::offset_of!(DiffusionIddpmRow, mean_clean) - 16usize];
+    ["Offset of field: DiffusionIddpmRow::mean_x"]
+        [::std::mem::offset_of!(DiffusionIddpmRow, mean_x) - 20usize];
+    ["Offset of field: DiffusionIddpmRow::least"][::std::mem::offset_of!(DiffusionIddpmRow, least) - 24usize];
+    ["Offset of field: DiffusionIddpmRow::greatest"]
+        [::std::mem::offset_of!(DiffusionIddpmRow, greatest) - 28usize];
+};
+/// One step of DDIM, x = signal * clean + direction * eps + sigma * noise.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct DiffusionDdimRow {
+    /// What the network is given.
+    pub timestep: f32,
+    /// Whether noise is added.
+    pub noise: u32,
+    /// The clean latent is from_x * x - from_eps * eps.
+    pub from_x: f32,
+    /// See `from_x`.
+    pub from_eps: f32,
+    /// Of the clean latent, the predicted noise, the fresh noise.
+    pub signal: f32,
+    /// See `signal`.
+    pub direction: f32,
+    /// See `signal`.
+    pub sigma: f32,
+    /// Padding.
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DiffusionDdimRow"][::std::mem::size_of::<DiffusionDdimRow>() - 32usize];
+    ["Alignment of DiffusionDdimRow"][::std::mem::align_of::<DiffusionDdimRow>() - 4usize];
+    ["Offset of field: DiffusionDdimRow::timestep"]
+        [::std::mem::offset_of!(DiffusionDdimRow, timestep) - 0usize];
+    ["Offset of field: DiffusionDdimRow::noise"][::std::mem::offset_of!(DiffusionDdimRow, noise) - 4usize];
+    ["Offset of field: DiffusionDdimRow::from_x"][::std::mem::offset_of!(DiffusionDdimRow, from_x) - 8usize];
+    ["Offset of field: DiffusionDdimRow::from_eps"]
+        [::std::mem::offset_of!(DiffusionDdimRow, from_eps) - 12usize];
+    ["Offset of field: DiffusionDdimRow::signal"][::std::mem::offset_of!(DiffusionDdimRow, signal) - 16usize];
+    ["Offset of field: DiffusionDdimRow::direction"]
+        [::std::mem::offset_of!(DiffusionDdimRow, direction) - 20usize];
+    ["Offset of field: DiffusionDdimRow::sigma"][::std::mem::offset_of!(DiffusionDdimRow, sigma) - 24usize];
+    ["Offset of field: DiffusionDdimRow::reserved"]
+        [::std::mem::offset_of!(DiffusionDdimRow, reserved) - 28usize];
+};
+/// One step of DPM-Solver++, x = keep * x + towards * clean [+ half * (inverse * (clean - last))] + sigma * noise.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct DiffusionDpmRow {
+    /// What the network is given.
+    pub timestep: f32,
+    /// Whether noise is added.
+    pub noise: u32,
+    /// Whether the clean latent before the latest takes part.
+    pub second: u32,
+    /// Signal and noise of x: the clean latent is (x - noise_level * eps) / signal_level.
+    pub signal_level: f32,
+    /// See `signal_level`.
+    pub noise_level: f32,
+    /// See `signal_level`.
+    pub keep: f32,
+    /// See `signal_level`.
+    pub towards: f32,
+    /// See `signal_level`.
+    pub half: f32,
+    /// See `signal_level`.
+    pub inverse: f32,
+    /// See `signal_level`.
+    pub sigma: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DiffusionDpmRow"][::std::mem::size_of::<DiffusionDpmRow>() - 40usize];
+    ["Alignment of DiffusionDpmRow"][::std::mem::align_of::<DiffusionDpmRow>() - 4usize];
+    ["Offset of field: DiffusionDpmRow::timestep"]
+        [::std::mem::offset_of!(DiffusionDpmRow, timestep) - 0usize];
+    ["Offset of field: DiffusionDpmRow::noise"][::std::mem::offset_of!(DiffusionDpmRow, noise) - 4usize];
+    ["Offset of field: DiffusionDpmRow::second"][::std::mem::offset_of!(DiffusionDpmRow, second) - 8usize];
+    ["Offset of field: DiffusionDpmRow::signal_level"]
+        [::std::mem::offset_of!(DiffusionDpmRow, signal_level) - 12usize];
+    ["Offset of field: DiffusionDpmRow::noise_level"]
+        [::std::mem::offset_of!(DiffusionDpmRow, noise_level) - 16usize];
+    ["Offset of field: DiffusionDpmRow::keep"][::std::mem::offset_of!(DiffusionDpmRow, keep) - 20usize];
+    ["Offset of field: DiffusionDpmRow::towards"][::std::mem::offset_of!(DiffusionDpmRow, towards) - 24usize];
+    ["Offset of field: DiffusionDpmRow::half"][::std::mem::offset_of!(DiffusionDpmRow, half) - 28usize];
+    ["Offset of field: DiffusionDpmRow::inverse"][::std::mem::offset_of!(DiffusionDpmRow, inverse) - 32usize];
+    ["Offset of field: DiffusionDpmRow::sigma"][::std::mem::offset_of!(DiffusionDpmRow, sigma) - 36usize];
+};
+/// One step of SA-Solver: the last prediction is corrected, then the next one made; both are
+/// x = keep * x + (towards[0] * clean [+ towards[1] * last]) + sigma * noise.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct DiffusionSaRow {
+    /// What the network is given.
+    pub timestep: f32,
+    /// Whether the prediction adds noise.
+    pub noise: u32,
+    /// Whether there is a prediction to correct, and whether it had noise.
+    pub correct: u32,
+    /// See `correct`.
+    pub had_noise: u32,
+    /// Whether the prediction reads the clean latent before the latest.
+    pub second: u32,
+    /// Signal and noise of x: the clean latent is (x - noise_level * eps) / signal_level.
+    pub signal_level: f32,
+    /// See `signal_level`.
+    pub noise_level: f32,
+    /// The corrector.
+    pub corrector_keep: f32,
+    /// See `corrector_keep`.
+    pub corrector_towards: [f32; 2usize],
+    /// See `corrector_keep`.
+    pub corrector_sigma: f32,
+    /// The predictor.
+    pub keep: f32,
+    /// See `keep`.
+    pub towards: [f32; 2usize],
+    /// See `keep`.
+    pub sigma: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of DiffusionSaRow"][::std::mem::size_of::<DiffusionSaRow>() - 60usize];
+    ["Alignment of DiffusionSaRow"][::std::mem::align_of::<DiffusionSaRow>() - 4usize];
+    ["Offset of field: DiffusionSaRow::timestep"][::std::mem::offset_of!(DiffusionSaRow, timestep) - 0usize];
+    ["Offset of field: DiffusionSaRow::noise"][::std::mem::offset_of!(DiffusionSaRow, noise) - 4usize];
+    ["Offset of field: DiffusionSaRow::correct"][::std::mem::offset_of!(DiffusionSaRow, correct) - 8usize];
+    ["Offset of field: DiffusionSaRow::had_noise"]
+        [::std::mem::offset_of!(DiffusionSaRow, had_noise) - 12usize];
+    ["Offset of field: DiffusionSaRow::second"][::std::mem::offset_of!(DiffusionSaRow, second) - 16usize];
+    ["Offset of field: DiffusionSaRow::signal_level"]
+        [::std::mem::offset_of!(DiffusionSaRow, signal_level) - 20usize];
+    ["Offset of field: DiffusionSaRow::noise_level"]
+        [::std::mem::offset_of!(DiffusionSaRow, noise_level) - 24usize];
+    ["Offset of field: DiffusionSaRow::corrector_keep"]
+        [::std::mem::offset_of!(DiffusionSaRow, corrector_keep) - 28usize];
+    ["Offset of field: DiffusionSaRow::corrector_towards"]
+        [::std::mem::offset_of!(DiffusionSaRow, corrector_towards) - 32usize];
+    ["Offset of field: DiffusionSaRow::corrector_sigma"]
+        [::std::mem::offset_of!(DiffusionSaRow, corrector_sigma) - 40usize];
+    ["Offset of field: DiffusionSaRow::keep"][::std::mem::offset_of!(DiffusionSaRow, keep) - 44usize];
+    ["Offset of field: DiffusionSaRow::towards"][::std::mem::offset_of!(DiffusionSaRow, towards) - 48usize];
+    ["Offset of field: DiffusionSaRow::sigma"][::std::mem::offset_of!(DiffusionSaRow, sigma) - 56usize];
 };
 /// Parameters of `embedding_fwd_*` and `embedding_bwd_*`: rows of a table by index, and their sums.
 #[repr(C)]
@@ -1748,6 +1962,37 @@ const _: () = {
         [::std::mem::offset_of!(GroupNormGradCombine, samples) - 64usize];
     ["Offset of field: GroupNormGradCombine::reserved"]
         [::std::mem::offset_of!(GroupNormGradCombine, reserved) - 68usize];
+};
+/// Parameters of `image_map_*`: y = x * scale + shift, no less than low and no more than high; NaN stays.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct ImageMap {
+    /// f32.
+    pub x: u64,
+    /// f32; may be x.
+    pub y: u64,
+    /// Number of elements.
+    pub len: i64,
+    /// Factor and summand.
+    pub scale: f32,
+    /// See `scale`.
+    pub shift: f32,
+    /// Bounds.
+    pub low: f32,
+    /// See `low`.
+    pub high: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of ImageMap"][::std::mem::size_of::<ImageMap>() - 40usize];
+    ["Alignment of ImageMap"][::std::mem::align_of::<ImageMap>() - 8usize];
+    ["Offset of field: ImageMap::x"][::std::mem::offset_of!(ImageMap, x) - 0usize];
+    ["Offset of field: ImageMap::y"][::std::mem::offset_of!(ImageMap, y) - 8usize];
+    ["Offset of field: ImageMap::len"][::std::mem::offset_of!(ImageMap, len) - 16usize];
+    ["Offset of field: ImageMap::scale"][::std::mem::offset_of!(ImageMap, scale) - 24usize];
+    ["Offset of field: ImageMap::shift"][::std::mem::offset_of!(ImageMap, shift) - 28usize];
+    ["Offset of field: ImageMap::low"][::std::mem::offset_of!(ImageMap, low) - 32usize];
+    ["Offset of field: ImageMap::high"][::std::mem::offset_of!(ImageMap, high) - 36usize];
 };
 /// Parameters of `layer_norm_fwd_*`: y = (x - mean) * rstd [* gamma + beta], row by row.
 #[repr(C)]

@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use half::{bf16, f16};
+use rayon::prelude::*;
 
 /// Element type of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -248,6 +249,26 @@ impl HostTensor {
         }
     }
 
+    /// Elements from number `start` on as bytes of another dtype: a piece of [`HostTensor::cast`], as many as
+    /// `out` has room for.
+    ///
+    /// # Panics
+    /// As [`HostTensor::cast`], or if there are not that many.
+    pub fn cast_into(&self, dtype: DType, start: usize, out: &mut [u8]) {
+        /// Elements that a thread converts at a time.
+        const PIECE: usize = 1 << 18;
+        let size = self.dtype.size();
+        let from = &self.bytes()[start * size..][..out.len() / dtype.size() * size];
+        if dtype == self.dtype {
+            return out.copy_from_slice(from);
+        }
+        let pieces = out.par_chunks_mut(PIECE * dtype.size()).zip(from.par_chunks(PIECE * size));
+        pieces.for_each(|(out, from)| {
+            let piece = HostTensor::copy_of(self.dtype, &[from.len() / size], from);
+            out.copy_from_slice(piece.cast(dtype).bytes());
+        });
+    }
+
     /// A copy in another float dtype (round to nearest even), or a cheap clone if it is the same.
     ///
     /// # Panics
@@ -283,6 +304,17 @@ mod tests {
         assert_eq!(x.cast(DType::BF16).to_f64(), [1.0, 1.0, -2.5]);
         assert_eq!(x.cast(DType::F16).to_f64()[1], 1.0 + 1.0 / 256.0);
         assert!(std::ptr::eq(x.cast(DType::F32).bytes(), x.bytes()));
+    }
+
+    #[test]
+    fn pieces_of_a_cast_are_those_of_the_whole() {
+        let x = HostTensor::from_f32([600_001], (0..600_001).map(|i| (i as f32).sin()).collect());
+        let whole = x.cast(DType::BF16);
+        let mut piece = vec![0; 2 * 600_000];
+        x.cast_into(DType::BF16, 1, &mut piece);
+        assert!(piece == whole.bytes()[2..]);
+        x.cast_into(DType::F32, 7, &mut piece[..40]);
+        assert_eq!(&piece[..40], &x.bytes()[28..68]);
     }
 
     #[test]

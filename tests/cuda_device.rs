@@ -5,7 +5,7 @@
 use std::ffi::{CString, c_void};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use dreamclear::Error;
 use dreamclear::cancel::Cancel;
@@ -13,7 +13,7 @@ use dreamclear::data::pixels::FloatImage;
 use dreamclear::device::Device;
 use dreamclear::device::cpu::CpuDevice;
 use dreamclear::device::cuda::CudaDevice;
-use dreamclear::device::kernel::DeviceMemory;
+use dreamclear::device::kernel::{DeviceMemory, KernelDevice};
 use dreamclear::device::sim::Simulator;
 use dreamclear::graph::{Executable, Graph, GraphBuilder, Plan, Workspace};
 use dreamclear::models;
@@ -22,6 +22,11 @@ use dreamclear::pipelines::tiled::{TiledNetwork, Watch};
 use dreamclear::tensor::{DType, HostTensor};
 use dreamclear::verify::{self, Filter, Options, Place, Slice, What};
 use dreamclear::weights::WeightSet;
+use loop_case::LoopCase;
+
+#[path = "support/loop_case.rs"]
+mod loop_case;
+mod support;
 
 /// A folder with a `libcuda.so.1` of our own, or why there is none.
 fn fake_driver(dir: &Path) -> Result<PathBuf, String> {
@@ -75,6 +80,21 @@ fn plans_on_hopper_describe_tensors_to_the_driver() {
 }
 
 #[test]
+fn a_denoising_loop_neither_waits_nor_allocates() {
+    child("child_denoises", "");
+}
+
+#[test]
+fn large_copies_take_turns_through_page_locked_blocks() {
+    child("child_copies", "");
+}
+
+#[test]
+fn the_stand_in_sees_streams_that_nothing_orders() {
+    child("child_forgets_an_event", "");
+}
+
+#[test]
 fn faults_of_machines_are_one_sentence() {
     let faults = ["none", "driver", "behind", "old", "taken", "mig", "newer code", "no code", "full"];
     for fault in faults {
@@ -117,6 +137,9 @@ fn kernels_are_compiled_at_first_use() {
 /// The library's own functions, beside those of the driver.
 struct Fake(*mut c_void);
 
+// SAFETY: a handle of the dynamic loader; the functions behind it take a lock or read a number.
+unsafe impl Sync for Fake {}
+
 impl Fake {
     /// Opens the stand-in by the name under which the program finds it, and gives it the simulator.
     fn install() -> Self {
@@ -147,6 +170,18 @@ impl Fake {
         unsafe {
             std::mem::transmute::<*mut c_void, extern "C" fn() -> usize>(self.symbol("fake_cuda_used"))()
         }
+    }
+
+    /// Waits of the host, allocations, and copies of memory that is not page-locked, so far.
+    fn counts(&self) -> [u32; 3] {
+        let mut counts = [0; 3];
+        // SAFETY: see `install`.
+        unsafe {
+            std::mem::transmute::<*mut c_void, extern "C" fn(&mut [u32; 3])>(self.symbol("fake_cuda_counts"))(
+                &mut counts,
+            );
+        }
+        counts
     }
 
     /// Graphs started so far.
@@ -252,6 +287,105 @@ fn child_runs_a_product_on_hopper() {
 }
 
 #[test]
+#[ignore = "run by a_denoising_loop_neither_waits_nor_allocates"]
+fn child_denoises() {
+    let fake = Fake::install();
+    let host = Arc::new(CpuDevice::new(1).unwrap());
+    let mut case = LoopCase::new();
+    case.settings.sampler = "dpm++sde".into();
+    case.settings.steps = 4;
+    case.limit = 3;
+    let run = |device: &Device, watch: Watch| {
+        let mut denoiser = case.denoiser(device);
+        denoiser.run(&case.subjects(), &case.settings, case.limit, watch)
+    };
+    let quiet = Watch { cancel: &Cancel::new(), progress: &|_| {} };
+    let want = run(&Device::sim(1, DType::BF16).unwrap(), quiet).unwrap();
+    let gpu = Arc::new(CudaDevice::open(0, &[("all", b"stand-in")]).unwrap());
+    let device = Device::kernels(host, gpu, DType::BF16);
+
+    let seen = Mutex::new(Vec::new());
+    let progress = |f: f32| seen.lock().unwrap().push((f, fake.counts()));
+    let got = run(&device, Watch { cancel: &Cancel::new(), progress: &progress }).unwrap();
+    for (g, w) in got.iter().zip(&want) {
+        assert!(g.latent == w.latent, "the driver's loop is the simulator's");
+    }
+    assert_eq!(fake.graph_launches(), 4, "one recording a step");
+    let seen = seen.into_inner().unwrap();
+    assert_eq!(seen.len(), 4, "each step is told: {seen:?}");
+    let [waits, allocations, _] = seen[0].1;
+    assert!(waits > 0 && allocations > 0, "what is counted happens elsewhere");
+    for (f, counts) in &seen {
+        assert_eq!(counts[..2], [waits, allocations], "waits and allocations up to {f}");
+    }
+    assert_eq!(fake.counts()[2], 0, "every copy is from or to page-locked memory");
+
+    // Given up between two steps: what was started ends before its memory goes.
+    let cancel = Cancel::new();
+    let stop = |_: f32| cancel.cancel();
+    let ended = run(&device, Watch { cancel: &cancel, progress: &stop });
+    assert!(matches!(ended, Err(Error::Interrupted)), "{ended:?}");
+    drop(device);
+    assert_eq!(fake.used(), 0, "all device memory was given back");
+}
+
+#[test]
+#[ignore = "run by large_copies_take_turns_through_page_locked_blocks"]
+fn child_copies() {
+    let fake = Fake::install();
+    let gpu: Arc<dyn KernelDevice> = Arc::new(CudaDevice::open(0, &[("all", b"stand-in")]).unwrap());
+    let words: Vec<u32> = (0..(50 << 18) + 7).map(|i: u32| i.wrapping_mul(2_654_435_761)).collect();
+    let bytes: &[u8] = bytemuck::cast_slice(&words);
+    let memory = DeviceMemory::new(&gpu, bytes.len()).unwrap();
+    let mut at = 0;
+    let mut fill = |start: usize, piece: &mut [u8]| {
+        assert_eq!(start, at, "pieces come in order");
+        at += piece.len();
+        piece.copy_from_slice(&bytes[start..at]);
+    };
+    // SAFETY: memory of this size.
+    unsafe { gpu.upload_beside(memory.address(), bytes.len(), &mut fill) }.unwrap();
+    let mut back = vec![0; bytes.len()];
+    memory.read(0, &mut back).unwrap();
+    assert!(back == bytes, "up beside, down in order");
+
+    let turned: Vec<u8> = bytes.iter().rev().copied().collect();
+    memory.write(&turned).unwrap();
+    let mark = gpu.mark().unwrap();
+    // SAFETY: inside the memory, to which nothing writes any more.
+    unsafe { mark.download(memory.address() + 5, &mut back[5..]) }.unwrap();
+    assert!(back[5..] == turned[5..], "up in order, down at a mark");
+    assert!(mark.reached().unwrap());
+    assert_eq!(fake.counts()[2], 0, "all through page-locked blocks");
+}
+
+#[test]
+#[ignore = "run by the_stand_in_sees_streams_that_nothing_orders"]
+fn child_forgets_an_event() {
+    use cudarc::driver::{result, sys};
+    let _fake = Fake::install();
+    // SAFETY: plain driver calls on the stand-in, with live streams, events and memory.
+    unsafe {
+        let stream = || result::stream::create(result::stream::StreamKind::NonBlocking).unwrap();
+        let (one, two) = (stream(), stream());
+        let event = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING).unwrap();
+        let memory = result::malloc_sync(64).unwrap();
+        let (from, mut to) = ([7u8; 64], [0u8; 64]);
+        result::memcpy_htod_async(memory, &from, two).unwrap();
+        let e = result::memcpy_dtoh_async(&mut to, memory, one).unwrap_err();
+        assert_eq!(e.0, sys::CUresult::CUDA_ERROR_LAUNCH_FAILED, "a copy overtakes another");
+        result::event::record(event, two).unwrap();
+        result::stream::wait_event(one, event, sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT).unwrap();
+        result::memcpy_dtoh_async(&mut to, memory, one).unwrap();
+        assert_eq!(to, [0; 64], "nothing is done before somebody waits");
+        assert!(result::memcpy_htod_async(memory, &from, two).is_err(), "written while it is read");
+        result::stream::synchronize(one).unwrap();
+        assert_eq!(to, from);
+        result::memcpy_htod_async(memory, &from, two).unwrap();
+    }
+}
+
+#[test]
 #[ignore = "run by faults_of_machines_are_one_sentence"]
 fn child_meets_a_fault() {
     let fault = std::env::var("FAKE_CUDA").unwrap();
@@ -270,7 +404,8 @@ fn child_meets_a_fault() {
             let x = b.input("x", DType::F32, big).unwrap();
             b.output("y", x);
             let plan = Plan::new(b.finish(), &device).unwrap();
-            Executable::new(plan, device, |_| None).err().expect("4 MiB do not fit in 1").to_string()
+            let mut exe = Executable::new(plan, device, |_| None).unwrap();
+            exe.run(&[("x", wave(&big, 0.1))]).err().expect("4 MiB do not fit in 1").to_string()
         }
         _ => opened.err().expect("the device cannot be opened").to_string(),
     };

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use dreamclear::atomic_file::discard_unfinished;
@@ -13,7 +15,7 @@ use dreamclear::data::inputs::collect;
 use dreamclear::data::pixels::Rounding;
 use dreamclear::data::resize::bicubic_antialias;
 use dreamclear::data::shard::Shard;
-use dreamclear::pipelines::batch::{Job, Options, Restored, Restorer, run};
+use dreamclear::pipelines::batch::{Finish, Job, Options, Preparer, Restored, Restorer, run};
 use dreamclear::pipelines::naming::Target;
 use dreamclear::pipelines::report::{Status, Summary};
 use dreamclear::{Error, Result};
@@ -428,4 +430,86 @@ fn kill_9_loses_at_most_the_picture_in_flight() {
         child.wait().unwrap();
         finish_and_check(&input, &output, 40);
     }
+}
+
+/// Three pictures in three hands: makes the next one ready and finishes the last one while one is restored.
+#[derive(Default)]
+struct Staged {
+    restored: usize,
+    prepared: Arc<AtomicUsize>,
+    finished: Arc<AtomicUsize>,
+}
+
+/// Waits until others have counted so far.
+fn until(counter: &AtomicUsize, least: usize, what: &str) {
+    let start = Instant::now();
+    while counter.load(Ordering::SeqCst) < least {
+        assert!(start.elapsed() < Duration::from_secs(30), "{what} does not go on beside");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+const STAGED: usize = 6;
+
+impl Restorer for Staged {
+    fn settings(&self) -> String {
+        "staged".into()
+    }
+
+    fn preparer(&self) -> Option<Preparer> {
+        let prepared = self.prepared.clone();
+        Some(Box::new(move |photo| {
+            if photo.height == 1 {
+                return Err(Error::Run("too flat".into()));
+            }
+            prepared.fetch_add(1, Ordering::SeqCst);
+            Ok(Box::new((photo.height, std::thread::current().id())))
+        }))
+    }
+
+    fn restore(&mut self, _: &Job<'_>) -> Result<Restored> {
+        unreachable!("the batch asks for several at a time")
+    }
+
+    fn restore_all(&mut self, jobs: &[Job<'_>]) -> Vec<Result<Finish>> {
+        let [job] = jobs else { panic!("{} at a time", jobs.len()) };
+        let here = std::thread::current().id();
+        let (height, loader) =
+            job.prepared.unwrap().downcast_ref::<(usize, std::thread::ThreadId)>().unwrap();
+        assert!(*height == job.photo.height && *loader != here);
+        // While this one is in work: the next is made ready, the last but one is finished.
+        until(&self.prepared, STAGED.min(self.restored + 2), "loading");
+        until(&self.finished, self.restored.saturating_sub(1), "writing");
+        self.restored += 1;
+        let (name, finished) = (job.name.to_owned(), self.finished.clone());
+        vec![Ok(Box::new(move |photo| {
+            assert_ne!(std::thread::current().id(), here);
+            finished.fetch_add(1, Ordering::SeqCst);
+            match name.as_str() {
+                "0001.png" => panic!("a bug in the end of it"),
+                "0002.png" => return Err(Error::Run("no colours".into())),
+                _ => {}
+            }
+            Ok(Restored {
+                photo: photo.clone(),
+                reference: None,
+                notes: Vec::new(),
+                details: Default::default(),
+            })
+        }))]
+    }
+}
+
+#[test]
+fn loading_restoring_and_finishing_overlap_and_fail_alone() {
+    let (_dir, input, output) = job(STAGED);
+    photo(1, 1, 9, Channels::Rgb).save(input.join("flat.png"), Format::Png, 95).unwrap();
+    let inputs = collect(&[&input], true, Some(&output)).unwrap();
+    let summary = run(inputs, &mut Staged::default(), &options(&output), &Cancel::new()).unwrap();
+    assert_eq!((summary.done, summary.exit_code()), (STAGED - 2, 3), "{}", summary.message());
+    let reasons: Vec<_> = summary.failed.iter().map(|f| (f.name.as_str(), f.reason.as_str())).collect();
+    assert_eq!(reasons.len(), 3);
+    assert!(reasons[0].0 == "0001.png" && reasons[0].1.contains("finishing: a bug in the end of it"));
+    assert_eq!(reasons[1..], [("0002.png", "no colours"), ("flat.png", "too flat")]);
+    assert_eq!(files(&output), ["0000.png", "0003.png", "0004.png", "0005.png"]);
 }

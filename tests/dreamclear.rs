@@ -236,6 +236,10 @@ fn the_simulated_device_restores_as_the_cpu_does() {
             let share = off_by_one(&simulated, &picture);
             println!("{precision:5} picture: {share:.1e} off by one");
             assert!(share <= 1e-3, "{share:.1e} of the values are off by one");
+            // Without intermediates to be kept, pictures stay in device memory to the end.
+            let more = ["--steps", "2", "--device", "sim", "--precision", "f32", &features[0], &features[1]];
+            succeeds(&case.restore("picture.png", "resident.png", &more));
+            assert!(pixels(&case, "resident.png") == simulated, "the same bytes, whatever is kept");
         }
     }
 }
@@ -289,7 +293,23 @@ fn the_plan_names_every_stage_and_a_limit_too_small_says_what_would_do() {
     assert_eq!(stages, ["swinir", "encode", "denoise", "decode"], "no caption, no text encoder");
     assert!(plan["peak_bytes"].as_u64().unwrap() > plan["resident_weight_bytes"].as_u64().unwrap());
     assert!(plan["flops"].as_f64().unwrap() > 1e9);
+    assert_eq!(plan["predicted_for"], "cpu");
     assert!(!case.path("out").exists(), "a plan writes nothing");
+
+    if dreamclear::device::sim::Simulator::new().is_ok() {
+        // The simulator stands for an A100: its plan is the card's, and so is the time.
+        let more = ["--plan", "--json", "--device", "sim", "--precision", "bf16"];
+        let out = case.restore("picture.png", "out", &more);
+        succeeds(&out);
+        let card: Value = serde_json::from_slice(&out.stdout).unwrap();
+        let card = &card["images"][0];
+        assert_eq!(card["predicted_for"], "a100");
+        let seconds = |v: &Value| v.as_f64().unwrap();
+        let stages: f64 = card["stages"].as_array().unwrap().iter().map(|s| seconds(&s["seconds"])).sum();
+        let whole = seconds(&card["predicted_seconds"]);
+        assert!(whole > 0.0 && (whole - stages).abs() <= 1e-9 * whole, "{whole} of stages {stages}");
+        assert!(card["peak_bytes"].as_u64().unwrap() > card["resident_weight_bytes"].as_u64().unwrap());
+    }
 
     let out = case.restore("picture.png", "out", &["--memory", "1MiB"]);
     assert_eq!(out.status.code(), Some(3));

@@ -1,5 +1,5 @@
 // Written by tools/bindgen: what Rust believes of the structs of ffi/, for the C++ compilers to prove.
-// headers sha256: b408e3c2dbbc0ee36510a8b8df2e80f4bbd274df3b57f4e4942f304c70bb1c31
+// headers sha256: b10f8c3a54fc1f1623b0c9979ac420a80a7925f28d8da163a3d65ef3c0ddf070
 #include <cstddef>
 
 #include "../../ffi/activation.h"
@@ -17,6 +17,7 @@
 #include "../../ffi/gated_residual.h"
 #include "../../ffi/gemm.h"
 #include "../../ffi/group_norm.h"
+#include "../../ffi/image.h"
 #include "../../ffi/index.h"
 #include "../../ffi/layer_norm.h"
 #include "../../ffi/linear_modulate.h"
@@ -277,13 +278,20 @@ static_assert(offsetof(CopyGather, src_strides) == 80, "offsetof(CopyGather, src
 static_assert(offsetof(CopyGather, extents) == 144, "offsetof(CopyGather, extents)");
 static_assert(offsetof(CopyGather, units) == 272, "offsetof(CopyGather, units)");
 static_assert(offsetof(CopyGather, rank) == 276, "offsetof(CopyGather, rank)");
-static_assert(sizeof(DiffusionNoise) == 40, "sizeof(DiffusionNoise)");
+static_assert(sizeof(DiffusionBegin) == 32, "sizeof(DiffusionBegin)");
+static_assert(offsetof(DiffusionBegin, counter) == 0, "offsetof(DiffusionBegin, counter)");
+static_assert(offsetof(DiffusionBegin, rows) == 8, "offsetof(DiffusionBegin, rows)");
+static_assert(offsetof(DiffusionBegin, timestep) == 16, "offsetof(DiffusionBegin, timestep)");
+static_assert(offsetof(DiffusionBegin, row_bytes) == 24, "offsetof(DiffusionBegin, row_bytes)");
+static_assert(offsetof(DiffusionBegin, reserved) == 28, "offsetof(DiffusionBegin, reserved)");
+static_assert(sizeof(DiffusionNoise) == 48, "sizeof(DiffusionNoise)");
 static_assert(offsetof(DiffusionNoise, out) == 0, "offsetof(DiffusionNoise, out)");
 static_assert(offsetof(DiffusionNoise, len) == 8, "offsetof(DiffusionNoise, len)");
 static_assert(offsetof(DiffusionNoise, seed) == 16, "offsetof(DiffusionNoise, seed)");
 static_assert(offsetof(DiffusionNoise, image) == 24, "offsetof(DiffusionNoise, image)");
-static_assert(offsetof(DiffusionNoise, step) == 32, "offsetof(DiffusionNoise, step)");
-static_assert(offsetof(DiffusionNoise, reserved) == 36, "offsetof(DiffusionNoise, reserved)");
+static_assert(offsetof(DiffusionNoise, counter) == 32, "offsetof(DiffusionNoise, counter)");
+static_assert(offsetof(DiffusionNoise, step) == 40, "offsetof(DiffusionNoise, step)");
+static_assert(offsetof(DiffusionNoise, reserved) == 44, "offsetof(DiffusionNoise, reserved)");
 static_assert(sizeof(DiffusionGuide) == 40, "sizeof(DiffusionGuide)");
 static_assert(offsetof(DiffusionGuide, cond) == 0, "offsetof(DiffusionGuide, cond)");
 static_assert(offsetof(DiffusionGuide, uncond) == 8, "offsetof(DiffusionGuide, uncond)");
@@ -299,28 +307,73 @@ static_assert(offsetof(DiffusionSum, factors) == 48, "offsetof(DiffusionSum, fac
 static_assert(offsetof(DiffusionSum, count) == 64, "offsetof(DiffusionSum, count)");
 static_assert(offsetof(DiffusionSum, reserved) == 68, "offsetof(DiffusionSum, reserved)");
 static_assert(sizeof(DiffusionBlend) == 56, "sizeof(DiffusionBlend)");
-static_assert(offsetof(DiffusionBlend, tile) == 0, "offsetof(DiffusionBlend, tile)");
+static_assert(offsetof(DiffusionBlend, tiles) == 0, "offsetof(DiffusionBlend, tiles)");
 static_assert(offsetof(DiffusionBlend, weights) == 8, "offsetof(DiffusionBlend, weights)");
-static_assert(offsetof(DiffusionBlend, sums) == 16, "offsetof(DiffusionBlend, sums)");
-static_assert(offsetof(DiffusionBlend, total) == 24, "offsetof(DiffusionBlend, total)");
-static_assert(offsetof(DiffusionBlend, planes) == 32, "offsetof(DiffusionBlend, planes)");
-static_assert(offsetof(DiffusionBlend, height) == 36, "offsetof(DiffusionBlend, height)");
-static_assert(offsetof(DiffusionBlend, width) == 40, "offsetof(DiffusionBlend, width)");
-static_assert(offsetof(DiffusionBlend, side) == 44, "offsetof(DiffusionBlend, side)");
-static_assert(offsetof(DiffusionBlend, top) == 48, "offsetof(DiffusionBlend, top)");
-static_assert(offsetof(DiffusionBlend, left) == 52, "offsetof(DiffusionBlend, left)");
-static_assert(sizeof(DiffusionIddpm) == 64, "sizeof(DiffusionIddpm)");
-static_assert(offsetof(DiffusionIddpm, x) == 0, "offsetof(DiffusionIddpm, x)");
-static_assert(offsetof(DiffusionIddpm, eps) == 8, "offsetof(DiffusionIddpm, eps)");
-static_assert(offsetof(DiffusionIddpm, variance) == 16, "offsetof(DiffusionIddpm, variance)");
-static_assert(offsetof(DiffusionIddpm, noise) == 24, "offsetof(DiffusionIddpm, noise)");
-static_assert(offsetof(DiffusionIddpm, len) == 32, "offsetof(DiffusionIddpm, len)");
-static_assert(offsetof(DiffusionIddpm, from_x) == 40, "offsetof(DiffusionIddpm, from_x)");
-static_assert(offsetof(DiffusionIddpm, from_eps) == 44, "offsetof(DiffusionIddpm, from_eps)");
-static_assert(offsetof(DiffusionIddpm, mean_clean) == 48, "offsetof(DiffusionIddpm, mean_clean)");
-static_assert(offsetof(DiffusionIddpm, mean_x) == 52, "offsetof(DiffusionIddpm, mean_x)");
-static_assert(offsetof(DiffusionIddpm, least) == 56, "offsetof(DiffusionIddpm, least)");
-static_assert(offsetof(DiffusionIddpm, greatest) == 60, "offsetof(DiffusionIddpm, greatest)");
+static_assert(offsetof(DiffusionBlend, out) == 16, "offsetof(DiffusionBlend, out)");
+static_assert(offsetof(DiffusionBlend, planes) == 24, "offsetof(DiffusionBlend, planes)");
+static_assert(offsetof(DiffusionBlend, height) == 28, "offsetof(DiffusionBlend, height)");
+static_assert(offsetof(DiffusionBlend, width) == 32, "offsetof(DiffusionBlend, width)");
+static_assert(offsetof(DiffusionBlend, side) == 36, "offsetof(DiffusionBlend, side)");
+static_assert(offsetof(DiffusionBlend, step) == 40, "offsetof(DiffusionBlend, step)");
+static_assert(offsetof(DiffusionBlend, rows) == 44, "offsetof(DiffusionBlend, rows)");
+static_assert(offsetof(DiffusionBlend, columns) == 48, "offsetof(DiffusionBlend, columns)");
+static_assert(offsetof(DiffusionBlend, reserved) == 52, "offsetof(DiffusionBlend, reserved)");
+static_assert(sizeof(DiffusionStep) == 96, "sizeof(DiffusionStep)");
+static_assert(offsetof(DiffusionStep, x) == 0, "offsetof(DiffusionStep, x)");
+static_assert(offsetof(DiffusionStep, eps) == 8, "offsetof(DiffusionStep, eps)");
+static_assert(offsetof(DiffusionStep, variance) == 16, "offsetof(DiffusionStep, variance)");
+static_assert(offsetof(DiffusionStep, noise) == 24, "offsetof(DiffusionStep, noise)");
+static_assert(offsetof(DiffusionStep, clean) == 32, "offsetof(DiffusionStep, clean)");
+static_assert(offsetof(DiffusionStep, corrected) == 40, "offsetof(DiffusionStep, corrected)");
+static_assert(offsetof(DiffusionStep, kept) == 48, "offsetof(DiffusionStep, kept)");
+static_assert(offsetof(DiffusionStep, counter) == 56, "offsetof(DiffusionStep, counter)");
+static_assert(offsetof(DiffusionStep, rows) == 64, "offsetof(DiffusionStep, rows)");
+static_assert(offsetof(DiffusionStep, fault) == 72, "offsetof(DiffusionStep, fault)");
+static_assert(offsetof(DiffusionStep, len) == 80, "offsetof(DiffusionStep, len)");
+static_assert(offsetof(DiffusionStep, noise_step) == 88, "offsetof(DiffusionStep, noise_step)");
+static_assert(sizeof(DiffusionIddpmRow) == 32, "sizeof(DiffusionIddpmRow)");
+static_assert(offsetof(DiffusionIddpmRow, timestep) == 0, "offsetof(DiffusionIddpmRow, timestep)");
+static_assert(offsetof(DiffusionIddpmRow, noise) == 4, "offsetof(DiffusionIddpmRow, noise)");
+static_assert(offsetof(DiffusionIddpmRow, from_x) == 8, "offsetof(DiffusionIddpmRow, from_x)");
+static_assert(offsetof(DiffusionIddpmRow, from_eps) == 12, "offsetof(DiffusionIddpmRow, from_eps)");
+static_assert(offsetof(DiffusionIddpmRow, mean_clean) == 16, "offsetof(DiffusionIddpmRow, mean_clean)");
+static_assert(offsetof(DiffusionIddpmRow, mean_x) == 20, "offsetof(DiffusionIddpmRow, mean_x)");
+static_assert(offsetof(DiffusionIddpmRow, least) == 24, "offsetof(DiffusionIddpmRow, least)");
+static_assert(offsetof(DiffusionIddpmRow, greatest) == 28, "offsetof(DiffusionIddpmRow, greatest)");
+static_assert(sizeof(DiffusionDdimRow) == 32, "sizeof(DiffusionDdimRow)");
+static_assert(offsetof(DiffusionDdimRow, timestep) == 0, "offsetof(DiffusionDdimRow, timestep)");
+static_assert(offsetof(DiffusionDdimRow, noise) == 4, "offsetof(DiffusionDdimRow, noise)");
+static_assert(offsetof(DiffusionDdimRow, from_x) == 8, "offsetof(DiffusionDdimRow, from_x)");
+static_assert(offsetof(DiffusionDdimRow, from_eps) == 12, "offsetof(DiffusionDdimRow, from_eps)");
+static_assert(offsetof(DiffusionDdimRow, signal) == 16, "offsetof(DiffusionDdimRow, signal)");
+static_assert(offsetof(DiffusionDdimRow, direction) == 20, "offsetof(DiffusionDdimRow, direction)");
+static_assert(offsetof(DiffusionDdimRow, sigma) == 24, "offsetof(DiffusionDdimRow, sigma)");
+static_assert(offsetof(DiffusionDdimRow, reserved) == 28, "offsetof(DiffusionDdimRow, reserved)");
+static_assert(sizeof(DiffusionDpmRow) == 40, "sizeof(DiffusionDpmRow)");
+static_assert(offsetof(DiffusionDpmRow, timestep) == 0, "offsetof(DiffusionDpmRow, timestep)");
+static_assert(offsetof(DiffusionDpmRow, noise) == 4, "offsetof(DiffusionDpmRow, noise)");
+static_assert(offsetof(DiffusionDpmRow, second) == 8, "offsetof(DiffusionDpmRow, second)");
+static_assert(offsetof(DiffusionDpmRow, signal_level) == 12, "offsetof(DiffusionDpmRow, signal_level)");
+static_assert(offsetof(DiffusionDpmRow, noise_level) == 16, "offsetof(DiffusionDpmRow, noise_level)");
+static_assert(offsetof(DiffusionDpmRow, keep) == 20, "offsetof(DiffusionDpmRow, keep)");
+static_assert(offsetof(DiffusionDpmRow, towards) == 24, "offsetof(DiffusionDpmRow, towards)");
+static_assert(offsetof(DiffusionDpmRow, half) == 28, "offsetof(DiffusionDpmRow, half)");
+static_assert(offsetof(DiffusionDpmRow, inverse) == 32, "offsetof(DiffusionDpmRow, inverse)");
+static_assert(offsetof(DiffusionDpmRow, sigma) == 36, "offsetof(DiffusionDpmRow, sigma)");
+static_assert(sizeof(DiffusionSaRow) == 60, "sizeof(DiffusionSaRow)");
+static_assert(offsetof(DiffusionSaRow, timestep) == 0, "offsetof(DiffusionSaRow, timestep)");
+static_assert(offsetof(DiffusionSaRow, noise) == 4, "offsetof(DiffusionSaRow, noise)");
+static_assert(offsetof(DiffusionSaRow, correct) == 8, "offsetof(DiffusionSaRow, correct)");
+static_assert(offsetof(DiffusionSaRow, had_noise) == 12, "offsetof(DiffusionSaRow, had_noise)");
+static_assert(offsetof(DiffusionSaRow, second) == 16, "offsetof(DiffusionSaRow, second)");
+static_assert(offsetof(DiffusionSaRow, signal_level) == 20, "offsetof(DiffusionSaRow, signal_level)");
+static_assert(offsetof(DiffusionSaRow, noise_level) == 24, "offsetof(DiffusionSaRow, noise_level)");
+static_assert(offsetof(DiffusionSaRow, corrector_keep) == 28, "offsetof(DiffusionSaRow, corrector_keep)");
+static_assert(offsetof(DiffusionSaRow, corrector_towards) == 32, "offsetof(DiffusionSaRow, corrector_towards)");
+static_assert(offsetof(DiffusionSaRow, corrector_sigma) == 40, "offsetof(DiffusionSaRow, corrector_sigma)");
+static_assert(offsetof(DiffusionSaRow, keep) == 44, "offsetof(DiffusionSaRow, keep)");
+static_assert(offsetof(DiffusionSaRow, towards) == 48, "offsetof(DiffusionSaRow, towards)");
+static_assert(offsetof(DiffusionSaRow, sigma) == 56, "offsetof(DiffusionSaRow, sigma)");
 static_assert(sizeof(Embedding) == 48, "sizeof(Embedding)");
 static_assert(offsetof(Embedding, x) == 0, "offsetof(Embedding, x)");
 static_assert(offsetof(Embedding, indices) == 8, "offsetof(Embedding, indices)");
@@ -453,6 +506,14 @@ static_assert(offsetof(GroupNormGradCombine, d_beta) == 32, "offsetof(GroupNormG
 static_assert(offsetof(GroupNormGradCombine, tiles) == 40, "offsetof(GroupNormGradCombine, tiles)");
 static_assert(offsetof(GroupNormGradCombine, samples) == 64, "offsetof(GroupNormGradCombine, samples)");
 static_assert(offsetof(GroupNormGradCombine, reserved) == 68, "offsetof(GroupNormGradCombine, reserved)");
+static_assert(sizeof(ImageMap) == 40, "sizeof(ImageMap)");
+static_assert(offsetof(ImageMap, x) == 0, "offsetof(ImageMap, x)");
+static_assert(offsetof(ImageMap, y) == 8, "offsetof(ImageMap, y)");
+static_assert(offsetof(ImageMap, len) == 16, "offsetof(ImageMap, len)");
+static_assert(offsetof(ImageMap, scale) == 24, "offsetof(ImageMap, scale)");
+static_assert(offsetof(ImageMap, shift) == 28, "offsetof(ImageMap, shift)");
+static_assert(offsetof(ImageMap, low) == 32, "offsetof(ImageMap, low)");
+static_assert(offsetof(ImageMap, high) == 36, "offsetof(ImageMap, high)");
 static_assert(sizeof(LayerNormFwd) == 56, "sizeof(LayerNormFwd)");
 static_assert(offsetof(LayerNormFwd, x) == 0, "offsetof(LayerNormFwd, x)");
 static_assert(offsetof(LayerNormFwd, gamma) == 8, "offsetof(LayerNormFwd, gamma)");

@@ -11,7 +11,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::models::{MODELS, ModelRow};
-use crate::device::kernel::DeviceFacts;
+use crate::device::Device;
+use crate::device::kernel::{DeviceFacts, KernelDevice};
 use crate::error::Result;
 use crate::graph::plan::{Step, Target};
 use crate::graph::{Graph, Plan, passes};
@@ -51,6 +52,35 @@ impl Card {
     pub fn named(name: &str) -> Option<&'static Card> {
         CARDS.iter().find(|c| c.name == name)
     }
+}
+
+impl Card {
+    /// What a device is: a known card by its name; else the known one of its generation, its rates in
+    /// proportion to the number of multiprocessors.
+    pub fn of(device: &dyn KernelDevice) -> Card {
+        let (name, facts) = (device.name().to_lowercase(), device.facts());
+        if let Some(card) = CARDS.iter().find(|c| name.contains(c.name)) {
+            return Card { facts, ..*card };
+        }
+        let like = CARDS.iter().rev().find(|c| c.facts.arch <= facts.arch).unwrap_or(&CARDS[0]);
+        let share = f64::from(facts.multiprocessors) / f64::from(like.facts.multiprocessors);
+        Card {
+            facts,
+            half: share * like.half,
+            single: share * like.single,
+            bandwidth: share * like.bandwidth,
+            ..*like
+        }
+    }
+}
+
+/// Predicted seconds of a plan on the device that it was made for, if that is a GPU or stands for one.
+///
+/// # Errors
+/// As [`predict`].
+pub fn seconds(plan: &Plan, device: &Device) -> Result<Option<f64>> {
+    let Some(kernels) = device.as_kernels() else { return Ok(None) };
+    Ok(Some(predict(plan, &Card::of(&*kernels.device), SHARES)?.predicted))
 }
 
 /// Share of a peak that kernels of a kind are assumed to reach.

@@ -7,17 +7,20 @@ use serde_json::json;
 
 use super::DeviceArgs;
 use super::restore_dreamclear::{self, DreamClearArgs};
+use crate::bench::predict::{Card, SHARES};
 use crate::bench::roofline::{Effort, Roofline};
 use crate::cancel::Cancel;
 use crate::data::image::{Format, Photo};
 use crate::data::inputs::{self, Inputs};
 use crate::data::pixels::Rounding;
 use crate::data::shard::Shard;
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::models::load::{self, Loaded};
 use crate::pipelines::batch::{self, Options, Restorer};
 use crate::pipelines::naming::Target;
 use crate::pipelines::restore::{DEFAULT_MEMORY, NetworkRestorer, Settings};
+use crate::tensor::DType;
 use crate::weights::{hub, safetensors};
 
 /// Restore photos: remove blur, noise and compression, and enlarge.
@@ -136,9 +139,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         restore_dreamclear::check_single(&args.dreamclear, &found)?;
         let mut restorer = restore_dreamclear::open(args, device.clone(), matrices)?;
         if args.plan {
-            let roofs = Roofline::measure(device.host(), Effort::quick())?;
-            let flops = roofs.matmul_flops_per_second;
-            let (rows, text, failed) = restore_dreamclear::plan(&mut restorer, found, flops);
+            let (rows, text, failed) = restore_dreamclear::plan(&mut restorer, found, &Speed::of(&device)?);
             return print_plan(rows, text, failed, args.json);
         }
         let code = run_batch(args, format, found, &mut restorer)?;
@@ -154,8 +155,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let settings = settings(args, &model)?;
     let mut restorer = NetworkRestorer::new(&args.model, model, settings, device.clone())?;
     if args.plan {
-        let roofs = Roofline::measure(device.host(), Effort::quick())?;
-        return plan(&restorer, found, roofs.matmul_flops_per_second, args.json);
+        return plan(&restorer, found, &Speed::of(&device)?, args.json);
     }
     run_batch(args, format, found, &mut restorer)
 }
@@ -261,9 +261,40 @@ fn settings(args: &Args, model: &Loaded) -> Result<Settings> {
     })
 }
 
-/// `--plan`: what each picture would take; its time at the speed of a large matrix product, which
-/// is what these networks come near to.
-fn plan(restorer: &NetworkRestorer, found: Inputs, flops_per_second: f64, as_json: bool) -> Result<ExitCode> {
+/// How times of `--plan` come about.
+pub struct Speed {
+    /// Of a large matrix product, which is what the networks come near to: where no cost model knows better.
+    pub flops_per_second: f64,
+    /// What it is the speed of: `cpu`, or the name of a card.
+    pub device: &'static str,
+    /// What is said behind a time.
+    pub note: &'static str,
+}
+
+impl Speed {
+    /// Measured on a CPU; of a GPU, or what stands for one, from its published peak.
+    pub fn of(device: &Device) -> Result<Self> {
+        let Some(kernels) = device.as_kernels() else {
+            let roofs = Roofline::measure(device.host(), Effort::quick())?;
+            return Ok(Speed { flops_per_second: roofs.matmul_flops_per_second, device: "cpu", note: "" });
+        };
+        let card = Card::of(&*kernels.device);
+        let peak = if kernels.compute == DType::F32 { card.single } else { card.half };
+        Ok(Speed {
+            flops_per_second: SHARES.products * peak,
+            device: card.name,
+            note: " (predicted, not measured)",
+        })
+    }
+
+    /// Seconds as they are printed: a CPU's rounded up, a card's with their tenths.
+    pub fn show(&self, seconds: f64) -> String {
+        if self.device == "cpu" { format!("{:.0}", seconds.ceil()) } else { format!("{seconds:.1}") }
+    }
+}
+
+/// `--plan`: what each picture would take.
+fn plan(restorer: &NetworkRestorer, found: Inputs, speed: &Speed, as_json: bool) -> Result<ExitCode> {
     let mib = |bytes: usize| bytes as f64 / (1 << 20) as f64;
     let (mut rows, mut text) = (Vec::new(), String::new());
     let mut failed = found.failed.len();
@@ -281,8 +312,12 @@ fn plan(restorer: &NetworkRestorer, found: Inputs, flops_per_second: f64, as_jso
             }
         };
         let tiling = &layout.tiling;
+        let seconds = match restorer.seconds(&layout)? {
+            Some(seconds) => seconds,
+            None => tiling.flops / speed.flops_per_second,
+        };
         text += &format!(
-            "{}: {}×{} to {}×{}, {} tile(s) of {}×{} (overlap {}), {:.2} TFLOP, about {:.0} s\n  peak {:.0} MiB: working memory {:.0}, weights {:.0}, pictures {:.0}\n",
+            "{}: {}×{} to {}×{}, {} tile(s) of {}×{} (overlap {}), {:.2} TFLOP, about {} s{}\n  peak {:.0} MiB: working memory {:.0}, weights {:.0}, pictures {:.0}\n",
             input.name,
             layout.input.1,
             layout.input.0,
@@ -293,7 +328,8 @@ fn plan(restorer: &NetworkRestorer, found: Inputs, flops_per_second: f64, as_jso
             tiling.tile.0,
             tiling.overlap,
             tiling.flops / 1e12,
-            (tiling.flops / flops_per_second).ceil(),
+            speed.show(seconds),
+            speed.note,
             mib(layout.peak()),
             mib(tiling.arena),
             mib(tiling.weights),
@@ -312,7 +348,8 @@ fn plan(restorer: &NetworkRestorer, found: Inputs, flops_per_second: f64, as_jso
             "weight_bytes": tiling.weights,
             "picture_bytes": layout.pictures,
             "flops": tiling.flops,
-            "predicted_seconds": tiling.flops / flops_per_second,
+            "predicted_seconds": seconds,
+            "predicted_for": speed.device,
         }));
     }
     print_plan(rows, text, failed, as_json)

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::restore::Speed;
 use crate::data::color_fix::ColorFix;
 use crate::data::inputs::Inputs;
 use crate::data::pixels::Rounding;
@@ -13,6 +14,7 @@ use crate::diffusion::Guided;
 use crate::error::{Error, Result};
 use crate::pipelines::dreamclear::captions::Source;
 use crate::pipelines::dreamclear::components::{Chosen, Sources};
+use crate::pipelines::dreamclear::memory::Stage;
 use crate::pipelines::dreamclear::noise::{NoiseSource, Replay};
 use crate::pipelines::dreamclear::{DreamClearRestorer, Settings, denoise};
 use crate::tensor::DType;
@@ -253,11 +255,11 @@ fn captions(own: &DreamClearArgs) -> Result<Source> {
     Ok(Source::Vlm { client: Box::new(vlm::Client::new(options)?), identity })
 }
 
-/// `--plan`: what each stage of each picture would take.
+/// `--plan`: what each stage of each picture would take; at what speed where nothing better is known.
 pub fn plan(
     restorer: &mut DreamClearRestorer,
     found: Inputs,
-    flops_per_second: f64,
+    speed: &Speed,
 ) -> (Vec<serde_json::Value>, String, usize) {
     let mib = |bytes: usize| bytes as f64 / (1 << 20) as f64;
     let (mut rows, mut text, mut failed) = (Vec::new(), String::new(), found.failed.len());
@@ -275,12 +277,14 @@ pub fn plan(
                 continue;
             }
         };
-        let seconds = memory.flops / flops_per_second;
+        let stage = |s: &Stage| s.seconds.unwrap_or(s.flops / speed.flops_per_second);
+        let seconds: f64 = memory.stages.iter().map(stage).sum();
         text += &format!(
-            "{}: {w}×{h}, {:.2} TFLOP, about {:.0} s, peak {:.0} MiB (weights {:.0}{}, pictures {:.0}, kept between steps {:.0})\n",
+            "{}: {w}×{h}, {:.2} TFLOP, about {} s{}, peak {:.0} MiB (weights {:.0}{}, pictures {:.0}, kept between steps {:.0})\n",
             input.name,
             memory.flops / 1e12,
-            seconds.ceil(),
+            speed.show(seconds),
+            speed.note,
             mib(memory.peak_bytes),
             mib(memory.resident_weight_bytes),
             if memory.streamed { " and the denoiser's read from the file at every step" } else { "" },
@@ -289,12 +293,12 @@ pub fn plan(
         );
         for s in &memory.stages {
             text += &format!(
-                "  {:8} weights {:8.1} MiB  arena {:8.1} MiB  {:10.3} TFLOP  about {:6.0} s  {}\n",
+                "  {:8} weights {:8.1} MiB  arena {:8.1} MiB  {:10.3} TFLOP  about {:>6} s  {}\n",
                 s.name,
                 mib(s.weight_bytes),
                 mib(s.arena_bytes),
                 s.flops / 1e12,
-                (s.flops / flops_per_second).ceil(),
+                speed.show(stage(s)),
                 s.note
             );
         }
@@ -302,6 +306,7 @@ pub fn plan(
         row["name"] = json!(input.name);
         row["input"] = json!([h, w]);
         row["predicted_seconds"] = json!(seconds);
+        row["predicted_for"] = json!(speed.device);
         rows.push(row);
     }
     (rows, text, failed)

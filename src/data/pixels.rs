@@ -1,5 +1,7 @@
 //! Between photos (integers, any channels) and what networks see (f32, RGB, 0..1).
 
+pub mod cuda;
+
 use std::borrow::Cow;
 
 use rayon::prelude::*;

@@ -175,6 +175,19 @@ pub trait KernelDevice: Send + Sync {
     /// The range must be live memory of this device.
     unsafe fn upload(&self, to: u64, bytes: &[u8]) -> Result<()>;
 
+    /// Fills device memory that nothing launched so far uses, beside what is running; what is launched later
+    /// sees it. `fill` makes the bytes a piece at a time, in order: it is given where the piece starts and
+    /// room for it, from which the device copies while the next piece is made.
+    ///
+    /// # Safety
+    /// As [`KernelDevice::upload`].
+    unsafe fn upload_beside(
+        &self,
+        to: u64,
+        bytes: usize,
+        fill: &mut dyn FnMut(usize, &mut [u8]),
+    ) -> Result<()>;
+
     /// Copies device memory to the host, after all that was launched before.
     ///
     /// # Safety
@@ -183,6 +196,26 @@ pub trait KernelDevice: Send + Sync {
 
     /// The tensor as this device's kernels take it; or in one sentence why it has none such.
     fn tensor_map(&self, spec: &TensorMapSpec) -> Result<ffi::TensorMap, String>;
+
+    /// Starts a copy to page-locked memory, after all that was launched before, and waits for nothing: the
+    /// bytes are there when a mark that is set later is reached.
+    ///
+    /// # Safety
+    /// The range must be live memory of this device, `to` of [`KernelDevice::allocate_pinned`]; both for as
+    /// long as the copy takes.
+    unsafe fn download_later(&self, from: u64, to: *mut u8, bytes: usize) -> Result<()>;
+
+    /// Takes page-locked host memory, which a device reads and writes by itself while the host goes on.
+    fn allocate_pinned(&self, bytes: usize) -> Result<*mut u8>;
+
+    /// Gives memory of [`KernelDevice::allocate_pinned`] back.
+    ///
+    /// # Safety
+    /// Nothing may use it any more.
+    unsafe fn free_pinned(&self, at: *mut u8, bytes: usize);
+
+    /// Sets a mark after all that was launched so far.
+    fn mark(&self) -> Result<Box<dyn Mark>>;
 
     /// Whether the device has this kernel, and it takes these parameters; or what is wrong.
     fn check(&self, launch: &Launch) -> Result<(), String>;
@@ -202,6 +235,21 @@ pub trait KernelDevice: Send + Sync {
 
     /// Waits until all that was launched is done.
     fn synchronize(&self) -> Result<()>;
+}
+
+/// A point in what a device has to do.
+pub trait Mark: Send + Sync {
+    /// Moves it behind all that was launched so far.
+    fn set(&self) -> Result<()>;
+
+    /// Whether all before it is done. Waits for nothing.
+    fn reached(&self) -> Result<bool>;
+
+    /// Copies device memory to the host as soon as the mark is reached, beside what was launched later.
+    ///
+    /// # Safety
+    /// The range must be live memory of this device, and nothing launched later may write to it.
+    unsafe fn download(&self, from: u64, to: &mut [u8]) -> Result<()>;
 }
 
 /// Launches that are started as one (a CUDA graph).
@@ -276,6 +324,46 @@ impl Drop for DeviceMemory {
     }
 }
 
+/// Page-locked host memory of our own, zeros at first.
+pub struct PinnedMemory {
+    device: Arc<dyn KernelDevice>,
+    at: *mut u8,
+    bytes: usize,
+}
+
+// SAFETY: owns its memory, which any thread may use.
+unsafe impl Send for PinnedMemory {}
+// SAFETY: `&PinnedMemory` only reads.
+unsafe impl Sync for PinnedMemory {}
+
+impl PinnedMemory {
+    /// `bytes` zeros.
+    pub fn new(device: &Arc<dyn KernelDevice>, bytes: usize) -> Result<Self> {
+        let at = device.allocate_pinned(bytes.max(1))?;
+        // SAFETY: just allocated with this size.
+        unsafe { at.write_bytes(0, bytes) };
+        Ok(PinnedMemory { device: device.clone(), at, bytes })
+    }
+
+    /// Where a device may write, between marks.
+    pub fn as_mut_ptr(&self) -> *mut u8 {
+        self.at
+    }
+
+    /// A copy of the bytes as they are now.
+    pub fn read(&self) -> Vec<u8> {
+        // SAFETY: our own allocation. A device writes to it behind the compiler's back, so it is read as such.
+        (0..self.bytes).map(|i| unsafe { self.at.add(i).read_volatile() }).collect()
+    }
+}
+
+impl Drop for PinnedMemory {
+    fn drop(&mut self) {
+        // SAFETY: allocated by `new` with this size; the owner is gone.
+        unsafe { self.device.free_pinned(self.at, self.bytes.max(1)) };
+    }
+}
+
 /// A parameter in device memory.
 pub struct DeviceParam {
     memory: DeviceMemory,
@@ -317,7 +405,10 @@ impl ParamCache {
             return Ok(found);
         }
         cache.retain(|_, param| param.strong_count() > 0);
-        let memory = DeviceMemory::of(device, tensor.cast(dtype).bytes())?;
+        let memory = DeviceMemory::new(device, tensor.len() * dtype.size())?;
+        let mut fill = |start: usize, piece: &mut [u8]| tensor.cast_into(dtype, start / dtype.size(), piece);
+        // SAFETY: memory of our own that nobody else knows yet.
+        unsafe { device.upload_beside(memory.address(), memory.len(), &mut fill) }?;
         let param = Arc::new(DeviceParam { memory, source: tensor.clone() });
         cache.insert(key, Arc::downgrade(&param));
         Ok(param)

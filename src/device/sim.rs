@@ -7,7 +7,7 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::sync::{Arc, OnceLock};
 
 use super::cpu::Arena;
-use super::kernel::{DeviceFacts, KernelDevice, KernelInfo, Launch, Recording, TensorMapSpec};
+use super::kernel::{DeviceFacts, KernelDevice, KernelInfo, Launch, Mark, Recording, TensorMapSpec};
 use crate::error::{Error, Result};
 use crate::ffi;
 
@@ -306,14 +306,43 @@ impl KernelDevice for SimDevice {
         Ok(())
     }
 
+    unsafe fn upload_beside(
+        &self,
+        to: u64,
+        bytes: usize,
+        fill: &mut dyn FnMut(usize, &mut [u8]),
+    ) -> Result<()> {
+        // SAFETY: the caller's promise; device memory is the host's.
+        fill(0, unsafe { std::slice::from_raw_parts_mut(to as *mut u8, bytes) });
+        Ok(())
+    }
+
     unsafe fn download(&self, from: u64, to: &mut [u8]) -> Result<()> {
         // SAFETY: the caller's promise.
-        unsafe { (from as *const u8).copy_to_nonoverlapping(to.as_mut_ptr(), to.len()) };
+        unsafe { self.download_later(from, to.as_mut_ptr(), to.len()) }
+    }
+
+    unsafe fn download_later(&self, from: u64, to: *mut u8, bytes: usize) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { (from as *const u8).copy_to_nonoverlapping(to, bytes) };
         Ok(())
     }
 
     fn tensor_map(&self, spec: &TensorMapSpec) -> Result<ffi::TensorMap, String> {
         self.simulator.tensor_map(spec)
+    }
+
+    fn allocate_pinned(&self, bytes: usize) -> Result<*mut u8> {
+        Ok(self.allocate(bytes)? as *mut u8)
+    }
+
+    unsafe fn free_pinned(&self, at: *mut u8, bytes: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { self.free(at as u64, bytes) };
+    }
+
+    fn mark(&self) -> Result<Box<dyn Mark>> {
+        Ok(Box::new(Now))
     }
 
     fn check(&self, launch: &Launch) -> Result<(), String> {
@@ -339,6 +368,25 @@ impl KernelDevice for SimDevice {
     }
 
     fn synchronize(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// What was launched is done: the simulator waits for every launch.
+struct Now;
+
+impl Mark for Now {
+    fn set(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn reached(&self) -> Result<bool> {
+        Ok(true)
+    }
+
+    unsafe fn download(&self, from: u64, to: &mut [u8]) -> Result<()> {
+        // SAFETY: the caller's promise; device memory is the host's.
+        unsafe { (from as *const u8).copy_to_nonoverlapping(to.as_mut_ptr(), to.len()) };
         Ok(())
     }
 }

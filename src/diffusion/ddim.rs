@@ -1,8 +1,10 @@
 //! Denoising diffusion implicit models (Song, Meng and Ermon, 2021).
 
+use super::cuda::Steps;
 use super::sampler::check_lengths;
 use super::schedule::Respaced;
 use super::{Guided, Sampler};
+use crate::ffi::DiffusionDdimRow;
 use crate::{Error, Result};
 
 /// `IDDPM(str(steps)).ddim_sample_loop(clip_denoised=False, eta)`.
@@ -23,6 +25,23 @@ impl Ddim {
             return Err(Error::Usage(format!("expected an eta of 0 to 1 for DDIM, found {eta}")));
         }
         Ok(Ddim { steps: Respaced::dreamclear(steps)?, eta })
+    }
+
+    fn row(&self, k: usize) -> DiffusionDdimRow {
+        let i = self.steps.entry(k);
+        let (a, previous) = (self.steps.schedule.alphas_cumprod[i], self.steps.previous(i));
+        let (from_x, from_eps) = self.steps.clean(i);
+        let sigma = self.eta * ((1.0 - previous) / (1.0 - a)).sqrt() * (1.0 - a / previous).sqrt();
+        DiffusionDdimRow {
+            timestep: self.timestep(k) as f32,
+            noise: u32::from(self.wants_noise(k)),
+            from_x,
+            from_eps,
+            signal: previous.sqrt() as f32,
+            direction: (1.0 - previous - sigma * sigma).max(0.0).sqrt() as f32,
+            sigma: sigma as f32,
+            reserved: 0,
+        }
     }
 }
 
@@ -45,13 +64,7 @@ impl Sampler for Ddim {
 
     fn step(&mut self, k: usize, x: &mut [f32], eps: &[f32], variance: &[f32], noise: Option<&[f32]>) {
         check_lengths(x, eps, variance, noise);
-        let i = self.steps.entry(k);
-        let (a, previous) = (self.steps.schedule.alphas_cumprod[i], self.steps.previous(i));
-        let (from_x, from_eps) = self.steps.clean(i);
-        let sigma = self.eta * ((1.0 - previous) / (1.0 - a)).sqrt() * (1.0 - a / previous).sqrt();
-        let signal = previous.sqrt() as f32;
-        let direction = (1.0 - previous - sigma * sigma).max(0.0).sqrt() as f32;
-        let sigma = sigma as f32;
+        let DiffusionDdimRow { from_x, from_eps, signal, direction, sigma, .. } = self.row(k);
         let noise = if self.wants_noise(k) { Some(noise.expect("noise for this step")) } else { None };
         for (j, (x, &e)) in x.iter_mut().zip(eps).enumerate() {
             let clean = from_x * *x - from_eps * e;
@@ -62,6 +75,10 @@ impl Sampler for Ddim {
                 *x += sigma * noise[j];
             }
         }
+    }
+
+    fn device_steps(&self) -> Steps {
+        Steps::new(self, "ddim", 0, |k| self.row(k))
     }
 }
 

@@ -1,9 +1,11 @@
 //! DPM-Solver++, second order, multistep (Lu et al., "DPM-Solver++: Fast Solver for Guided
 //! Sampling of Diffusion Probabilistic Models", 2022), for the ODE and for the SDE.
 
+use super::cuda::Steps;
 use super::sampler::{check_lengths, predict_clean};
 use super::schedule::Level;
 use super::{Guided, Sampler, Schedule};
+use crate::ffi::DiffusionDpmRow;
 use crate::{Error, Result};
 
 /// The ODE solver is `DPMS(...).sample(order=2, skip_type="time_uniform", method="multistep")`
@@ -50,6 +52,37 @@ impl DpmSolver {
     fn second_order(&self, k: usize) -> bool {
         k > 0 && !(self.len() < 10 && k + 1 == self.len())
     }
+
+    fn row(&self, k: usize) -> DiffusionDpmRow {
+        let (from, to) = (self.level(k), self.level(k + 1));
+        let h = to.lambda - from.lambda;
+        // The SDE forgets the state e^{−h} times faster and replaces what it forgot by noise.
+        let (keep, towards, sigma) = if self.wants_noise(k) {
+            (
+                to.sigma / from.sigma * (-h).exp(),
+                -to.alpha * (-2.0 * h).exp_m1(),
+                to.sigma * (-(-2.0 * h).exp_m1()).sqrt(),
+            )
+        } else {
+            (to.sigma / from.sigma, -to.alpha * (-h).exp_m1(), 0.0)
+        };
+        let inverse = match self.second_order(k) {
+            true => 1.0 / ((from.lambda - self.level(k - 1).lambda) / h),
+            false => 0.0,
+        };
+        DiffusionDpmRow {
+            timestep: self.timestep(k) as f32,
+            noise: u32::from(self.wants_noise(k)),
+            second: u32::from(self.second_order(k)),
+            signal_level: from.alpha as f32,
+            noise_level: from.sigma as f32,
+            keep: keep as f32,
+            towards: towards as f32,
+            half: (0.5 * towards) as f32,
+            inverse: inverse as f32,
+            sigma: sigma as f32,
+        }
+    }
 }
 
 /// Times of a solver with `steps` network calls.
@@ -79,25 +112,11 @@ impl Sampler for DpmSolver {
 
     fn step(&mut self, k: usize, x: &mut [f32], eps: &[f32], variance: &[f32], noise: Option<&[f32]>) {
         check_lengths(x, eps, variance, noise);
-        let (from, to) = (self.level(k), self.level(k + 1));
-        let clean = predict_clean(x, eps, from);
-        let h = to.lambda - from.lambda;
+        let row = self.row(k);
+        let clean = predict_clean(x, eps, row.signal_level, row.noise_level);
+        let DiffusionDpmRow { keep, towards, half, inverse, sigma, .. } = row;
         let noise = if self.wants_noise(k) { Some(noise.expect("noise for this step")) } else { None };
-        // The SDE forgets the state e^{−h} times faster and replaces what it forgot by noise.
-        let (keep, towards, sigma) = if noise.is_some() {
-            (
-                to.sigma / from.sigma * (-h).exp(),
-                -to.alpha * (-2.0 * h).exp_m1(),
-                to.sigma * (-(-2.0 * h).exp_m1()).sqrt(),
-            )
-        } else {
-            (to.sigma / from.sigma, -to.alpha * (-h).exp_m1(), 0.0)
-        };
-        let (keep, towards, half, sigma) =
-            (keep as f32, towards as f32, (0.5 * towards) as f32, sigma as f32);
         if self.second_order(k) {
-            let r = (from.lambda - self.level(k - 1).lambda) / h;
-            let inverse = (1.0 / r) as f32;
             assert_eq!(self.last.len(), x.len(), "steps are taken in order");
             for ((x, &m0), &m1) in x.iter_mut().zip(&clean).zip(&self.last) {
                 *x = keep * *x + towards * m0 + half * (inverse * (m0 - m1));
@@ -109,6 +128,10 @@ impl Sampler for DpmSolver {
             x.iter_mut().zip(noise).for_each(|(x, &n)| *x += sigma * n);
         }
         self.last = clean;
+    }
+
+    fn device_steps(&self) -> Steps {
+        Steps::new(self, "dpm", 1, |k| self.row(k))
     }
 }
 

@@ -1,10 +1,12 @@
 //! Ancestral sampling with learned variances (Nichol and Dhariwal, "Improved Denoising Diffusion
 //! Probabilistic Models", 2021): DreamClear's own sampler.
 
+use super::cuda::Steps;
 use super::sampler::check_lengths;
 use super::schedule::Respaced;
 use super::{Guided, Sampler};
 use crate::Result;
+use crate::ffi::DiffusionIddpmRow;
 
 /// `IDDPM(str(steps)).p_sample_loop(clip_denoised=False)`. The network's variance channels
 /// interpolate, in log space, between the least and the greatest variance that a step may have;
@@ -29,12 +31,14 @@ impl Iddpm {
         s.schedule.betas[i] * (1.0 - s.previous(i)) / (1.0 - s.schedule.alphas_cumprod[i])
     }
 
-    pub(super) fn factors(&self, k: usize) -> Factors {
+    fn row(&self, k: usize) -> DiffusionIddpmRow {
         let i = self.steps.entry(k);
         let (beta, a, previous) =
             (self.steps.schedule.betas[i], self.steps.schedule.alphas_cumprod[i], self.steps.previous(i));
         let (from_x, from_eps) = self.steps.clean(i);
-        Factors {
+        DiffusionIddpmRow {
+            timestep: self.timestep(k) as f32,
+            noise: u32::from(self.wants_noise(k)),
             from_x,
             from_eps,
             mean_clean: (beta * previous.sqrt() / (1.0 - a)) as f32,
@@ -44,17 +48,6 @@ impl Iddpm {
             greatest: beta.ln() as f32,
         }
     }
-}
-
-/// What a step does: clean = from_x·x − from_eps·eps; mean = mean_clean·clean + mean_x·x.
-pub(super) struct Factors {
-    pub from_x: f32,
-    pub from_eps: f32,
-    pub mean_clean: f32,
-    pub mean_x: f32,
-    /// Logarithms of the least and the greatest variance.
-    pub least: f32,
-    pub greatest: f32,
 }
 
 impl Sampler for Iddpm {
@@ -76,7 +69,7 @@ impl Sampler for Iddpm {
 
     fn step(&mut self, k: usize, x: &mut [f32], eps: &[f32], variance: &[f32], noise: Option<&[f32]>) {
         check_lengths(x, eps, variance, noise);
-        let Factors { from_x, from_eps, mean_clean, mean_x, least, greatest } = self.factors(k);
+        let DiffusionIddpmRow { from_x, from_eps, mean_clean, mean_x, least, greatest, .. } = self.row(k);
         let mean = |x: f32, e: f32| mean_clean * (from_x * x - from_eps * e) + mean_x * x;
 
         if !self.wants_noise(k) {
@@ -97,5 +90,9 @@ impl Sampler for Iddpm {
             let share = (v + 1.0) / 2.0;
             *x = mean(*x, e) + sigma(share * greatest + (1.0 - share) * least) * n;
         }
+    }
+
+    fn device_steps(&self) -> Steps {
+        Steps::new(self, "iddpm", 0, |k| self.row(k))
     }
 }

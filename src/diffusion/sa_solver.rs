@@ -1,10 +1,12 @@
 //! SA-Solver, predictor and corrector of second order (Xue et al., "SA-Solver: Stochastic Adams
 //! Solver for Fast Sampling of Diffusion Models", 2023).
 
+use super::cuda::Steps;
 use super::dpm_solver::solver_times;
 use super::sampler::{check_lengths, predict_clean};
 use super::schedule::Level;
 use super::{Guided, Sampler, Schedule};
+use crate::ffi::DiffusionSaRow;
 use crate::{Error, Result};
 
 /// `SASolverSampler.sample(S=steps, eta)` of the official repository: data prediction, uniform
@@ -47,6 +49,53 @@ impl SaSolver {
     /// τ of the update that arrives at time `k`.
     fn tau(&self, k: usize) -> f64 {
         if k < self.len() && (0.2..=0.8).contains(&self.times[k]) { self.eta } else { 0.0 }
+    }
+
+    /// Whether the prediction of step `k` uses the clean latent before the latest.
+    fn second_order(&self, k: usize) -> bool {
+        k > 0 && k + 1 < self.len()
+    }
+
+    /// What step `k` does to the prediction of the step before, if there was one.
+    fn corrector(&self, k: usize) -> Option<Update> {
+        let from = self.level(k.checked_sub(1)?);
+        let (now, tau) = (self.level(k), self.tau(k));
+        let h = now.lambda - from.lambda;
+        let extra = h / 2.0 - remainder(h, tau) / h;
+        Some(Update::new(from, now, tau, &[now.lambda, from.lambda], extra))
+    }
+
+    /// The prediction of step `k`.
+    fn predictor(&self, k: usize) -> Update {
+        let (now, next, tau) = (self.level(k), self.level(k + 1), self.tau(k + 1));
+        if !self.second_order(k) {
+            return Update::new(now, next, tau, &[now.lambda], 0.0);
+        }
+        let before = self.level(k - 1);
+        let h = next.lambda - now.lambda;
+        let extra = (h * h / 2.0 - remainder(h, tau)) / (now.lambda - before.lambda);
+        Update::new(now, next, tau, &[now.lambda, before.lambda], extra)
+    }
+
+    fn row(&self, k: usize) -> DiffusionSaRow {
+        let now = self.level(k);
+        let none = Update { keep: 0.0, towards: [0.0; 2], sigma: 0.0 };
+        let (corrector, predictor) = (self.corrector(k).unwrap_or(none), self.predictor(k));
+        DiffusionSaRow {
+            timestep: self.timestep(k) as f32,
+            noise: u32::from(self.wants_noise(k)),
+            correct: u32::from(k > 0),
+            had_noise: u32::from(k > 0 && self.wants_noise(k - 1)),
+            second: u32::from(self.second_order(k)),
+            signal_level: now.alpha as f32,
+            noise_level: now.sigma as f32,
+            corrector_keep: corrector.keep,
+            corrector_towards: corrector.towards,
+            corrector_sigma: corrector.sigma,
+            keep: predictor.keep,
+            towards: predictor.towards,
+            sigma: predictor.sigma,
+        }
     }
 }
 
@@ -126,16 +175,12 @@ impl Sampler for SaSolver {
 
     fn step(&mut self, k: usize, x: &mut [f32], eps: &[f32], variance: &[f32], noise: Option<&[f32]>) {
         check_lengths(x, eps, variance, noise);
-        let (now, next) = (self.level(k), self.level(k + 1));
-        let clean = predict_clean(x, eps, now);
-        if k > 0 {
+        let now = self.level(k);
+        let clean = predict_clean(x, eps, now.alpha as f32, now.sigma as f32);
+        if let Some(corrector) = self.corrector(k) {
             // Correct the prediction that brought x here: the same update once more from where it
             // started, now that the clean latent at its end is known.
             assert_eq!(self.corrected.len(), x.len(), "steps are taken in order");
-            let (from, tau) = (self.level(k - 1), self.tau(k));
-            let h = now.lambda - from.lambda;
-            let extra = h / 2.0 - remainder(h, tau) / h;
-            let corrector = Update::new(from, now, tau, &[now.lambda, from.lambda], extra);
             x.copy_from_slice(&self.corrected);
             corrector.apply(x, &clean, Some(&self.last), &self.noise);
         }
@@ -144,17 +189,13 @@ impl Sampler for SaSolver {
         if self.wants_noise(k) {
             self.noise.extend_from_slice(noise.expect("noise for this step"));
         }
-        let tau = self.tau(k + 1);
-        if k == 0 || k + 1 == self.len() {
-            Update::new(now, next, tau, &[now.lambda], 0.0).apply(x, &clean, None, &self.noise);
-        } else {
-            let before = self.level(k - 1);
-            let h = next.lambda - now.lambda;
-            let extra = (h * h / 2.0 - remainder(h, tau)) / (now.lambda - before.lambda);
-            let predictor = Update::new(now, next, tau, &[now.lambda, before.lambda], extra);
-            predictor.apply(x, &clean, Some(&self.last), &self.noise);
-        }
+        let before = self.second_order(k).then_some(&self.last[..]);
+        self.predictor(k).apply(x, &clean, before, &self.noise);
         self.last = clean;
+    }
+
+    fn device_steps(&self) -> Steps {
+        Steps::new(self, "sa", 3, |k| self.row(k))
     }
 }
 

@@ -1,5 +1,6 @@
 //! What all samplers have in common, and how one is chosen by name.
 
+use super::cuda::Steps;
 use super::{Ddim, DpmSolver, Guided, Iddpm, SaSolver};
 use crate::{Error, Result};
 
@@ -37,6 +38,9 @@ pub trait Sampler: Send + std::fmt::Debug {
     /// # Panics
     /// If lengths differ, if wanted noise is missing, or if steps are not taken in order.
     fn step(&mut self, k: usize, x: &mut [f32], eps: &[f32], variance: &[f32], noise: Option<&[f32]>);
+
+    /// All its steps, for kernels that do what [`Sampler::step`] does.
+    fn device_steps(&self) -> Steps;
 }
 
 /// The names that [`from_name`] knows.
@@ -77,9 +81,9 @@ pub(super) fn check_lengths(x: &[f32], eps: &[f32], variance: &[f32], noise: Opt
     assert!(noise.is_none_or(|n| n.len() == x.len()), "as much noise as latent");
 }
 
-/// Data prediction of the solvers: x ← what the state would be without its noise.
-pub(super) fn predict_clean(x: &[f32], eps: &[f32], level: super::schedule::Level) -> Vec<f32> {
-    let (alpha, sigma) = (level.alpha as f32, level.sigma as f32);
+/// Data prediction of the solvers: what the state would be without its noise, given its share of signal and
+/// of noise.
+pub(super) fn predict_clean(x: &[f32], eps: &[f32], alpha: f32, sigma: f32) -> Vec<f32> {
     x.iter().zip(eps).map(|(x, e)| (x - sigma * e) / alpha).collect()
 }
 

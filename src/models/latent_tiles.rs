@@ -16,6 +16,8 @@ pub struct Grid {
     pub width: usize,
     /// Side of a tile: what was asked for, or the latent's shorter side if that is less.
     pub tile: usize,
+    /// From one tile to the next, but for the last.
+    step: usize,
     tops: Vec<usize>,
     lefts: Vec<usize>,
 }
@@ -37,7 +39,7 @@ impl Grid {
         let axis = |length: usize| -> Vec<usize> {
             (0..=(length - tile).div_ceil(step)).map(|k| (k * step).min(length - tile)).collect()
         };
-        Ok(Grid { height, width, tile, tops: axis(height), lefts: axis(width) })
+        Ok(Grid { height, width, tile, step, tops: axis(height), lefts: axis(width) })
     }
 
     /// Number of tiles.

@@ -1,7 +1,8 @@
 //! Runs a restorer over many pictures: one bad file never stops the job, a killed job resumes.
 //!
-//! Three stages overlap: the next picture is loaded while the current one is restored and the
-//! previous one is written. At most three pictures are in memory.
+//! Three stages overlap, each a thread: pictures are loaded and made ready ([`Restorer::preparer`]), restored,
+//! finished ([`Finish`]) and written. Between two stages one picture may wait, so that a device always has a
+//! next one; beside a batch in work, at most two are on either side.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -43,11 +44,31 @@ pub trait Restorer {
     }
 
     /// Restores up to [`Restorer::batch`] pictures together, with the same bytes as one by one;
-    /// each comes to an end of its own, in the order of `jobs`.
-    fn restore_all(&mut self, jobs: &[Job<'_>]) -> Vec<Result<Restored>> {
-        jobs.iter().map(|job| self.restore(job)).collect()
+    /// each comes to an end of its own, in the order of `jobs`. What the host can do beside the next
+    /// pictures is left to [`Finish`].
+    fn restore_all(&mut self, jobs: &[Job<'_>]) -> Vec<Result<Finish>> {
+        jobs.iter().map(|job| self.restore(job).map(finished)).collect()
+    }
+
+    /// What makes pictures ready on the thread that loads them, beside the restoration of earlier ones.
+    fn preparer(&self) -> Option<Preparer> {
+        None
     }
 }
+
+/// The end of a picture's restoration, given the input: runs on the thread that writes.
+pub type Finish = Box<dyn FnOnce(&Photo) -> Result<Restored> + Send>;
+
+/// Nothing is left to do.
+fn finished(restored: Restored) -> Finish {
+    Box::new(move |_| Ok(restored))
+}
+
+/// Makes pictures ready: what it returns is the job's [`Job::prepared`].
+pub type Preparer = Box<dyn Fn(&Photo) -> Result<Prepared> + Send + Sync>;
+
+/// A picture as its restorer made it ready.
+pub type Prepared = Box<dyn Any + Send + Sync>;
 
 /// One picture to restore.
 pub struct Job<'a> {
@@ -55,6 +76,8 @@ pub struct Job<'a> {
     pub name: &'a str,
     /// The picture, upright.
     pub photo: &'a Photo,
+    /// What the restorer's own [`Preparer`] made of it.
+    pub prepared: Option<&'a Prepared>,
     /// To be checked at least every second or so.
     pub cancel: &'a Cancel,
     /// To be told how much is done, 0..=1.
@@ -216,7 +239,7 @@ impl Stop {
 /// A picture between loading and restoring.
 struct Loaded {
     index: usize,
-    photo: Result<Photo>,
+    photo: Result<(Photo, Option<Prepared>)>,
     seconds: f64,
 }
 
@@ -224,7 +247,7 @@ struct Loaded {
 struct Finished {
     index: usize,
     input: Option<Photo>,
-    restored: Result<Restored>,
+    restored: Result<Finish>,
     seconds: Seconds,
 }
 
@@ -243,11 +266,12 @@ impl Stage<'_> {
         restorer: &mut dyn Restorer,
         journal: &mut Option<Journal>,
     ) -> (Vec<ImageReport>, Option<String>) {
-        // Rendezvous channels: each stage holds one picture and none queue up in between.
-        let (to_restore, loaded) = sync_channel(0);
-        let (to_write, finished) = sync_channel(0);
+        // Each stage holds one picture, and one may wait in between.
+        let (to_restore, loaded) = sync_channel(1);
+        let (to_write, finished) = sync_channel(1);
+        let preparer = restorer.preparer();
         let reports = std::thread::scope(|scope| {
-            scope.spawn(move || self.load_all(to_restore));
+            scope.spawn(move || self.load_all(to_restore, preparer));
             let writer = scope.spawn(move || self.write_all(finished, journal));
             self.restore_all(restorer, loaded, to_write);
             writer.join()
@@ -260,14 +284,18 @@ impl Stage<'_> {
         (reports, reason)
     }
 
-    fn load_all(&self, next: SyncSender<Loaded>) {
+    fn load_all(&self, next: SyncSender<Loaded>, preparer: Option<Preparer>) {
         for (index, item) in self.work.iter().enumerate() {
             if self.stop.cancel.is_cancelled() {
                 return;
             }
             let _range = trace::range(|| format!("load {}", item.input.name));
             let start = Instant::now();
-            let photo = guarded("reading", || Photo::load_bytes(&item.input.read()?, item.input.location()));
+            let photo = guarded("reading", || {
+                let photo = Photo::load_bytes(&item.input.read()?, item.input.location())?;
+                let prepared = preparer.as_ref().map(|prepare| prepare(&photo)).transpose()?;
+                Ok((photo, prepared))
+            });
             let loaded = Loaded { index, photo, seconds: start.elapsed().as_secs_f64() };
             if next.send(loaded).is_err() {
                 return;
@@ -290,7 +318,7 @@ impl Stage<'_> {
             for Loaded { index, photo, seconds: load } in group {
                 let (input, restored, restore) = match photo {
                     Err(e) => (None, Err(e), 0.0),
-                    Ok(photo) => (Some(photo), results.next().expect("one result a picture"), restore),
+                    Ok((photo, _)) => (Some(photo), results.next().expect("one result a picture"), restore),
                 };
                 if matches!(restored, Err(Error::Interrupted)) && self.stop.cancel.is_cancelled() {
                     continue; // others of the group may be done
@@ -304,7 +332,7 @@ impl Stage<'_> {
     }
 
     /// Restores pictures that could be read; a panic fails all of them.
-    fn restore_group(&self, restorer: &mut dyn Restorer, group: &[&Loaded]) -> Vec<Result<Restored>> {
+    fn restore_group(&self, restorer: &mut dyn Restorer, group: &[&Loaded]) -> Vec<Result<Finish>> {
         let name = |l: &Loaded| self.work[l.index].input.name.as_str();
         let _range = trace::range(|| group.iter().map(|l| name(l)).collect::<Vec<_>>().join(" "));
         let progress: Vec<_> = group
@@ -319,8 +347,9 @@ impl Stage<'_> {
             .iter()
             .zip(&progress)
             .filter_map(|(l, progress)| {
-                let photo = l.photo.as_ref().ok()?;
-                Some(Job { name: name(l), photo, cancel: &self.stop.cancel, progress })
+                let (photo, prepared) = l.photo.as_ref().ok()?;
+                let prepared = prepared.as_ref();
+                Some(Job { name: name(l), photo, prepared, cancel: &self.stop.cancel, progress })
             })
             .collect();
         guarded("restoring", || Ok(restorer.restore_all(&jobs)))
@@ -335,10 +364,12 @@ impl Stage<'_> {
             let mut report = ImageReport::new(&item.input.name, Status::Done);
             report.input_size = input.as_ref().map(|p| [p.width, p.height]);
             let start = Instant::now();
-            let written = restored.and_then(|restored| {
+            let written = restored.and_then(|finish| {
+                let input = input.as_ref().expect("only a picture that could be read is restored");
+                let restored = guarded("finishing", || finish(input))?;
                 report.output_size = Some([restored.photo.width, restored.photo.height]);
                 report.details = restored.details.clone();
-                guarded("writing", || self.write(item, input.as_ref(), &restored, journal))
+                guarded("writing", || self.write(item, input, &restored, journal))
             });
             seconds.write = start.elapsed().as_secs_f64();
             report.seconds = seconds;
@@ -365,13 +396,13 @@ impl Stage<'_> {
     fn write(
         &self,
         item: &Planned,
-        input: Option<&Photo>,
+        input: &Photo,
         restored: &Restored,
         journal: &mut Option<Journal>,
     ) -> Result<Vec<String>> {
         let directory = self.options.target.directory();
         let mut notes = restored.notes.clone();
-        if let (Some(name), Some(input)) = (&item.compare, input) {
+        if let Some(name) = &item.compare {
             let panels: Vec<_> =
                 [input].into_iter().chain(&restored.reference).chain([&restored.photo]).collect();
             match side_by_side(&panels) {

@@ -87,6 +87,11 @@ impl NetworkRestorer {
         Ok(Sizes { working, ..sizes })
     }
 
+    /// Predicted seconds of the network, if the device is a GPU or stands for one.
+    pub fn seconds(&self, layout: &Layout) -> Result<Option<f64>> {
+        self.tiled.seconds(&layout.tiling)
+    }
+
     /// Chooses tiles for a picture and says what they cost.
     pub fn layout(&self, input: (usize, usize)) -> Result<Layout> {
         let scale = self.tiled.model.network.scale();

@@ -1,5 +1,7 @@
 //! One picture network over pictures of any size: tiles within a memory budget, run and joined.
 
+use super::device_image::DeviceImage;
+use crate::bench::predict;
 use crate::cancel::Cancel;
 use crate::data::pixels::FloatImage;
 use crate::data::tiles::{Canvas, Join, crop, pad_reflect};
@@ -162,6 +164,12 @@ impl TiledNetwork {
         self.workspace.release();
     }
 
+    /// Predicted seconds for a picture cut like this, if the device is a GPU or stands for one.
+    pub fn seconds(&self, tiling: &Tiling) -> Result<Option<f64>> {
+        let tile = predict::seconds(&self.plan(tiling.tile)?, &self.device)?;
+        Ok(tile.map(|s| s * tiling.tiles as f64))
+    }
+
     fn executable(&mut self, tile: (usize, usize)) -> Result<&mut Executable> {
         if self.ready.as_ref().is_none_or(|(size, _)| *size != tile) {
             self.ready = None; // give the old arena back first
@@ -173,6 +181,33 @@ impl TiledNetwork {
             self.ready = Some((tile, exe));
         }
         Ok(&mut self.ready.as_mut().expect("just set").1)
+    }
+
+    /// Whether a picture of this size runs as it is on a device that takes kernels: in one tile that needs no
+    /// border.
+    pub fn runs_on_device(&self, layout: &Tiling, size: (usize, usize)) -> bool {
+        self.device.as_kernels().is_some()
+            && self.model.network.scale() == 1
+            && (layout.padded, layout.tile, layout.tiles) == (size, size, 1)
+    }
+
+    /// [`TiledNetwork::run`] from device memory to device memory, where [`TiledNetwork::runs_on_device`]; the
+    /// device may still be busy when this returns.
+    pub fn run_on_device(
+        &mut self,
+        image: &DeviceImage,
+        layout: &Tiling,
+        watch: Watch,
+    ) -> Result<DeviceImage> {
+        let [h, w, channels] = image.size();
+        let device = self.device.as_kernels().expect("a device that takes kernels").device.clone();
+        let out = DeviceImage::new(&device, h, w, channels)?;
+        let exe = self.executable(layout.tile)?;
+        let name = exe.graph().outputs[0].0.clone();
+        exe.run_on_device(&[("x", image.operand())], &[(name.as_str(), out.result())], |_, _| {
+            watch.cancel.check()
+        })?;
+        Ok(out)
     }
 
     /// Runs the network on a whole picture, tile by tile.

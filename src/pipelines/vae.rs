@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use crate::bench::predict;
 use crate::cancel::Cancel;
 use crate::data::pixels::FloatImage;
 use crate::device::Device;
@@ -16,6 +17,7 @@ use crate::weights::WeightSet;
 mod bands;
 mod maps;
 
+use super::device_image::DeviceImage;
 use super::tiled::Watch;
 use bands::Chain;
 use maps::{Ledger, Map};
@@ -38,6 +40,8 @@ pub struct VaePlan {
     pub peak: usize,
     /// Operations.
     pub flops: f64,
+    /// Predicted seconds of a whole plan, if the device is a GPU or stands for one.
+    pub seconds: Option<f64>,
     /// Bands over all layers; 1 for a whole plan.
     pub bands: usize,
 }
@@ -158,10 +162,41 @@ impl VaeRunner {
         let task = Task { encode: true, size: [height, width] };
         let x = HostTensor::from_f32([1, height, width, channels], picture.data.clone());
         let moments = self.run(task, x, watch)?;
-        let (moments, latent) = (moments.to_f32(), self.config.latent_channels);
+        Ok(self.mode(&moments.to_f32(), task))
+    }
+
+    /// Means of the moments `[h, w, 2·L]` as a latent.
+    fn mode(&self, moments: &[f32], task: Task) -> HostTensor {
+        let latent = self.config.latent_channels;
         let mode = (0..latent).flat_map(|c| moments[c..].iter().step_by(2 * latent).copied()).collect();
         let [h, w] = self.latent_size(task.size);
-        Ok(HostTensor::from_f32([1, latent, h, w], mode))
+        HostTensor::from_f32([1, latent, h, w], mode)
+    }
+
+    /// [`VaeRunner::encode_mode`] of a picture in device memory, where that runs whole.
+    pub fn encode_mode_on_device(
+        &mut self,
+        picture: &DeviceImage,
+        watch: Watch,
+    ) -> Result<Option<HostTensor>> {
+        let [height, width, _] = picture.size();
+        let task = Task { encode: true, size: [height, width] };
+        let Some(moments) = self.run_on_device(task, picture, watch)? else { return Ok(None) };
+        let moments = moments.read(&*moments.mark()?)?;
+        Ok(Some(self.mode(&moments.data, task)))
+    }
+
+    /// [`VaeRunner::decode`] into device memory, where that runs whole; the device may still be busy when this
+    /// returns.
+    pub fn decode_on_device(&mut self, latent: &HostTensor, watch: Watch) -> Result<Option<DeviceImage>> {
+        let (task, z) = self.latent_pixels(latent)?;
+        let Some(kernels) = self.device.as_kernels() else { return Ok(None) };
+        let z = DeviceImage::upload(&kernels.device, &z)?;
+        let mut picture = self.run_on_device(task, &z, watch)?;
+        if let Some(picture) = &mut picture {
+            picture.keep(z);
+        }
+        Ok(picture)
     }
 
     /// The picture, about −1..1 and not clamped, of a latent `[1, L, h, w]` (not scaled): 8h × 8w
@@ -170,6 +205,15 @@ impl VaeRunner {
     /// # Errors
     /// If the latent has another shape; `Interrupted` soon after `watch.cancel` is raised.
     pub fn decode(&mut self, latent: &HostTensor, watch: Watch) -> Result<FloatImage> {
+        let (task, z) = self.latent_pixels(latent)?;
+        let x = HostTensor::from_f32([1, z.height, z.width, z.channels], z.data);
+        let picture = self.run(task, x, watch)?;
+        let [_, [height, width, channels]] = self.extents(task);
+        Ok(FloatImage::new(height, width, channels, picture.to_f32().into_owned()))
+    }
+
+    /// What decoding a latent is, and the latent with its channels last.
+    fn latent_pixels(&self, latent: &HostTensor) -> Result<(Task, FloatImage)> {
         let channels = self.config.latent_channels;
         let (height, width) = match *latent.shape() {
             [1, c, h, w] if c == channels && h > 0 && w > 0 => (h, w),
@@ -180,9 +224,7 @@ impl VaeRunner {
         let task = Task { encode: false, size: [height, width] };
         let (values, pixels) = (latent.to_f32(), height * width);
         let z = (0..pixels).flat_map(|p| values[p..].iter().step_by(pixels).copied()).collect();
-        let picture = self.run(task, HostTensor::from_f32([1, height, width, channels], z), watch)?;
-        let [_, [height, width, channels]] = self.extents(task);
-        Ok(FloatImage::new(height, width, channels, picture.to_f32().into_owned()))
+        Ok((task, FloatImage::new(height, width, channels, z)))
     }
 
     /// What encoding a picture of this size takes.
@@ -266,7 +308,18 @@ impl VaeRunner {
         if let Some(plan) = self.whole(task)? {
             let arena = plan.arena_bytes;
             let peak = weights + arena + pictures;
-            return Ok(VaePlan { weights, arena, maps: 0, spilled: 0, pictures, peak, flops, bands: 1 });
+            let seconds = predict::seconds(&plan, &self.device)?;
+            return Ok(VaePlan {
+                weights,
+                arena,
+                maps: 0,
+                spilled: 0,
+                pictures,
+                peak,
+                flops,
+                seconds,
+                bands: 1,
+            });
         }
         let watch = Watch { cancel: &Cancel::new(), progress: &|_| {} };
         let mut chain = self.chain(true, Progress { watch, done: 0.0, total: flops });
@@ -279,19 +332,36 @@ impl VaeRunner {
             pictures,
             peak: weights + chain.peak + pictures,
             flops,
+            seconds: None,
             bands: chain.bands,
         })
     }
 
-    fn run(&mut self, task: Task, x: HostTensor, watch: Watch) -> Result<HostTensor> {
-        watch.cancel.check()?;
+    /// The whole plan, ready to run, if its arena fits the budget.
+    fn ready(&mut self, task: Task) -> Result<Option<&mut Executable>> {
         if self.ready.as_ref().is_none_or(|(ready, _)| *ready != task) {
             self.ready = match self.whole(task)? {
                 Some(plan) => Some((task, self.executable(plan)?)),
                 None => None,
             };
         }
-        if let Some((_, exe)) = &mut self.ready {
+        Ok(self.ready.as_mut().map(|(_, exe)| exe))
+    }
+
+    /// A whole half from device memory to device memory; `None` where it does not run whole on such a device.
+    fn run_on_device(&mut self, task: Task, x: &DeviceImage, watch: Watch) -> Result<Option<DeviceImage>> {
+        watch.cancel.check()?;
+        let [_, [height, width, channels]] = self.extents(task);
+        let Some(device) = self.device.as_kernels().map(|k| k.device.clone()) else { return Ok(None) };
+        let Some(exe) = self.ready(task)? else { return Ok(None) };
+        let y = DeviceImage::new(&device, height, width, channels)?;
+        exe.run_on_device(&[("x", x.operand())], &[("y", y.result())], |_, _| watch.cancel.check())?;
+        Ok(Some(y))
+    }
+
+    fn run(&mut self, task: Task, x: HostTensor, watch: Watch) -> Result<HostTensor> {
+        watch.cancel.check()?;
+        if let Some(exe) = self.ready(task)? {
             let total = exe.plan().cost().flops;
             return Progress { watch, done: 0.0, total }.run(exe, &[("x", x)]);
         }

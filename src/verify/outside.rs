@@ -2,22 +2,33 @@
 //! the device.
 
 use std::cell::RefCell;
+use std::ops::RangeInclusive;
 
 use bytemuck::Pod;
 
 use super::Row;
 use crate::data::color_fix::{self, ColorFix};
-use crate::data::pixels::FloatImage;
+use crate::data::pixels::{self as data_pixels, FloatImage};
 use crate::device::kernel::Launch;
-use crate::diffusion::{self, Guided, Iddpm, Noise, Sampler, guidance, image_key};
-use crate::models::latent_tiles::cuda::DeviceBlend;
-use crate::models::latent_tiles::{Blend, Grid};
+use crate::diffusion::cuda::{self, NoiseStep, StepAddresses, Steps};
+use crate::diffusion::{Ddim, Guided, Noise, SaSolver, Sampler, guidance, image_key, sampler};
+use crate::models::latent_tiles::{self, Blend, Grid};
 use crate::ops::check_cuda::Executor;
 use crate::train::adamw::{AdamW, GlobalNorm, Tensor};
 
 /// Names of all checks, in the order of [`run`].
-pub const NAMES: [&str; 8] =
-    ["noise", "guidance", "weighted sums", "iddpm", "tiles", "color fix", "adamw", "clipping"];
+pub const NAMES: [&str; 10] = [
+    "noise",
+    "guidance",
+    "weighted sums",
+    "samplers",
+    "faults",
+    "tiles",
+    "pixels",
+    "color fix",
+    "adamw",
+    "clipping",
+];
 
 /// Runs the check of this name, once in each way.
 pub fn run<E: Executor>(name: &str, executor: &E) -> Row {
@@ -28,8 +39,10 @@ pub fn run<E: Executor>(name: &str, executor: &E) -> Row {
             "noise" => noise(&on),
             "guidance" => guidance(&on),
             "weighted sums" => weighted_sums(&on),
-            "iddpm" => iddpm(&on),
+            "samplers" => samplers(&on),
+            "faults" => faults(&on),
             "tiles" => tiles(&on),
+            "pixels" => pixels(&on),
             "color fix" => colours(&on),
             "adamw" => adamw(&on),
             "clipping" => clipping(&on),
@@ -106,7 +119,7 @@ fn noise<E: Executor>(on: &On<E>) -> Result<(), String> {
         let mut expected = vec![0.0; n];
         noise.fill(step, &mut expected);
         let out = on.room(n)?;
-        on.run(diffusion::cuda::fill(&noise, step, on.at(&out), n))?;
+        on.run(cuda::fill(&noise, NoiseStep::Of(step), on.at(&out), n))?;
         on.same(name, &out, &expected)?;
     }
     Ok(())
@@ -123,7 +136,7 @@ fn guidance<E: Executor>(on: &On<E>) -> Result<(), String> {
         }
         let (c, u) = (on.put(&cond)?, on.put(&uncond)?);
         let guided = rule.count(channels) * plane;
-        on.run(diffusion::cuda::combine(on.at(&c), on.at(&u), samples, sample, guided, 4.5))?;
+        on.run(cuda::combine(on.at(&c), on.at(&u), samples, sample, guided, 4.5))?;
         on.same(&format!("{rule:?}"), &c, &expected)?;
     }
     Ok(())
@@ -139,7 +152,7 @@ fn weighted_sums<E: Executor>(on: &On<E>) -> Result<(), String> {
         let terms: Vec<_> = (0..count).map(|k| (factors[k], on.at(&buffers[k]))).collect();
         // In place of the last one.
         let y = &buffers[count - 1];
-        on.run(diffusion::cuda::weighted_sum(&terms, on.at(y), n))?;
+        on.run(cuda::weighted_sum(&terms, on.at(y), n))?;
         let term = |k: usize, i: usize| factors[k] * xs[k][i];
         let expected: Vec<_> = (0..n).map(|i| (1..count).fold(term(0, i), |y, k| y + term(k, i))).collect();
         on.same(&format!("{count} terms"), y, &expected)?;
@@ -147,51 +160,148 @@ fn weighted_sums<E: Executor>(on: &On<E>) -> Result<(), String> {
     Ok(())
 }
 
-fn iddpm<E: Executor>(on: &On<E>) -> Result<(), String> {
+/// Every sampler over all of its steps, whose number and factors the kernels read from device memory.
+fn samplers<E: Executor>(on: &On<E>) -> Result<(), String> {
+    let named = |name: &str, steps| sampler::from_name(name, steps).map_err(|e| e.to_string());
+    let mut samplers: Vec<(Box<dyn Sampler>, bool)> =
+        sampler::NAMES.iter().map(|name| Ok((named(name, 12)?, true))).collect::<Result<_, String>>()?;
+    samplers.push((named("iddpm", 12)?, false)); // without learned variances, which only this one reads
+    samplers.push((named("dpm++", 4)?, true));
+    samplers.push((Box::new(Ddim::new(7, 0.6).map_err(|e| e.to_string())?), true));
+    samplers.push((Box::new(SaSolver::new(12, 1.0).map_err(|e| e.to_string())?), true));
     let n = 515;
-    let mut sampler = Iddpm::new(50).map_err(|e| e.to_string())?;
-    for (k, learned) in [(0, true), (20, true), (48, true), (49, true), (7, false)] {
-        let noise = sampler.wants_noise(k).then(|| numbers(n, 3));
-        // Far beyond −1..1 too: what an untrained network may say.
-        let variance: Vec<f32> =
-            numbers(n, 4).iter().enumerate().map(|(i, v)| v * (1 + i % 40) as f32).collect();
+    let noise = Noise::new(3, image_key("a.png"));
+    for (mut host, learned) in samplers {
+        let loops = Loop::new(on, &*host, n)?;
+        let drawn = on.room(n)?;
         let mut x = numbers(n, 1);
-        let (to, eps, variances) = (on.put(&x)?, on.put(&numbers(n, 2))?, on.put(&variance)?);
-        let fresh = noise.as_ref().map(|n| on.put(n)).transpose()?;
-        let launch = diffusion::cuda::iddpm(
-            &sampler,
-            k,
-            on.at(&to),
-            on.at(&eps),
-            learned.then_some(on.at(&variances)),
-            fresh.as_ref().map(|f| on.at(f)),
-            n,
-        );
-        let variance = if learned { &variance[..] } else { &[] };
-        sampler.step(k, &mut x, &numbers(n, 2), variance, noise.as_deref());
-        on.run(launch)?;
-        on.same(&format!("step {k}"), &to, &x)?;
+        for k in 0..host.len() {
+            let eps = numbers(n, 1000 * k as u32);
+            // Far beyond −1..1 too: what an untrained network may say.
+            let variance: Vec<f32> =
+                numbers(n, 4).iter().enumerate().map(|(i, v)| v * (1 + i % 40) as f32).collect();
+            let (answer, variances) = (on.put(&eps)?, on.put(&variance)?);
+            let draw = cuda::fill(&noise, NoiseStep::At(on.at(&loops.counter)), on.at(&drawn), n);
+            let variances = learned.then_some(on.at(&variances));
+            on.run(draw.into_iter().chain(loops.step(on, &answer, variances, Some(&drawn))))?;
+            let mut fresh = vec![0.0; n];
+            noise.fill(k as u32, &mut fresh);
+            let fresh = host.wants_noise(k).then_some(&fresh[..]);
+            on.same("timestep", &loops.timestep, &[host.timestep(k) as f32])?;
+            host.step(k, &mut x, &eps, if learned { &variance } else { &[] }, fresh);
+            on.same(&format!("{host:?} step {k}"), &loops.state, &x)?;
+        }
+        on.same("the fault", &loops.fault, &[0.0])?;
     }
     Ok(())
 }
 
-fn tiles<E: Executor>(on: &On<E>) -> Result<(), String> {
-    let grid = Grid::new(19, 25, 12, 4).map_err(|e| e.to_string())?;
-    let planes = 3;
-    let mut blend = Blend::new(&grid, planes);
-    let weights = on.put(&grid.weights())?;
-    let (sums, total) = (on.put(&vec![0.0f32; planes * 19 * 25])?, on.put(&[0.0f32; 19 * 25])?);
-    let device = DeviceBlend { weights: on.at(&weights), sums: on.at(&sums), total: on.at(&total), planes };
-    let (mut launches, mut tiles) = (Vec::new(), Vec::new());
-    for (i, corner) in grid.corners().enumerate() {
-        let tile = numbers(planes * 12 * 12, 1000 * i as u32);
-        blend.add(corner, &tile);
-        tiles.push(on.put(&tile)?);
-        launches.push(device.add(&grid, corner, on.at(&tiles[i])));
+/// The first step that leaves what is no number is remembered.
+fn faults<E: Executor>(on: &On<E>) -> Result<(), String> {
+    let n = 300;
+    let host = sampler::from_name("ddim", 4).map_err(|e| e.to_string())?;
+    let loops = Loop::new(on, &*host, n)?;
+    for bad in [false, true, false, true] {
+        let mut eps = numbers(n, 2);
+        if bad {
+            eps[77] = f32::INFINITY;
+        }
+        on.run(loops.step(on, &on.put(&eps)?, None, None))?;
     }
-    launches.push(device.finish(&grid));
-    on.run(launches)?;
-    on.same("the blend", &sums, &blend.finish())
+    on.same("1 + the second step", &loops.fault, &[f32::from_bits(2)])
+}
+
+/// A sampler's steps on the device, and their memory.
+struct Loop<E: Executor> {
+    steps: Steps,
+    rows: E::Buffer,
+    counter: E::Buffer,
+    timestep: E::Buffer,
+    state: E::Buffer,
+    history: Vec<E::Buffer>,
+    fault: E::Buffer,
+    len: usize,
+}
+
+impl<E: Executor> Loop<E> {
+    /// Before the first step, at `numbers(len, 1)`.
+    fn new(on: &On<E>, sampler: &dyn Sampler, len: usize) -> Result<Self, String> {
+        let steps = sampler.device_steps();
+        Ok(Loop {
+            rows: on.put(&steps.rows)?,
+            counter: on.put(&[u32::MAX])?,
+            timestep: on.room(1)?,
+            state: on.put(&numbers(len, 1))?,
+            history: (0..steps.history).map(|_| on.room(len)).collect::<Result<_, _>>()?,
+            fault: on.put(&[0u32])?,
+            steps,
+            len,
+        })
+    }
+
+    /// The launches of the next step.
+    fn step(
+        &self,
+        on: &On<E>,
+        eps: &E::Buffer,
+        variance: Option<u64>,
+        noise: Option<&E::Buffer>,
+    ) -> Vec<Launch> {
+        let (rows, counter) = (on.at(&self.rows), on.at(&self.counter));
+        let begin = self.steps.begin(rows, counter, on.at(&self.timestep));
+        let step = self.steps.step(&StepAddresses {
+            x: on.at(&self.state),
+            eps: on.at(eps),
+            variance,
+            noise: noise.map(|n| (on.at(n), 0)),
+            history: self.history.iter().map(|h| on.at(h)).collect(),
+            counter,
+            rows,
+            fault: on.at(&self.fault),
+            len: self.len,
+        });
+        std::iter::once(begin).chain(step).collect()
+    }
+}
+
+fn tiles<E: Executor>(on: &On<E>) -> Result<(), String> {
+    let planes = 3;
+    for (h, w, tile, overlap) in [(19, 25, 12, 4), (12, 12, 12, 4), (33, 12, 12, 5)] {
+        let grid = Grid::new(h, w, tile, overlap).map_err(|e| e.to_string())?;
+        let mut blend = Blend::new(&grid, planes);
+        let mut all = Vec::new();
+        for (i, corner) in grid.corners().enumerate() {
+            let tile = numbers(planes * grid.tile * grid.tile, 1000 * i as u32);
+            blend.add(corner, &tile);
+            all.extend(tile);
+        }
+        let (weights, tiles, out) = (on.put(&grid.weights())?, on.put(&all)?, on.room(planes * h * w)?);
+        let launch = latent_tiles::cuda::blend(&grid, on.at(&tiles), on.at(&weights), planes, on.at(&out));
+        on.run([launch])?;
+        on.same(&format!("{h}×{w}"), &out, &blend.finish())?;
+    }
+    Ok(())
+}
+
+/// Ranges and bounds of pictures, with what is no number among the pixels.
+fn pixels<E: Executor>(on: &On<E>) -> Result<(), String> {
+    let mut x: Vec<f32> = numbers(1003, 8).iter().map(|x| 1.7 * x).collect();
+    x[..3].copy_from_slice(&[f32::INFINITY, f32::NEG_INFINITY, -0.0]);
+    type Host = fn(f32) -> f32;
+    let all = f32::NEG_INFINITY..=f32::INFINITY;
+    let cases: [(f32, f32, RangeInclusive<f32>, Host); 3] = [
+        (2.0, -1.0, all.clone(), |x| 2.0 * x - 1.0),
+        (0.5, 0.5, all, |x| (x + 1.0) / 2.0),
+        (1.0, 0.0, 0.0..=1.0, |x| x.clamp(0.0, 1.0) + 0.0),
+    ];
+    for (scale, shift, range, host) in cases {
+        let pixels = on.put(&x)?;
+        let at = on.at(&pixels);
+        on.run(data_pixels::cuda::map(at, at, x.len(), scale, shift, range))?;
+        let expected: Vec<f32> = x.iter().map(|&x| host(x)).collect();
+        on.same(&format!("x·{scale} + {shift}"), &pixels, &expected)?;
+    }
+    Ok(())
 }
 
 fn colours<E: Executor>(on: &On<E>) -> Result<(), String> {

@@ -2,12 +2,18 @@
 // simulator of the process that loads this. It lets tests run all of src/device/cuda/ without a GPU, and
 // plays the faults of real machines (FAKE_CUDA=old, none, driver, full, …; FAKE_CUDA_MIB: its memory).
 //
-// Only what the program calls is here. Streams run what they are given at once; capturing collects launches.
+// Only what the program calls is here. What a stream is given is done as late as the program can tell: when it
+// waits, asks or frees memory. So a host that changes page-locked bytes under a copy, or reads them too early,
+// gets wrong numbers; and work of two streams on the same memory that no event orders is an error.
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
+#include <functional>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -20,11 +26,12 @@ enum : Result {
     INVALID_VALUE = 1,
     OUT_OF_MEMORY = 2,
     DEVICE_UNAVAILABLE = 46,
-    NO_DEVICE = 100,
+        NO_DEVICE = 100,
     INVALID_DEVICE = 101,
     NO_BINARY_FOR_GPU = 209,
     UNSUPPORTED_PTX_VERSION = 222,
     NOT_FOUND = 500,
+    NOT_READY = 600,
     ILLEGAL_ADDRESS = 700,
     LAUNCH_FAILED = 719,
     STREAM_CAPTURE_UNSUPPORTED = 900,
@@ -53,18 +60,45 @@ struct Work {
 struct Graph {
     std::vector<Work> work;
 };
+struct Stream;
+/// How much of each stream's work is known to come before.
+using Order = std::map<Stream*, uint64_t>;
+
 struct Stream {
     bool capturing = false;
     Graph* graph = nullptr;
+    /// Work that is not done yet; the last of it has the number `issued`.
+    std::deque<std::function<Result()>> queue;
+    uint64_t issued = 0;
+    Order before;
+
+    uint64_t done() const { return issued - queue.size(); }
+};
+struct Event {
+    Stream* stream = nullptr;
+    uint64_t number = 0;
+    Order before;
+};
+struct Allocation {
+    size_t bytes;
+    /// The last work of each stream that wrote to it (or may have), and that read it.
+    Order written, read;
 };
 
 Launch launch_in_simulator = nullptr;
 EncodeTensorMap encode_for_simulator = nullptr;
 std::vector<Function> functions;
-std::map<uint64_t, size_t> allocations;
+std::map<uint64_t, Allocation> allocations;
+std::map<uint64_t, size_t> pinned;
 size_t used = 0;
 unsigned graph_launches = 0;
-std::mutex lock;
+/// Waits of the host for the device, allocations (and frees) of any memory, copies from or to other than
+/// page-locked memory.
+unsigned waits = 0, allocated = 0, pageable = 0;
+/// Whatever the host has waited for comes before all that it asks for later.
+Order waited;
+std::recursive_mutex lock;
+using Held = std::lock_guard<std::recursive_mutex>;
 
 bool plays(const char* fault) {
     const char* f = std::getenv("FAKE_CUDA");
@@ -83,7 +117,7 @@ Result run(const Work& w) {
     alignas(64) char params[4096];  // as tensor maps among the parameters need it
     if (w.params.size() > sizeof params) return INVALID_VALUE;
     std::memcpy(params, w.params.data(), w.params.size());
-    if (launch_in_simulator(w.function->kernel.name, w.grid, params, uint32_t(w.params.size()), 0, 2, error,
+    if (launch_in_simulator(w.function->kernel.name, w.grid, params, uint32_t(w.params.size()), 0, 1, error,
                             sizeof error)) {
         std::fprintf(stderr, "fake driver: %s\n", error);
         return LAUNCH_FAILED;
@@ -91,11 +125,75 @@ Result run(const Work& w) {
     return SUCCESS;
 }
 
-bool inside(uint64_t p, size_t n) {
+Allocation* find(uint64_t p, size_t n) {
     auto it = allocations.upper_bound(p);
-    if (it == allocations.begin()) return false;
+    if (it == allocations.begin()) return nullptr;
     --it;
-    return p + n <= it->first + it->second;
+    return p + n <= it->first + it->second.bytes ? &it->second : nullptr;
+}
+bool is_pinned(const void* p, size_t n) {
+    const auto at = reinterpret_cast<uint64_t>(p);
+    auto it = pinned.upper_bound(at);
+    if (it == pinned.begin()) return false;
+    --it;
+    return at + n <= it->first + it->second;
+}
+
+void join(Order& to, const Order& from) {
+    for (auto [stream, number] : from) to[stream] = std::max(to[stream], number);
+}
+
+/// Whether what the stream does next may touch the memory: all others' work on it must come before.
+bool ordered(Stream* stream, Allocation& memory, bool write, const char* what) {
+    const auto late = [&](const Order& work) {
+        for (auto [other, number] : work)
+            if (other != stream && number > stream->before[other]) return true;
+        return false;
+    };
+    if (late(memory.written) || (write && late(memory.read))) {
+        std::fprintf(stderr, "fake driver: %s on memory that another stream uses, and no event orders them\n", what);
+        return false;
+    }
+    (write ? memory.written : memory.read)[stream] = stream->issued + 1;
+    return true;
+}
+/// The same for whatever a kernel's parameters point into: it may write to all of it.
+bool ordered(Stream* stream, const Work& w) {
+    for (size_t i = 0; i + 8 <= w.params.size(); i += 8) {
+        uint64_t word;
+        std::memcpy(&word, w.params.data() + i, 8);
+        Allocation* memory = find(word, 1);
+        if (memory && !ordered(stream, *memory, true, w.function->kernel.name)) return false;
+    }
+    return true;
+}
+
+void enqueue(Stream* s, std::function<Result()> work) {
+    s->queue.push_back(std::move(work));
+    join(s->before, waited);
+    s->before[s] = ++s->issued;
+}
+/// Does a stream's work up to a number.
+Result advance(Stream* s, uint64_t number) {
+    while (s->done() < number) {
+        if (lost) return s->queue.clear(), ILLEGAL_ADDRESS;
+        auto work = std::move(s->queue.front());
+        s->queue.pop_front();
+        if (Result r = work()) return r;
+    }
+    return SUCCESS;
+}
+
+std::vector<Stream*> streams;
+Result advance_all() {
+    for (Stream* s : streams)
+        if (Result r = advance(s, s->issued)) return r;
+    return SUCCESS;
+}
+
+/// Why a stream does not take anything but launches: it is captured, or the device is lost.
+Result refused(void* stream) {
+    return lost ? ILLEGAL_ADDRESS : static_cast<Stream*>(stream)->capturing ? STREAM_CAPTURE_UNSUPPORTED : SUCCESS;
 }
 
 }  // namespace
@@ -117,6 +215,8 @@ void fake_cuda_install(Kernels kernels, Launch launch, EncodeTensorMap encode) {
 size_t fake_cuda_used() { return used; }
 /// Graphs started so far.
 unsigned fake_cuda_graph_launches() { return graph_launches; }
+/// Waits of the host so far, allocations and frees, and copies of pageable memory.
+void fake_cuda_counts(unsigned counts[3]) { counts[0] = waits, counts[1] = allocated, counts[2] = pageable; }
 
 Result cuInit(unsigned) {
     if (plays("none")) return NO_DEVICE;
@@ -172,11 +272,68 @@ Result cuDevicePrimaryCtxRetain(void** context, int) {
 }
 Result cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
 Result cuCtxSetCurrent(void*) { return SUCCESS; }
-Result cuStreamCreate(void** stream, unsigned) { return *stream = new Stream, SUCCESS; }
-Result cuStreamDestroy_v2(void* stream) { return delete static_cast<Stream*>(stream), SUCCESS; }
+Result cuStreamCreate(void** stream, unsigned) {
+    Held held(lock);
+    streams.push_back(new Stream);
+    return *stream = streams.back(), SUCCESS;
+}
+Result cuStreamDestroy_v2(void* stream) {
+    Held held(lock);
+    auto* s = static_cast<Stream*>(stream);
+    const Result r = advance(s, s->issued);
+    streams.erase(std::find(streams.begin(), streams.end(), s));
+    for (auto& [address, memory] : allocations) memory.written.erase(s), memory.read.erase(s);
+    return delete s, r;
+}
 Result cuStreamSynchronize(void* stream) {
+    if (Result r = refused(stream)) return r;
+    Held held(lock);
+    auto* s = static_cast<Stream*>(stream);
+    ++waits;
+    join(waited, s->before);
+    return advance(s, s->issued);
+}
+Result cuStreamWaitEvent(void* stream, void* event, unsigned) {
+    if (Result r = refused(stream)) return r;
+    Held held(lock);
+    auto* s = static_cast<Stream*>(stream);
+    const Event e = *static_cast<Event*>(event);
+    if (!e.stream) return SUCCESS;
+    enqueue(s, [e] { return advance(e.stream, e.number); });
+    join(s->before, e.before);
+    return SUCCESS;
+}
+
+Result cuEventCreate(void** event, unsigned) { return *event = new Event, SUCCESS; }
+Result cuEventDestroy_v2(void* event) { return delete static_cast<Event*>(event), SUCCESS; }
+Result cuEventRecord(void* event, void* stream) {
+    if (Result r = refused(stream)) return r;
+    Held held(lock);
+    auto* s = static_cast<Stream*>(stream);
+    join(s->before, waited);
+    *static_cast<Event*>(event) = {s, s->issued, s->before};
+    return SUCCESS;
+}
+/// Every question lets the device do one thing more.
+Result cuEventQuery(void* event) {
+    Held held(lock);
     if (lost) return ILLEGAL_ADDRESS;
-    return static_cast<Stream*>(stream)->capturing ? STREAM_CAPTURE_UNSUPPORTED : SUCCESS;
+    auto* e = static_cast<Event*>(event);
+    if (e->stream && e->stream->done() < e->number) {
+        if (Result r = advance(e->stream, e->stream->done() + 1)) return r;
+        return NOT_READY;
+    }
+    join(waited, e->before);
+    return SUCCESS;
+}
+Result cuEventSynchronize(void* event) {
+    Held held(lock);
+    if (lost) return ILLEGAL_ADDRESS;
+    auto* e = static_cast<Event*>(event);
+    if (!e->stream) return SUCCESS;
+    ++waits;
+    join(waited, e->before);
+    return advance(e->stream, e->number);
 }
 
 Result cuModuleLoadData(void** module, const void*) {
@@ -207,24 +364,27 @@ Result cuFuncSetAttribute(void* f, int which, int value) {
 }
 
 Result cuMemAlloc_v2(uint64_t* address, size_t bytes) {
-    std::lock_guard<std::mutex> held(lock);
+    Held held(lock);
+    ++allocated;
     if (used + bytes > capacity()) return OUT_OF_MEMORY;
     void* p = nullptr;
     if (posix_memalign(&p, 256, bytes)) return OUT_OF_MEMORY;
     std::memset(p, 0xFF, bytes);
     *address = reinterpret_cast<uint64_t>(p);
-    allocations[*address] = bytes;
+    allocations[*address] = {bytes, {}, {}};
     used += bytes;
     return SUCCESS;
 }
 Result cuMemFree_v2(uint64_t address) {
-    std::lock_guard<std::mutex> held(lock);
+    Held held(lock);
+    ++allocated;
     auto it = allocations.find(address);
     if (it == allocations.end()) return INVALID_VALUE;
-    used -= it->second;
+    const Result r = advance_all();  // a driver waits for what uses the memory
+    used -= it->second.bytes;
     allocations.erase(it);
     std::free(reinterpret_cast<void*>(address));
-    return SUCCESS;
+    return r;
 }
 Result cuTensorMapEncodeTiled(uint64_t* map, int type, uint32_t rank, void* address, const uint64_t* extents,
                               const uint64_t* strides, const uint32_t* box, const uint32_t* every, int interleave,
@@ -243,18 +403,51 @@ Result cuMemGetInfo_v2(size_t* free, size_t* total) {
     *free = capacity() - used;
     return SUCCESS;
 }
+Result cuMemHostAlloc(void** p, size_t bytes, unsigned) {
+    Held held(lock);
+    ++allocated;
+    if (posix_memalign(p, 4096, bytes)) return OUT_OF_MEMORY;
+    pinned[reinterpret_cast<uint64_t>(*p)] = bytes;
+    return SUCCESS;
+}
+Result cuMemFreeHost(void* p) {
+    Held held(lock);
+    ++allocated;
+    if (!pinned.erase(reinterpret_cast<uint64_t>(p))) return INVALID_VALUE;
+    for (Stream* s : streams) {
+        if (s->queue.empty()) continue;
+        std::fprintf(stderr, "fake driver: page-locked memory is freed while copies may use it\n");
+        return LAUNCH_FAILED;
+    }
+    return std::free(p), SUCCESS;
+}
 Result cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t bytes, void* stream) {
-    if (static_cast<Stream*>(stream)->capturing) return STREAM_CAPTURE_UNSUPPORTED;
-    std::lock_guard<std::mutex> held(lock);
-    if (!inside(to, bytes)) return INVALID_VALUE;
-    std::memcpy(reinterpret_cast<void*>(to), from, bytes);
+    if (Result r = refused(stream)) return r;
+    Held held(lock);
+    auto* s = static_cast<Stream*>(stream);
+    Allocation* memory = find(to, bytes);
+    if (!memory) return INVALID_VALUE;
+    join(s->before, waited);
+    if (!ordered(s, *memory, true, "a copy from the host")) return LAUNCH_FAILED;
+    if (is_pinned(from, bytes)) {
+        enqueue(s, [=] { return std::memcpy(reinterpret_cast<void*>(to), from, bytes), SUCCESS; });
+        return SUCCESS;
+    }
+    ++pageable;  // a driver takes a copy of its own first
+    const std::string taken(static_cast<const char*>(from), bytes);
+    enqueue(s, [=] { return std::memcpy(reinterpret_cast<void*>(to), taken.data(), bytes), SUCCESS; });
     return SUCCESS;
 }
 Result cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, void* stream) {
-    if (static_cast<Stream*>(stream)->capturing) return STREAM_CAPTURE_UNSUPPORTED;
-    std::lock_guard<std::mutex> held(lock);
-    if (!inside(from, bytes)) return INVALID_VALUE;
-    std::memcpy(to, reinterpret_cast<void*>(from), bytes);
+    if (Result r = refused(stream)) return r;
+    Held held(lock);
+    auto* s = static_cast<Stream*>(stream);
+    Allocation* memory = find(from, bytes);
+    if (!memory) return INVALID_VALUE;
+    join(s->before, waited);
+    if (!ordered(s, *memory, false, "a copy to the host")) return LAUNCH_FAILED;
+    if (!is_pinned(to, bytes)) ++pageable;
+    enqueue(s, [=] { return std::memcpy(to, reinterpret_cast<void*>(from), bytes), SUCCESS; });
     return SUCCESS;
 }
 Result cuMemcpyDtoH_v2(void* to, uint64_t from, size_t bytes) {
@@ -269,9 +462,12 @@ Result cuLaunchKernel(void* f, unsigned gx, unsigned gy, unsigned gz, unsigned b
         int(shared) > function->dynamic_shared)
         return INVALID_VALUE;
     Work work{function, {gx, gy, gz}, std::string(static_cast<char*>(params[0]), function->kernel.param_bytes)};
+    Held held(lock);
     auto* s = static_cast<Stream*>(stream);
-    if (!s->capturing) return run(work);
-    s->graph->work.push_back(work);
+    if (s->capturing) return s->graph->work.push_back(work), SUCCESS;
+    join(s->before, waited);
+    if (!ordered(s, work)) return LAUNCH_FAILED;
+    enqueue(s, [work] { return run(work); });
     return SUCCESS;
 }
 
@@ -288,16 +484,25 @@ Result cuStreamEndCapture(void* stream, void** graph) {
     return SUCCESS;
 }
 Result cuGraphInstantiateWithFlags(void** exec, void* graph, unsigned long long) {
-    *exec = new Graph(*static_cast<Graph*>(graph));
+    *exec = new std::shared_ptr<const Graph>(new Graph(*static_cast<Graph*>(graph)));
     return SUCCESS;
 }
 Result cuGraphDestroy(void* graph) { return delete static_cast<Graph*>(graph), SUCCESS; }
-Result cuGraphExecDestroy(void* exec) { return delete static_cast<Graph*>(exec), SUCCESS; }
-Result cuGraphLaunch(void* exec, void*) {
-    if (lost) return ILLEGAL_ADDRESS;
-    if (++graph_launches == 2 && plays("broken kernel")) return lost = true, SUCCESS;  // told by the next wait
-    for (const Work& w : static_cast<Graph*>(exec)->work)
-        if (Result r = run(w)) return r;
+Result cuGraphExecDestroy(void* exec) { return delete static_cast<std::shared_ptr<const Graph>*>(exec), SUCCESS; }
+Result cuGraphLaunch(void* exec, void* stream) {
+    if (Result r = refused(stream)) return r;
+    Held held(lock);
+    ++graph_launches;
+    auto* s = static_cast<Stream*>(stream);
+    const auto graph = *static_cast<std::shared_ptr<const Graph>*>(exec);
+    join(s->before, waited);
+    if (graph_launches == 2 && plays("broken kernel")) {
+        enqueue(s, [] { return lost = true, ILLEGAL_ADDRESS; });  // told by whoever waits
+        return SUCCESS;
+    }
+    for (const Work& w : graph->work)
+        if (!ordered(s, w)) return LAUNCH_FAILED;
+    for (const Work& w : graph->work) enqueue(s, [graph, &w] { return run(w); });
     return SUCCESS;
 }
 

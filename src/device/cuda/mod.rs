@@ -1,18 +1,19 @@
 //! NVIDIA GPUs, through the driver alone (loaded at run time; nothing of CUDA is linked).
 //!
-//! One stream a device: launches and copies are ordered as they are called. Memory is the driver's
-//! (`cuMemAlloc`), taken once by plans. Kernels come from fatbins embedded by `build.rs`, or are compiled
-//! at first use; each says how many threads and how much shared memory it wants in a device variable
-//! `<kernel>_info`.
+//! One stream for launches, which are ordered as they are called, and one for copies in each direction
+//! (`copies`). Memory is the driver's (`cuMemAlloc`), taken once by plans. Kernels come from fatbins embedded
+//! by `build.rs`, or are compiled at first use; each says how many threads and how much shared memory it wants
+//! in a device variable `<kernel>_info`.
 
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use cudarc::driver::{result, sys};
 
+mod copies;
 mod driver;
 pub mod first_use;
 mod graph;
@@ -24,10 +25,11 @@ mod tensor_map;
 pub use driver::driver_found;
 pub use module::{Fatbin, runs_on};
 
+use copies::Copies;
 use driver::{does_not_start, failed, no_such_device, out_of_memory, start, too_old, words};
 use module::Kernel;
 
-use super::kernel::{DeviceFacts, KernelDevice, KernelInfo, Launch, Recording, TensorMapSpec};
+use super::kernel::{DeviceFacts, KernelDevice, KernelInfo, Launch, Mark, Recording, TensorMapSpec};
 use crate::error::Result;
 use crate::ffi;
 
@@ -39,14 +41,14 @@ pub struct CudaDevice {
     /// Bytes of shared memory that a block may have.
     most_shared: u32,
     context: sys::CUcontext,
-    device: sys::CUdevice,
     stream: sys::CUstream,
     /// Bytes that `allocate` gave out and `free` has not got back.
     allocated: AtomicUsize,
     kernels: HashMap<String, Kernel>,
     /// One caller at a time between making the context current and the call's end; a capture must not be
     /// interleaved with other launches.
-    lock: Mutex<()>,
+    lock: Arc<Mutex<()>>,
+    copies: Arc<Copies>,
 }
 
 // SAFETY: the driver's handles may be used from any thread while the context is current there, which
@@ -105,22 +107,31 @@ impl CudaDevice {
         let most_shared = attribute(A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)? as u32;
         // SAFETY: the context is released when the device is dropped.
         let context = unsafe { result::primary_ctx::retain(device) }.map_err(|e| does_not_start(&name, e))?;
+        // SAFETY: retained above.
+        unsafe { result::ctx::set_current(context) }.map_err(failed("switch to the device"))?;
+        let copies = Copies::new(context, device)?;
         let mut opened = CudaDevice {
             ordinal,
             name,
             facts: DeviceFacts { arch, multiprocessors, hopper: false },
             most_shared,
             context,
-            device,
             stream: std::ptr::null_mut(),
             allocated: AtomicUsize::new(0),
             kernels: HashMap::new(),
-            lock: Mutex::new(()),
+            lock: Arc::default(),
+            copies,
         };
-        opened.make_current()?;
         opened.stream = result::stream::create(result::stream::StreamKind::NonBlocking)
             .map_err(failed("make a stream"))?;
         Ok(opened)
+    }
+
+    /// The stream of launches for one caller, with the context current.
+    fn hold(&self) -> Result<MutexGuard<'_, ()>> {
+        let held = self.lock.lock().unwrap_or_else(|e| e.into_inner());
+        self.make_current()?;
+        Ok(held)
     }
 
     fn make_current(&self) -> Result<()> {
@@ -175,7 +186,6 @@ impl Drop for CudaDevice {
                 let _ = result::stream::synchronize(self.stream);
                 let _ = result::stream::destroy(self.stream);
             }
-            let _ = result::primary_ctx::release(self.device);
         }
     }
 }
@@ -220,27 +230,54 @@ impl KernelDevice for CudaDevice {
     }
 
     unsafe fn upload(&self, to: u64, bytes: &[u8]) -> Result<()> {
-        let _held = self.lock.lock().unwrap_or_else(|e| e.into_inner());
-        self.make_current()?;
-        // SAFETY: the caller's promise; waiting makes the host bytes free to go.
-        unsafe {
-            result::memcpy_htod_async(to, bytes, self.stream).map_err(failed("copy to the device"))?;
-            result::stream::synchronize(self.stream).map_err(failed("copy to the device"))
-        }
+        // SAFETY: the caller's promise.
+        unsafe { self.upload_in_order(to, bytes) }
+    }
+
+    unsafe fn upload_beside(
+        &self,
+        to: u64,
+        bytes: usize,
+        fill: &mut dyn FnMut(usize, &mut [u8]),
+    ) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.upload_on_own_stream(to, bytes, fill) }
     }
 
     unsafe fn download(&self, from: u64, to: &mut [u8]) -> Result<()> {
-        let _held = self.lock.lock().unwrap_or_else(|e| e.into_inner());
-        self.make_current()?;
-        // SAFETY: the caller's promise; after waiting the bytes are there.
+        // SAFETY: the caller's promise; nothing is launched before the bytes are there.
+        unsafe { self.set_mark()?.download(from, to) }
+    }
+
+    unsafe fn download_later(&self, from: u64, to: *mut u8, bytes: usize) -> Result<()> {
+        let _held = self.hold()?;
+        // SAFETY: the caller's promise.
         unsafe {
-            result::memcpy_dtoh_async(to, from, self.stream).map_err(failed("copy from the device"))?;
-            result::stream::synchronize(self.stream).map_err(failed("run the kernels before a copy"))
+            let to = std::slice::from_raw_parts_mut(to, bytes);
+            result::memcpy_dtoh_async(to, from, self.stream).map_err(failed("copy from the device"))
         }
     }
 
     fn tensor_map(&self, spec: &TensorMapSpec) -> Result<ffi::TensorMap, String> {
         tensor_map::encode(spec)
+    }
+
+    fn allocate_pinned(&self, bytes: usize) -> Result<*mut u8> {
+        self.make_current()?;
+        // SAFETY: freed by `free_pinned`.
+        let at = unsafe { result::malloc_host(bytes, 0) }.map_err(failed("page-lock host memory"))?;
+        Ok(at.cast())
+    }
+
+    unsafe fn free_pinned(&self, at: *mut u8, _bytes: usize) {
+        if self.make_current().is_ok() {
+            // SAFETY: the caller's promise.
+            let _ = unsafe { result::free_host(at.cast()) };
+        }
+    }
+
+    fn mark(&self) -> Result<Box<dyn Mark>> {
+        Ok(Box::new(self.set_mark()?))
     }
 
     fn check(&self, launch: &Launch) -> Result<(), String> {
@@ -269,8 +306,7 @@ impl KernelDevice for CudaDevice {
     }
 
     fn synchronize(&self) -> Result<()> {
-        let _held = self.lock.lock().unwrap_or_else(|e| e.into_inner());
-        self.make_current()?;
+        let _held = self.hold()?;
         // SAFETY: our own stream.
         unsafe { result::stream::synchronize(self.stream) }.map_err(failed("run the kernels"))
     }

@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use super::exec_kernels::KernelRun;
+use super::exec_kernels::{self, BoundPlan, KernelRun};
 use super::steps::{Plan, Source, Step};
 use super::{Target, exec_cpu};
 use crate::device::Device;
 use crate::device::cpu::{Arena, CpuDevice};
-use crate::device::kernel::DeviceMemory;
+use crate::device::kernel::{DeviceMemory, KernelDevice};
 use crate::error::{Error, Result};
+use crate::graph::cuda::{CudaOperand, CudaResult};
 use crate::graph::ir::{Graph, Origin, TensorType, ValueId};
 use crate::tensor::{DType, HostTensor};
 
@@ -54,10 +55,27 @@ impl Workspace {
         self.device.lock().unwrap_or_else(|e| e.into_inner())
     }
 
+    /// Takes at least so many bytes of a device's memory for launches that the holder replays; other
+    /// executables of this workspace wait meanwhile.
+    pub fn hold(&self, device: &Arc<dyn KernelDevice>, bytes: usize) -> Result<HeldMemory<'_>> {
+        let mut slot = self.device();
+        exec_kernels::reserve(&mut slot, device, bytes)?;
+        Ok(HeldMemory(slot))
+    }
+
     /// Gives the memory back to the system until the next run.
     pub fn release(&self) {
         *self.host() = None;
         *self.device() = None;
+    }
+}
+
+/// Working memory of a [`Workspace`] in the hands of one owner.
+pub struct HeldMemory<'a>(MutexGuard<'a, Option<DeviceMemory>>);
+
+impl HeldMemory<'_> {
+    fn memory(&self) -> &DeviceMemory {
+        self.0.as_ref().expect("reserved when it was taken")
     }
 }
 
@@ -185,6 +203,57 @@ impl Executable {
     /// Runs all steps; `inputs` are given by name, each exactly once.
     pub fn run(&mut self, inputs: &[(&str, HostTensor)]) -> Result<Outputs> {
         self.run_observed(inputs, |_, _| Ok(()))
+    }
+
+    /// Runs over inputs in device memory, given by name, and copies the named results, as f32 or in whatever
+    /// type is asked for, to other device memory. The device may still be busy when this returns.
+    ///
+    /// # Panics
+    /// On a CPU, or if an input has no tensor or one of another shape.
+    pub fn run_on_device(
+        &mut self,
+        inputs: &[(&str, CudaOperand)],
+        outputs: &[(&str, CudaResult)],
+        observe: impl FnMut(&Step, &[StepResult]) -> Result<()> + Send,
+    ) -> Result<()> {
+        let Executable { plan, workspace, side: Side::Kernels(run) } = self else {
+            panic!("a CPU has no device memory")
+        };
+        let inputs: Vec<_> = plan
+            .graph
+            .inputs()
+            .map(|(name, v)| {
+                let found = inputs.iter().find(|(n, _)| *n == name);
+                let operand = found.unwrap_or_else(|| panic!("a tensor for input \"{name}\"")).1.clone();
+                assert_eq!(operand.ty.shape, plan.graph.ty(v).shape, "input \"{name}\"");
+                (v, operand)
+            })
+            .collect();
+        let place = |name: &str| {
+            let found = plan.outputs.iter().find(|(n, _)| n == name);
+            &found.unwrap_or_else(|| panic!("there is no output \"{name}\"")).1
+        };
+        let outputs: Vec<_> = outputs.iter().map(|(name, to)| (place(name), to.clone())).collect();
+        run.run_on_device(plan, &inputs, &outputs, workspace, observe)
+    }
+
+    /// The launches of a plan whose inputs already are in device memory, each at the address that is given by
+    /// name and of type [`Plan::input_type`]. Results stay in device memory; the caller launches.
+    ///
+    /// # Panics
+    /// On a CPU, if the memory is too small for the plan, or if an input has no address.
+    pub fn bind(&self, memory: &HeldMemory, inputs: &[(&str, u64)]) -> Result<BoundPlan> {
+        let Side::Kernels(run) = &self.side else { panic!("a CPU takes no launches") };
+        let memory = memory.memory();
+        assert!(memory.len() >= self.plan.arena_bytes, "{} bytes of working memory", memory.len());
+        let input = |v: ValueId| {
+            let Origin::Input(name) = &self.plan.graph.values[v.index()].origin else {
+                unreachable!("leaves are inputs, parameters or constants")
+            };
+            let found = inputs.iter().find(|(n, _)| n == name);
+            found.unwrap_or_else(|| panic!("an address for input \"{name}\"")).1
+        };
+        run.bind_to(&self.plan, memory.address(), &input)
     }
 
     /// Runs node by node and stops at the first result that holds NaN or infinity, naming it.

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::ffi;
 use crate::graph::Layout;
 use crate::graph::cuda::{CudaCall, CudaOperand, CudaResult};
-use crate::graph::ir::{Origin, ValueId};
+use crate::graph::ir::{Origin, TensorType, ValueId};
 use crate::tensor::HostTensor;
 use crate::trace;
 
@@ -30,11 +30,23 @@ pub(super) struct KernelRun {
     bound: Option<Bound>,
 }
 
-/// A graph input's place, and what lies there now: inputs that stay the same from run to run are
-/// uploaded once.
+/// A graph input's place, from the first run on, and what lies there now: inputs that stay the same from run
+/// to run are uploaded once.
+#[derive(Default)]
 struct Input {
-    memory: DeviceMemory,
+    memory: Option<DeviceMemory>,
     holds: Option<HostTensor>,
+}
+
+/// A plan's launches over memory of the caller, to be replayed by it, alone or among others.
+pub struct BoundPlan {
+    /// The launches in order.
+    pub launches: Vec<Launch>,
+    /// Results by name: dense, in the working memory, until other launches use it.
+    pub outputs: Vec<(String, CudaResult)>,
+    /// What the launches point into besides: parameters, and tables that ops brought along.
+    _params: Vec<Arc<DeviceParam>>,
+    _constants: Vec<DeviceMemory>,
 }
 
 /// Launches over an arena at a known address.
@@ -48,7 +60,7 @@ struct Bound {
 }
 
 impl KernelRun {
-    /// Uploads parameters and constants, and makes room for inputs.
+    /// Uploads parameters and constants.
     pub fn new(plan: &Plan, kernels: &Kernels, leaves: &HashMap<ValueId, HostTensor>) -> Result<Self> {
         let device = kernels.device.clone();
         let mut params = HashMap::new();
@@ -60,8 +72,7 @@ impl KernelRun {
                     params.insert(id, kernels.params.get(&device, &leaves[&id], plan.leaf_dtype(id))?);
                 }
                 Origin::Input(_) => {
-                    let memory = DeviceMemory::new(&device, v.ty.len() * plan.leaf_dtype(id).size())?;
-                    inputs.insert(id, Input { memory, holds: None });
+                    inputs.insert(id, Input::default());
                 }
                 Origin::Node { .. } => {}
             }
@@ -89,16 +100,81 @@ impl KernelRun {
             if !input.holds.as_ref().is_some_and(same) {
                 let dtype = plan.leaf_dtype(v);
                 let kept = if tensor.dtype() == dtype { tensor.clone() } else { tensor.cast(dtype) };
-                input.memory.write(kept.bytes())?;
+                let memory = match &mut input.memory {
+                    Some(memory) => memory,
+                    none => none.insert(DeviceMemory::new(&self.device, kept.bytes().len())?),
+                };
+                memory.write(kept.bytes())?;
                 input.holds = Some(tensor);
             }
         }
         let mut slot = workspace.device();
-        if slot.as_ref().is_none_or(|m| m.len() < plan.arena_bytes) {
-            *slot = None; // the old block goes before the new one comes
-            *slot = Some(DeviceMemory::new(&self.device, plan.arena_bytes)?);
+        let arena = reserve(&mut slot, &self.device, plan.arena_bytes)?;
+        self.start(plan, arena, show, &mut observe)?;
+        plan.outputs
+            .iter()
+            .map(|(name, place)| {
+                let mut bytes = vec![0; place.ty.bytes()];
+                self.read(plan, arena, place, &mut bytes)?;
+                let wide =
+                    plan.graph.outputs.iter().find(|(n, _)| n == name).map(|(_, v)| plan.graph.ty(*v).dtype);
+                let tensor = HostTensor::copy_of(place.ty.dtype, &place.ty.shape, &bytes);
+                Ok((
+                    name.clone(),
+                    if place.ty.dtype.is_float() { tensor.cast(wide.expect("an output")) } else { tensor },
+                ))
+            })
+            .collect()
+    }
+
+    /// Runs all steps over inputs in device memory, and copies results to where they are wanted; waits for
+    /// nothing.
+    pub fn run_on_device(
+        &mut self,
+        plan: &Plan,
+        inputs: &[(ValueId, CudaOperand)],
+        outputs: &[(&Place, CudaResult)],
+        workspace: &Workspace,
+        mut observe: impl FnMut(&Step, &[StepResult]) -> Result<()> + Send,
+    ) -> Result<()> {
+        for (v, operand) in inputs {
+            let (ty, input) = (plan.input_type(*v), self.inputs.get_mut(v).expect("a place for every input"));
+            input.holds = None; // no host tensor's contents from here on
+            let memory = match &mut input.memory {
+                Some(memory) => memory,
+                none => none.insert(DeviceMemory::new(&self.device, ty.bytes())?),
+            };
+            let address = memory.address();
+            self.convert(operand, &CudaResult { ty, address })?;
         }
-        let arena = slot.as_ref().expect("just set");
+        let mut slot = workspace.device();
+        let arena = reserve(&mut slot, &self.device, plan.arena_bytes)?;
+        self.start(plan, arena, false, &mut observe)?;
+        for (place, result) in outputs {
+            let address = self.address(plan, arena.address(), &|v| self.own_input(v), place);
+            let layout = Layout::dense(&place.ty.shape);
+            self.convert(&CudaOperand { ty: place.ty.clone(), layout: &layout, address }, result)?;
+        }
+        Ok(())
+    }
+
+    /// Copies a tensor in device memory into another element type or layout.
+    fn convert(&self, from: &CudaOperand, to: &CudaResult) -> Result<()> {
+        let launches = crate::graph::strided::cast(from, to).map_err(Error::Run)?;
+        // SAFETY: the caller's operands, and memory of `self` or of the workspace that is held.
+        unsafe { self.device.launch(&launches) }
+            .map_err(|(i, message)| Error::Run(format!("{}: {message}", launches[i].kernel)))
+    }
+
+    /// Starts all steps over inputs that are in their places. With `show`, waits after each and shows its
+    /// results.
+    fn start(
+        &mut self,
+        plan: &Plan,
+        arena: &DeviceMemory,
+        show: bool,
+        observe: &mut (impl FnMut(&Step, &[StepResult]) -> Result<()> + Send),
+    ) -> Result<()> {
         self.bind(plan, arena.address())?;
         let bound = self.bound.as_ref().expect("just bound");
         match &bound.recording {
@@ -128,20 +204,7 @@ impl KernelRun {
                 }
             }
         }
-        plan.outputs
-            .iter()
-            .map(|(name, place)| {
-                let mut bytes = vec![0; place.ty.bytes()];
-                self.read(plan, arena, place, &mut bytes)?;
-                let wide =
-                    plan.graph.outputs.iter().find(|(n, _)| n == name).map(|(_, v)| plan.graph.ty(*v).dtype);
-                let tensor = HostTensor::copy_of(place.ty.dtype, &place.ty.shape, &bytes);
-                Ok((
-                    name.clone(),
-                    if place.ty.dtype.is_float() { tensor.cast(wide.expect("an output")) } else { tensor },
-                ))
-            })
-            .collect()
+        Ok(())
     }
 
     /// Starts all launches `times` times over inputs that are in place, then waits.
@@ -175,21 +238,26 @@ impl KernelRun {
         self.bound.as_ref().is_some_and(|b| b.recording.is_some())
     }
 
-    /// The device address of an operand's or result's first element.
-    fn address(&self, plan: &Plan, arena: u64, place: &Place) -> u64 {
+    /// The device address of an operand's or result's first element; `input` knows those of graph inputs.
+    fn address(&self, plan: &Plan, arena: u64, input: &dyn Fn(ValueId) -> u64, place: &Place) -> u64 {
         let start = match place.source {
             Source::Arena(b) => arena + plan.buffers[b].offset as u64,
             Source::Leaf(v) => match self.params.get(&v) {
                 Some(param) => param.memory().address(),
-                None => self.inputs[&v].memory.address(),
+                None => input(v),
             },
         };
         start + (place.layout.offset * place.ty.dtype.size()) as u64
     }
 
+    /// Where a graph input lies that a run was given.
+    fn own_input(&self, v: ValueId) -> u64 {
+        self.inputs[&v].memory.as_ref().expect("uploaded before anything runs").address()
+    }
+
     /// Copies a dense result to the host.
     fn read(&self, plan: &Plan, arena: &DeviceMemory, place: &Place, to: &mut [u8]) -> Result<()> {
-        let at = self.address(plan, arena.address(), place);
+        let at = self.address(plan, arena.address(), &|v| self.own_input(v), place);
         // SAFETY: the plan keeps results inside the arena, and leaves are ours.
         unsafe { self.device.download(at, to) }
     }
@@ -200,6 +268,36 @@ impl KernelRun {
             return Ok(());
         }
         self.bound = None;
+        let (steps, constants) = self.launches(plan, arena, &|v| self.own_input(v))?;
+        let all: Vec<Launch> = steps.iter().flatten().cloned().collect();
+        // SAFETY: a recording is started by `run` only, which holds the memory.
+        let recording = unsafe { self.device.record(&all) }.transpose()?;
+        self.bound = Some(Bound { arena, steps, recording, _constants: constants });
+        Ok(())
+    }
+
+    /// The launches over inputs that lie where the caller says.
+    pub fn bind_to(&self, plan: &Plan, arena: u64, input: &dyn Fn(ValueId) -> u64) -> Result<BoundPlan> {
+        let (steps, constants) = self.launches(plan, arena, input)?;
+        let result = |(name, place): &(String, Place)| {
+            let address = self.address(plan, arena, input, place);
+            (name.clone(), CudaResult { ty: place.ty.clone(), address })
+        };
+        Ok(BoundPlan {
+            launches: steps.into_iter().flatten().collect(),
+            outputs: plan.outputs.iter().map(result).collect(),
+            _params: self.params.values().cloned().collect(),
+            _constants: constants,
+        })
+    }
+
+    /// The launches of each step, and the tables that they point into.
+    fn launches(
+        &self,
+        plan: &Plan,
+        arena: u64,
+        input: &dyn Fn(ValueId) -> u64,
+    ) -> Result<(Vec<Vec<Launch>>, Vec<DeviceMemory>)> {
         let mut constants = Vec::new();
         let mut steps = Vec::with_capacity(plan.steps.len());
         for step in &plan.steps {
@@ -215,7 +313,7 @@ impl KernelRun {
                 }
             };
             let scratch = step.scratch.map_or(0, |b| arena + plan.buffers[b].offset as u64);
-            let address = |place: &Place| self.address(plan, arena, place);
+            let address = |place: &Place| self.address(plan, arena, input, place);
             let launches = launches(step, &address, scratch, self.device.facts(), &mut upload, &|spec| {
                 self.device.tensor_map(spec)
             });
@@ -228,15 +326,29 @@ impl KernelRun {
             }
             steps.push(launches);
         }
-        let all: Vec<Launch> = steps.iter().flatten().cloned().collect();
-        // SAFETY: a recording is started by `run` only, which holds the memory.
-        let recording = unsafe { self.device.record(&all) }.transpose()?;
-        self.bound = Some(Bound { arena, steps, recording, _constants: constants });
-        Ok(())
+        Ok((steps, constants))
     }
 }
 
+/// At least `bytes` of device memory in `slot`.
+pub(super) fn reserve<'a>(
+    slot: &'a mut Option<DeviceMemory>,
+    device: &Arc<dyn KernelDevice>,
+    bytes: usize,
+) -> Result<&'a DeviceMemory> {
+    if slot.as_ref().is_none_or(|m| m.len() < bytes) {
+        *slot = None; // the old block goes before the new one comes
+        *slot = Some(DeviceMemory::new(device, bytes)?);
+    }
+    Ok(slot.as_ref().expect("just set"))
+}
+
 impl Plan {
+    /// The type in which a graph input lies in device memory.
+    pub fn input_type(&self, v: ValueId) -> TensorType {
+        TensorType { dtype: self.leaf_dtype(v), ..self.graph.ty(v).clone() }
+    }
+
     /// The launches of each step, over addresses that mean nothing: to count them, and to see which kernels
     /// a plan chose.
     ///

@@ -14,6 +14,7 @@ pub mod memory;
 mod steps;
 mod target;
 
-pub use exec::{Executable, Outputs, StepResult, StepTime, Workspace};
+pub use exec::{Executable, HeldMemory, Outputs, StepResult, StepTime, Workspace};
+pub use exec_kernels::BoundPlan;
 pub use steps::{Buffer, Place, Plan, Source, Step};
 pub use target::Target;

@@ -4,6 +4,8 @@
 //! keys and values, condition embeddings) and what every step computes. A result depends neither
 //! on how many tiles share a launch nor on the pictures beside it.
 
+mod on_device;
+
 use std::collections::HashMap;
 
 use super::noise::NoiseSource;
@@ -12,7 +14,7 @@ use crate::diffusion::guidance::{self, Guided};
 use crate::diffusion::sampler::{self, Sampler};
 use crate::error::{Error, Result};
 use crate::graph::passes::{self, Split, hoist};
-use crate::graph::{Executable, Graph, GraphBuilder, Outputs, Plan, Workspace};
+use crate::graph::{Executable, Graph, GraphBuilder, Layout, Outputs, Plan, Workspace};
 use crate::models::controlformer::{DreamClear, Inputs};
 use crate::models::latent_tiles::{Blend, Grid};
 use crate::ops::fuse;
@@ -105,6 +107,25 @@ struct Launch {
     carried: Outputs,
 }
 
+impl Launch {
+    /// Captions of its pictures, each a pair of halves, and their valid rows: `y` and `lengths` of the graph.
+    fn texts(&self, subjects: &[Subject]) -> Result<(HostTensor, HostTensor)> {
+        let mut texts: Vec<&Text> = Vec::new();
+        for (item, &picture) in self.items.iter().zip(&self.shape.pictures) {
+            if picture == texts.len() {
+                texts.push(subjects[item.subject].text);
+            }
+        }
+        let [_, rows, channels] = texts[0].features.shape()[..] else {
+            return Err(Error::Run(format!("text features {:?}", texts[0].features)));
+        };
+        let y = texts.iter().flat_map(|t| t.features.to_f32().into_owned()).collect();
+        let y = HostTensor::from_f32([2 * texts.len(), rows, channels], y);
+        let lengths: Vec<i64> = texts.iter().flat_map(|t| t.lengths.map(|l| l as i64)).collect();
+        Ok((y, HostTensor::from_i64([lengths.len()], lengths)))
+    }
+}
+
 /// The denoiser with its weights.
 pub struct Denoiser {
     /// The network.
@@ -187,11 +208,29 @@ impl Denoiser {
         Ok(self.ready.get_mut(shape).expect("just inserted"))
     }
 
-    /// Denoises all `subjects` together, at most `limit` latent parts in a launch.
+    /// Denoises all `subjects` together, at most `limit` latent parts in a launch. On a device that takes
+    /// kernels the whole loop runs there; the result is that of [`Denoiser::run_on_host`] bit for bit.
     ///
     /// # Errors
     /// `Error::Interrupted`; or the step at which a latent stopped being finite.
     pub fn run(
+        &mut self,
+        subjects: &[Subject],
+        settings: &Settings,
+        limit: usize,
+        watch: Watch,
+    ) -> Result<Vec<Denoised>> {
+        match self.device.as_kernels().cloned() {
+            Some(kernels) => on_device::run(self, &kernels, subjects, settings, limit, watch),
+            None => self.run_on_host(subjects, settings, limit, watch),
+        }
+    }
+
+    /// The loop with the sampler, its noise and the blend of tiles on the host.
+    ///
+    /// # Errors
+    /// As [`Denoiser::run`].
+    pub fn run_on_host(
         &mut self,
         subjects: &[Subject],
         settings: &Settings,
@@ -231,14 +270,8 @@ impl Denoiser {
                     answers.advance(other, k, Half::Other)?;
                 }
                 answers.advance(&mut walks[i], k, Half::Conditional)?;
-                let state = &walks[i].state;
-                if let Some(bad) = state.iter().position(|x| !x.is_finite()) {
-                    return Err(Error::Run(format!(
-                        "after denoising step {} of {calls} the latent holds {} (element {bad}): the weights or \
-                         the settings do not fit this picture",
-                        k + 1,
-                        state[bad]
-                    )));
+                if !walks[i].state.iter().all(|x| x.is_finite()) {
+                    return Err(not_finite(k, calls));
                 }
             }
         }
@@ -268,19 +301,7 @@ impl Denoiser {
             HostTensor::from_f32([launch.items.len(), LATENT, h, w], data)
         };
         let (c_lq, c_pre) = (cut(|s| s.lq.clone()), cut(|s| s.pre.clone()));
-        let mut texts: Vec<&Text> = Vec::new();
-        for (item, &picture) in launch.items.iter().zip(&launch.shape.pictures) {
-            if picture == texts.len() {
-                texts.push(subjects[item.subject].text);
-            }
-        }
-        let [_, rows, channels] = texts[0].features.shape()[..] else {
-            return Err(Error::Run(format!("text features {:?}", texts[0].features)));
-        };
-        let y = texts.iter().flat_map(|t| t.features.to_f32().into_owned()).collect();
-        let y = HostTensor::from_f32([2 * texts.len(), rows, channels], y);
-        let lengths: Vec<i64> = texts.iter().flat_map(|t| t.lengths.map(|l| l as i64)).collect();
-        let lengths = HostTensor::from_i64([lengths.len()], lengths);
+        let (y, lengths) = launch.texts(subjects)?;
         let cancel = watch.cancel;
         // Each part takes what it reads.
         let given = [("c_lq", c_lq), ("c_pre", c_pre), ("y", y), ("lengths", lengths)];
@@ -322,6 +343,15 @@ impl Denoiser {
         })?;
         Ok(out[0].1.to_f32().into_owned())
     }
+}
+
+/// The sentence for a latent that is no number any more after step `k`.
+fn not_finite(k: usize, calls: usize) -> Error {
+    Error::Run(format!(
+        "after denoising step {} of {calls} the latent holds values that are not finite: the weights or the settings \
+         do not fit this picture",
+        k + 1
+    ))
 }
 
 /// A latent on its way, and the sampler that moves it.
@@ -408,6 +438,16 @@ impl Parts {
         match self {
             Parts::Whole(..) => vec![(0, 0)],
             Parts::Tiles(grid) => grid.corners().collect(),
+        }
+    }
+
+    /// The part of a latent `[4, h, w]` at `corner`.
+    fn view(&self, (top, left): (usize, usize)) -> Layout {
+        match self {
+            Parts::Whole(h, w) => Layout::dense(&[LATENT, *h, *w]),
+            Parts::Tiles(grid) => Layout::dense(&[LATENT, grid.height, grid.width])
+                .slice(1, top, grid.tile)
+                .slice(2, left, grid.tile),
         }
     }
 

@@ -2,8 +2,7 @@
 //!
 //! With a limit the plan is made to hold: tiles for SwinIR, bands for the autoencoder, fewer
 //! latent parts in a launch, and last the denoiser's weights read from their file at every step. On a
-//! device with memory of its own the limit is what that has free: pictures stay with the host, weights must
-//! all fit.
+//! device with memory of its own the limit is what that has free; weights must all fit.
 
 use std::collections::HashMap;
 
@@ -11,6 +10,8 @@ use serde::Serialize;
 
 use super::denoise::{LaunchShape, count_parts};
 use super::{DreamClearRestorer, FACTOR};
+use crate::bench::predict;
+use crate::data::resize::Sizes;
 use crate::error::{Error, Result};
 use crate::graph::Plan;
 use crate::graph::plan::Source;
@@ -33,6 +34,8 @@ pub struct Stage {
     pub arena_bytes: usize,
     /// Operations.
     pub flops: f64,
+    /// Predicted seconds, if the device is a GPU or stands for one and nothing is cut into bands.
+    pub seconds: Option<f64>,
     /// How it is cut.
     pub note: String,
 }
@@ -121,23 +124,27 @@ impl Limit {
 pub(super) fn plan(r: &mut DreamClearRestorer, inputs: &[(usize, usize)]) -> Result<PictureMemory> {
     let sizes = inputs.iter().map(|&s| r.sizes(s)).collect::<Result<Vec<_>>>()?;
     let area = |(h, w): (usize, usize)| h * w;
-    // f32 RGB: input, reference, decoded, colour-fixed and its low frequencies; then integers.
-    let pictures: usize = sizes
-        .iter()
-        .zip(inputs)
-        .map(|(s, &input)| 12 * (2 * area(s.working)) + 4 * area(input))
-        .sum::<usize>()
-        + sizes
-            .iter()
-            .map(|s| 12 * (3 * area(s.working) + area(s.output)) + 4 * area(s.output))
-            .max()
-            .unwrap_or(0);
+    // f32 RGB, and integers: enlarged and its reference in work; decoded, colour-fixed with low frequencies and
+    // of the output's size where the last one is finished; one enlarged picture waits and one is loaded before,
+    // one waits to be finished.
+    let all = || sizes.iter().zip(inputs);
+    let most = |of: &dyn Fn(&Sizes, (usize, usize)) -> usize| {
+        all().map(|(s, &input)| of(s, input)).max().unwrap_or(0)
+    };
+    let pictures = all().map(|(s, &input)| 12 * (2 * area(s.working)) + 4 * area(input)).sum::<usize>()
+        + most(&|s, _| 12 * (3 * area(s.working) + area(s.output)) + 4 * area(s.output))
+        + most(&|s, input| 2 * (12 * area(s.working) + 4 * area(input)))
+        + most(&|s, input| 12 * (2 * area(s.working)) + 4 * area(input));
     let swinir_weights = r.swinir.model.weights.bytes();
     let vae_weights = r.vae.weight_bytes();
     let limit = Limit::of(r);
     let on_device = limit.as_ref().is_some_and(|l| l.of_device);
-    let of_host = if on_device { 0 } else { KERNELS + pictures };
-    let kept = swinir_weights + vae_weights + of_host;
+    // On a device: the references in work; and what decoding one leaves there (picture, reference, latent and
+    // two scratch pictures) until it is written, which two others may wait for.
+    let resident_pictures =
+        all().map(|(s, _)| 12 * area(s.working)).sum::<usize>() + 3 * most(&|s, _| 5 * 12 * area(s.working));
+    let beside = if on_device { resident_pictures } else { KERNELS + pictures };
+    let kept = swinir_weights + vae_weights + beside;
 
     let mut resident = true;
     let denoise = match &limit {
@@ -176,13 +183,22 @@ pub(super) fn plan(r: &mut DreamClearRestorer, inputs: &[(usize, usize)]) -> Res
 
     let mut stages = Vec::new();
     let (mut flops, mut arena, mut note) = (0.0, 0, String::new());
+    let mut seconds = Some(0.0);
     for s in &sizes {
         let tiling = r.swinir.tiling(s.working)?;
         flops += tiling.flops;
         arena = arena.max(tiling.arena);
+        seconds = both(seconds, r.swinir.seconds(&tiling)?);
         note = format!("{} tile(s) of {}×{}", tiling.tiles, tiling.tile.1, tiling.tile.0);
     }
-    stages.push(Stage { name: "swinir", weight_bytes: swinir_weights, arena_bytes: arena, flops, note });
+    stages.push(Stage {
+        name: "swinir",
+        weight_bytes: swinir_weights,
+        arena_bytes: arena,
+        flops,
+        seconds,
+        note,
+    });
     if r.needs_t5() {
         let tokens = r.null.shape()[0];
         let plan = r.text.plan(&r.sources, tokens)?;
@@ -192,6 +208,7 @@ pub(super) fn plan(r: &mut DreamClearRestorer, inputs: &[(usize, usize)]) -> Res
             // They come for a caption and go after it: all at once to a device, to the host a step at a time.
             arena_bytes: plan.arena_bytes + if on_device { plan.param_bytes() } else { window(&plan) },
             flops: plan.cost().flops * inputs.len() as f64,
+            seconds: predict::seconds(&plan, r.denoiser.device())?.map(|s| s * inputs.len() as f64),
             note: format!("{tokens} tokens; weights read from the file"),
         });
     }
@@ -203,6 +220,7 @@ pub(super) fn plan(r: &mut DreamClearRestorer, inputs: &[(usize, usize)]) -> Res
             weight_bytes: plans.first().map_or(0, |p| p.weights),
             arena_bytes: arena,
             flops: times * plans.iter().map(|p| p.flops).sum::<f64>(),
+            seconds: plans.iter().map(|p| p.seconds).fold(Some(0.0), both).map(|s| times * s),
             note: if bands > 1 { format!("{bands} exact bands") } else { "whole".into() },
         }
     };
@@ -214,9 +232,10 @@ pub(super) fn plan(r: &mut DreamClearRestorer, inputs: &[(usize, usize)]) -> Res
         weight_bytes: denoiser_weights,
         arena_bytes: denoise.arena + if resident { 0 } else { denoise.window },
         flops: denoise.flops,
+        seconds: denoise.seconds,
         note: denoise.note.clone(),
     });
-    let latent = |s: &crate::data::resize::Sizes| (s.working.0 / FACTOR, s.working.1 / FACTOR);
+    let latent = |s: &Sizes| (s.working.0 / FACTOR, s.working.1 / FACTOR);
     let decode =
         sizes.iter().map(latent).map(|(h, w)| r.vae.plan_decode(h, w)).collect::<Result<Vec<_>>>()?;
     stages.push(vae(decode, "decode", 1.0));
@@ -224,7 +243,7 @@ pub(super) fn plan(r: &mut DreamClearRestorer, inputs: &[(usize, usize)]) -> Res
     let weights = swinir_weights + vae_weights + if resident { denoiser_weights } else { 0 };
     // All stages work in one block that grows to the largest of them.
     let working = stages.iter().map(|s| s.arena_bytes).max().unwrap_or(0) + denoise.carried;
-    let peak = weights + of_host + working;
+    let peak = weights + beside + working;
     if let Some(limit) = limit.filter(|l| peak > l.bytes) {
         return Err(limit.refuse(r, peak));
     }
@@ -250,7 +269,13 @@ struct Denoise {
     /// All weights in the element types that the plans keep them in.
     weights: usize,
     flops: f64,
+    seconds: Option<f64>,
     note: String,
+}
+
+/// The sum, if both are known.
+fn both(a: Option<f64>, b: Option<f64>) -> Option<f64> {
+    Some(a? + b?)
 }
 
 /// As many latent parts in a launch as there is room for (at least one); `room` is told the bytes of the
@@ -280,10 +305,6 @@ fn denoise(
     let carried = per_part * all;
     let window = window(&each).max(window(&once));
     let weights = param_bytes(&[&once, &each]);
-    let arena = |items: usize| -> Result<usize> {
-        let (once, each) = r.denoiser.plans(&shape(items))?;
-        Ok(each.arena_bytes.max(once.arena_bytes))
-    };
     let one = each.arena_bytes.max(once.arena_bytes);
     let limit = match r.settings.tile_batch {
         Some(n) => n.clamp(1, all),
@@ -295,13 +316,18 @@ fn denoise(
     // Launches are evened out.
     let limit = all.div_ceil(all.div_ceil(limit));
     let steps = settings.steps as f64;
+    let flops = all as f64 * (each.cost().flops * steps + once.cost().flops);
+    let (once, each) = if limit == 1 { (once, each) } else { r.denoiser.plans(&shape(limit))? };
+    let device = r.denoiser.device();
+    let launch = both(predict::seconds(&each, device)?.map(|s| s * steps), predict::seconds(&once, device)?);
     Ok(Denoise {
         limit,
-        arena: if limit == 1 { one } else { arena(limit)? },
+        arena: each.arena_bytes.max(once.arena_bytes),
         carried,
         window,
         weights,
-        flops: all as f64 * (each.cost().flops * steps + once.cost().flops),
+        flops,
+        seconds: launch.map(|s| s * all.div_ceil(limit) as f64),
         note: format!(
             "{} step(s), {all} latent part(s) of {}×{}, {limit} in a launch",
             settings.steps, size.1, size.0

@@ -20,7 +20,8 @@ use self::components::Sources;
 use self::denoise::{Denoised, Denoiser, LATENT, Subject, Text};
 use self::memory::{Budget, PictureMemory};
 use self::noise::NoiseSource;
-use super::batch::{Job, Restored, Restorer};
+use super::batch::{Finish, Job, Prepared, Preparer, Restored, Restorer};
+use super::device_image::{DeviceImage, UNBOUNDED};
 use super::tiled::{TiledNetwork, Watch};
 use super::vae::VaeRunner;
 use crate::data::color_fix::ColorFix;
@@ -28,6 +29,7 @@ use crate::data::image::{Channels, Photo, Samples};
 use crate::data::pixels::{FloatImage, Rounding};
 use crate::data::resize::{Sizes, bicubic_antialias, bicubic_torch, photo_alpha, photo_rgb, restore_sizes};
 use crate::device::Device;
+use crate::device::kernel::Mark;
 use crate::diffusion::{Noise, Schedule, image_key};
 use crate::error::{Error, Result};
 use crate::graph::Workspace;
@@ -95,6 +97,8 @@ pub struct DreamClearRestorer {
 struct Picture {
     sizes: Sizes,
     pre: FloatImage,
+    /// The same in device memory, if it came to be there.
+    pre_on_device: Option<DeviceImage>,
     latent_lq: HostTensor,
     latent_pre: HostTensor,
     caption: Caption,
@@ -200,20 +204,41 @@ impl DreamClearRestorer {
 
     /// Everything up to the start of the loop.
     fn before(&mut self, job: &Job<'_>) -> Result<Picture> {
-        let sizes = self.sizes((job.photo.height, job.photo.width))?;
-        let (h, w) = sizes.working;
         let mut clock = Clock::new();
         let mut notes = Vec::new();
-        let lq = photo_rgb(job.photo, h, w);
+        let ready = |p: &Prepared| p.downcast_ref::<Enlarged>().cloned();
+        let Enlarged { sizes, lq, seconds: resizing } = match job.prepared.and_then(ready) {
+            Some(enlarged) => enlarged,
+            None => Enlarged::new(job.photo, self.settings.upscale, self.settings.min_size)?,
+        };
+        let (h, w) = sizes.working;
         self.keep("img_lq_u8", || planar_u8(&lq));
-        clock.lap("resize");
+        clock.laps.insert("resize".into(), json!(resizing));
 
         let tiling = self.swinir.tiling((h, w))?;
         notes.extend(tiling.note().map(|n| format!("SwinIR: {n}")));
         let quiet = |_: f32| {};
         let watch = Watch { cancel: job.cancel, progress: &quiet };
-        let mut pre = self.swinir.run(lq.clone(), &tiling, watch)?;
-        pre.data.iter_mut().for_each(|x| *x = x.clamp(0.0, 1.0));
+        // Pictures stay in device memory from one network to the next where each runs whole.
+        let kernels =
+            self.denoiser.device().as_kernels().filter(|_| self.swinir.runs_on_device(&tiling, (h, w)));
+        let mut on_device = match kernels.map(|k| k.device.clone()) {
+            Some(device) => {
+                let lq = DeviceImage::upload(&device, &lq)?;
+                let mut pre = self.swinir.run_on_device(&lq, &tiling, watch)?;
+                pre.map(1.0, 0.0, 0.0..=1.0)?;
+                Some((lq, pre))
+            }
+            None => None,
+        };
+        let pre = match &on_device {
+            Some((_, pre)) => pre.read(&*pre.mark()?)?,
+            None => {
+                let mut pre = self.swinir.run(lq.clone(), &tiling, watch)?;
+                pre.data.iter_mut().for_each(|x| *x = x.clamp(0.0, 1.0));
+                pre
+            }
+        };
         self.keep("img_pre", || planar(&pre));
         clock.lap("swinir");
 
@@ -225,8 +250,10 @@ impl DreamClearRestorer {
         let text = self.text_of(&caption, job)?;
         clock.lap("text");
 
-        let latent_lq = self.encode(&lq, watch)?;
-        let latent_pre = self.encode(&pre, watch)?;
+        let (device_lq, pre_on_device) = on_device.take().unzip();
+        let latent_lq = self.encode(&lq, device_lq.as_ref(), watch)?;
+        drop(device_lq);
+        let latent_pre = self.encode(&pre, pre_on_device.as_ref(), watch)?;
         self.keep("latent_lq", || latent_lq.clone());
         self.keep("latent_pre", || latent_pre.clone());
         clock.lap("encode");
@@ -246,13 +273,39 @@ impl DreamClearRestorer {
             HostTensor::from_f32([2, shape[1], shape[2], shape[3]], [&start[..], &start].concat())
         });
         let seconds = clock.into_map();
-        Ok(Picture { sizes, pre, latent_lq, latent_pre, caption, text, noise, start, seconds, notes })
+        Ok(Picture {
+            sizes,
+            pre,
+            pre_on_device,
+            latent_lq,
+            latent_pre,
+            caption,
+            text,
+            noise,
+            start,
+            seconds,
+            notes,
+        })
     }
 
-    /// Scaled latent `[1, 4, h, w]` of a picture in 0..1.
-    fn encode(&mut self, image: &FloatImage, watch: Watch) -> Result<HostTensor> {
-        let signed = image.data.iter().map(|x| 2.0 * x - 1.0).collect();
-        let mode = self.vae.encode_mode(&FloatImage::new(image.height, image.width, 3, signed), watch)?;
+    /// Scaled latent `[1, 4, h, w]` of a picture in 0..1, which may be in device memory too.
+    fn encode(
+        &mut self,
+        image: &FloatImage,
+        on_device: Option<&DeviceImage>,
+        watch: Watch,
+    ) -> Result<HostTensor> {
+        let whole = match on_device {
+            Some(image) => self.vae.encode_mode_on_device(&image.mapped(2.0, -1.0)?, watch)?,
+            None => None,
+        };
+        let mode = match whole {
+            Some(mode) => mode,
+            None => {
+                let signed = image.data.iter().map(|x| 2.0 * x - 1.0).collect();
+                self.vae.encode_mode(&FloatImage::new(image.height, image.width, 3, signed), watch)?
+            }
+        };
         let factor = self.vae.config().scaling_factor as f32;
         let scaled = mode.to_f32().iter().map(|x| x * factor).collect();
         Ok(HostTensor::from_f32(mode.shape(), scaled))
@@ -275,15 +328,16 @@ impl DreamClearRestorer {
         captions::pair(features, self.negative.as_ref(), &self.null)
     }
 
-    /// From the denoised latent to the photo.
+    /// From the denoised latent to the decoded picture, and how that becomes the photo.
     fn after(
         &mut self,
         job: &Job<'_>,
         picture: Picture,
         denoised: Denoised,
         denoising: f64,
-    ) -> Result<Restored> {
-        let Picture { sizes, pre, caption, text, mut seconds, mut notes, latent_pre, .. } = picture;
+    ) -> Result<Finish> {
+        let Picture { sizes, pre, pre_on_device, caption, text, mut seconds, mut notes, latent_pre, .. } =
+            picture;
         let mut clock = Clock::new();
         let shape = latent_pre.shape().to_vec();
         let Denoised { latent, other } = denoised;
@@ -295,25 +349,31 @@ impl DreamClearRestorer {
         let factor = self.vae.config().scaling_factor as f32;
         let unscaled: Vec<f32> = latent.iter().map(|x| x / factor).collect();
         let unscaled = HostTensor::from_f32(shape, unscaled);
-        let mut image = self.vae.decode(&unscaled, Watch { cancel: job.cancel, progress: &|_| {} })?;
-        self.keep("decoded", || planar(&image));
+        let watch = Watch { cancel: job.cancel, progress: &|_| {} };
+        let color_fix = self.settings.color_fix;
+        // Intermediates that are kept are the host's.
+        let reference = pre_on_device.filter(|_| self.dump.is_none());
+        let decoded = match reference {
+            Some(reference) => self.vae.decode_on_device(&unscaled, watch)?.map(|image| (image, reference)),
+            None => None,
+        };
+        let (image, fixed) = match decoded {
+            Some((mut image, reference)) => {
+                image.map(0.5, 0.5, UNBOUNDED)?;
+                let fixed = color_fix == ColorFix::Wavelet;
+                if fixed {
+                    image.fix_colors(reference)?;
+                }
+                (Pixels::OnDevice(image.mark()?, image), fixed)
+            }
+            None => {
+                let mut image = self.vae.decode(&unscaled, watch)?;
+                self.keep("decoded", || planar(&image));
+                image.data.iter_mut().for_each(|x| *x = (*x + 1.0) / 2.0);
+                (Pixels::OnHost(image), false)
+            }
+        };
         clock.lap("decode");
-
-        image.data.iter_mut().for_each(|x| *x = (*x + 1.0) / 2.0);
-        let mut image = self.settings.color_fix.apply(image, &pre);
-        self.keep("color_fixed", || planar(&image));
-        image.data.iter_mut().for_each(|x| *x = x.clamp(0.0, 1.0));
-        clock.lap("color_fix");
-
-        let (h, w) = sizes.output;
-        let fidelity = fidelity(&image, job.photo);
-        if (image.height, image.width) != (h, w) {
-            image = bicubic_torch(&image, h, w);
-        }
-        let alpha = photo_alpha(job.photo, h, w);
-        let photo = job.photo.with_pixels(&image, alpha.as_ref(), self.settings.rounding)?;
-        clock.lap("output");
-
         seconds.insert("denoise".into(), json!(denoising));
         seconds.extend(clock.into_map());
         let words = match &caption.found {
@@ -332,11 +392,97 @@ impl DreamClearRestorer {
             "caption_tokens": text.lengths[0],
             "working_size": size(sizes.working),
             "latent_size": size((sizes.working.0 / FACTOR, sizes.working.1 / FACTOR)),
-            "stage_seconds": seconds,
-            "peak_bytes": memory::process_peak(),
-            "fidelity": fidelity,
         });
         let details = details.as_object().cloned().unwrap_or_default();
+        let mut last = Last {
+            image,
+            pre,
+            color_fix,
+            fixed,
+            rounding: self.settings.rounding,
+            output: sizes.output,
+            seconds,
+            notes,
+            details,
+        };
+        if self.dump.is_some() {
+            let image = last.colors()?;
+            self.keep("color_fixed", || planar(&image));
+            (last.image, last.fixed) = (Pixels::OnHost(image), true);
+        }
+        Ok(Box::new(move |input| last.finish(input)))
+    }
+}
+
+/// A picture as the loop sees it, made on the thread that loads.
+#[derive(Clone)]
+struct Enlarged {
+    sizes: Sizes,
+    lq: FloatImage,
+    seconds: f64,
+}
+
+impl Enlarged {
+    fn new(photo: &Photo, upscale: f64, min_size: usize) -> Result<Self> {
+        let start = Instant::now();
+        let sizes = restore_sizes((photo.height, photo.width), upscale, min_size)?;
+        let lq = photo_rgb(photo, sizes.working.0, sizes.working.1);
+        Ok(Enlarged { sizes, lq, seconds: start.elapsed().as_secs_f64() })
+    }
+}
+
+/// A picture on the host, or in device memory when a mark is reached.
+enum Pixels {
+    OnHost(FloatImage),
+    OnDevice(Box<dyn Mark>, DeviceImage),
+}
+
+/// What the thread that writes does to a decoded picture: colours, size, integers.
+struct Last {
+    image: Pixels,
+    pre: FloatImage,
+    color_fix: ColorFix,
+    fixed: bool,
+    rounding: Rounding,
+    output: (usize, usize),
+    seconds: Map<String, serde_json::Value>,
+    notes: Vec<String>,
+    details: Map<String, serde_json::Value>,
+}
+
+impl Last {
+    /// The picture with the reference's colours, taken out.
+    fn colors(&mut self) -> Result<FloatImage> {
+        let taken = std::mem::replace(&mut self.image, Pixels::OnHost(FloatImage::zeros(0, 0, 3)));
+        let mut image = match taken {
+            Pixels::OnHost(image) => image,
+            Pixels::OnDevice(mark, image) => image.read(&*mark)?,
+        };
+        let mut clock = Clock::new();
+        if !self.fixed {
+            image = self.color_fix.apply(image, &self.pre);
+        }
+        clock.lap("color_fix");
+        self.seconds.extend(clock.into_map());
+        Ok(image)
+    }
+
+    fn finish(mut self, input: &Photo) -> Result<Restored> {
+        let mut image = self.colors()?;
+        let Last { pre, rounding, output: (h, w), mut seconds, notes, mut details, .. } = self;
+        let mut clock = Clock::new();
+        image.data.iter_mut().for_each(|x| *x = x.clamp(0.0, 1.0));
+        let fidelity = fidelity(&image, input);
+        if (image.height, image.width) != (h, w) {
+            image = bicubic_torch(&image, h, w);
+        }
+        let alpha = photo_alpha(input, h, w);
+        let photo = input.with_pixels(&image, alpha.as_ref(), rounding)?;
+        clock.lap("output");
+        seconds.extend(clock.into_map());
+        details.insert("stage_seconds".into(), seconds.into());
+        details.insert("peak_bytes".into(), json!(memory::process_peak()));
+        details.insert("fidelity".into(), fidelity);
         Ok(Restored { photo, reference: Some(photo_of(&pre, Rounding::HalfEven)), notes, details })
     }
 }
@@ -368,10 +514,15 @@ impl Restorer for DreamClearRestorer {
     }
 
     fn restore(&mut self, job: &Job<'_>) -> Result<Restored> {
-        self.restore_all(std::slice::from_ref(job)).pop().expect("one result a picture")
+        self.restore_all(std::slice::from_ref(job)).pop().expect("one result a picture")?(job.photo)
     }
 
-    fn restore_all(&mut self, jobs: &[Job<'_>]) -> Vec<Result<Restored>> {
+    fn preparer(&self) -> Option<Preparer> {
+        let Settings { upscale, min_size, .. } = self.settings;
+        Some(Box::new(move |photo| Ok(Box::new(Enlarged::new(photo, upscale, min_size)?))))
+    }
+
+    fn restore_all(&mut self, jobs: &[Job<'_>]) -> Vec<Result<Finish>> {
         let mut results = self.attempt(jobs);
         let short: Vec<usize> =
             (0..jobs.len()).filter(|&i| matches!(results[i], Err(Error::OutOfMemory(_)))).collect();
@@ -390,13 +541,13 @@ impl Restorer for DreamClearRestorer {
 
 impl DreamClearRestorer {
     /// Restores pictures together within the memory that is free now.
-    fn attempt(&mut self, jobs: &[Job<'_>]) -> Vec<Result<Restored>> {
+    fn attempt(&mut self, jobs: &[Job<'_>]) -> Vec<Result<Finish>> {
         let sizes: Vec<_> = jobs.iter().map(|j| (j.photo.height, j.photo.width)).collect();
         let limit = match memory::choose(self, &sizes) {
             Ok(limit) => limit,
             Err(e) => return jobs.iter().map(|_| Err(e.shared())).collect(),
         };
-        let mut results: Vec<Option<Result<Restored>>> = jobs.iter().map(|_| None).collect();
+        let mut results: Vec<Option<Result<Finish>>> = jobs.iter().map(|_| None).collect();
         let mut ready: Vec<(usize, Picture)> = Vec::new();
         for (i, job) in jobs.iter().enumerate() {
             match job.cancel.check().and_then(|()| self.before(job)) {
