@@ -62,7 +62,8 @@ impl Card {
         if let Some(card) = CARDS.iter().find(|c| name.contains(c.name)) {
             return Card { facts, ..*card };
         }
-        let like = CARDS.iter().rev().find(|c| c.facts.arch <= facts.arch).unwrap_or(&CARDS[0]);
+        let generation = CARDS.iter().map(|c| c.facts.arch).filter(|&a| a <= facts.arch).max();
+        let like = CARDS.iter().find(|c| Some(c.facts.arch) == generation).unwrap_or(&CARDS[0]);
         let share = f64::from(facts.multiprocessors) / f64::from(like.facts.multiprocessors);
         Card {
             facts,
