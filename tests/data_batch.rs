@@ -268,7 +268,7 @@ fn a_full_disk_stops_the_job_and_leaves_nothing_half_written() {
     Photo::new(150, 150, Channels::Rgb, Samples::U8(noise))
         .save(input.join("0001.png"), Format::Png, 95)
         .unwrap();
-    let mut double = Double { pause: Duration::from_millis(300), ..Double::default() };
+    let mut double = Double { pause: Duration::from_secs(1), ..Double::default() };
     let summary = restore(&input, &mut double, &options(disk.0.path()), &Cancel::new());
     assert_eq!((summary.done, summary.exit_code()), (1, 1), "{}", summary.message());
     let reason = summary.stopped.clone().expect("the job gave up");

@@ -52,9 +52,7 @@ impl Card {
     pub fn named(name: &str) -> Option<&'static Card> {
         CARDS.iter().find(|c| c.name == name)
     }
-}
 
-impl Card {
     /// What a device is: a known card by its name; else the known one of its generation, its rates in
     /// proportion to the number of multiprocessors.
     pub fn of(device: &dyn KernelDevice) -> Card {

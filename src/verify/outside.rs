@@ -183,7 +183,9 @@ fn samplers<E: Executor>(on: &On<E>) -> Result<(), String> {
             let (answer, variances) = (on.put(&eps)?, on.put(&variance)?);
             let draw = cuda::fill(&noise, NoiseStep::At(on.at(&loops.counter)), on.at(&drawn), n);
             let variances = learned.then_some(on.at(&variances));
-            on.run(draw.into_iter().chain(loops.step(on, &answer, variances, Some(&drawn))))?;
+            let mut launches = loops.step(on, &answer, variances, Some(&drawn));
+            launches.splice(1..1, draw); // when the step's number is known
+            on.run(launches)?;
             let mut fresh = vec![0.0; n];
             noise.fill(k as u32, &mut fresh);
             let fresh = host.wants_noise(k).then_some(&fresh[..]);
@@ -239,7 +241,7 @@ impl<E: Executor> Loop<E> {
         })
     }
 
-    /// The launches of the next step.
+    /// The launches of the next step; the first one goes on to it.
     fn step(
         &self,
         on: &On<E>,
