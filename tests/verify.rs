@@ -8,7 +8,7 @@ use std::sync::Arc;
 use dreamclear::cancel::Cancel;
 use dreamclear::device::Device;
 use dreamclear::device::cpu::CpuDevice;
-use dreamclear::device::kernel::{DeviceFacts, KernelDevice, Launch, Recording, TensorMapSpec};
+use dreamclear::device::kernel::{DeviceFacts, KernelDevice, Launch, Mark, Recording, TensorMapSpec};
 use dreamclear::device::sim::SimDevice;
 use dreamclear::ffi::TensorMap;
 use dreamclear::tensor::DType;
@@ -126,6 +126,29 @@ impl KernelDevice for Broken {
     unsafe fn download(&self, from: u64, to: &mut [u8]) -> dreamclear::Result<()> {
         // SAFETY: the caller's promise.
         unsafe { self.whole.download(from, to) }
+    }
+    unsafe fn upload_beside(
+        &self,
+        to: u64,
+        bytes: usize,
+        fill: &mut dyn FnMut(usize, &mut [u8]),
+    ) -> dreamclear::Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.whole.upload_beside(to, bytes, fill) }
+    }
+    unsafe fn download_later(&self, from: u64, to: *mut u8, bytes: usize) -> dreamclear::Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.whole.download_later(from, to, bytes) }
+    }
+    fn allocate_pinned(&self, bytes: usize) -> dreamclear::Result<*mut u8> {
+        self.whole.allocate_pinned(bytes)
+    }
+    unsafe fn free_pinned(&self, at: *mut u8, bytes: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { self.whole.free_pinned(at, bytes) }
+    }
+    fn mark(&self) -> dreamclear::Result<Box<dyn Mark>> {
+        self.whole.mark()
     }
     fn tensor_map(&self, spec: &TensorMapSpec) -> Result<TensorMap, String> {
         self.whole.tensor_map(spec)
