@@ -64,6 +64,12 @@ typedef struct Conv2dFwd {
     uint64_t w;
     /// y, dense `[pixels, groups * cout]`.
     uint64_t y;
+    /// Halo form: scale and shift of the input's channels, f32 `[batch, 2, cin]`, with which x becomes
+    /// f(x * scale + shift) on its way into the products; 0: x as it is.
+    uint64_t norm;
+    /// Halo form, result: mean of y and sum of squared distances from it, of every channel over every tile, f32
+    /// `[batch, tiles, cout, 2]`; 0: not wanted.
+    uint64_t moments;
     /// What happens to a sum.
     Epilogue epilogue;
     /// Where taps read.
@@ -80,6 +86,10 @@ typedef struct Conv2dFwd {
     int32_t cout_padded;
     /// 1: y and the residual are f32 whatever x is.
     int32_t y_is_f32;
+    /// 1: f is SiLU; 0: f is the identity.
+    int32_t norm_silu;
+    /// Padding.
+    uint32_t reserved;
 } Conv2dFwd;
 
 /// Parameters of `conv2d_pack_*`: weights from `[out, in/groups, kh, kw]` into the order of a kernel's slices. The
@@ -103,6 +113,8 @@ typedef struct Conv2dPack {
     int32_t taps;
     /// 1: the last tap comes first.
     int32_t turned;
+    /// 1: the taps of a slice of channels follow each other (halo form); 0: the slices of a tap do.
+    int32_t taps_inside;
     /// Input channels of a group.
     int32_t cin;
     /// Output channels of a group, and that rounded up to the tile.
@@ -110,8 +122,6 @@ typedef struct Conv2dPack {
     int32_t cout_padded;
     /// taps * cin rounded up to the depth of a slice (general form).
     int32_t depth_padded;
-    /// Padding.
-    uint32_t reserved;
 } Conv2dPack;
 
 /// Parameters of `conv2d_grad_weight_*`: partial[split][n][tap, c] = sum over the split's pixels of dy[pixel, n] *

@@ -2,7 +2,7 @@
 //!
 //! Written by `tools/bindgen`; change the headers, not this file.
 #![allow(rustdoc::broken_intra_doc_links)] // shapes in comments of C are no links
-// headers sha256: b10f8c3a54fc1f1623b0c9979ac420a80a7925f28d8da163a3d65ef3c0ddf070
+// headers sha256: 5607f0b026eb0c0c1add71d1bb9c27374ea02c034eadbbee27087f55cd56a65d
 
 /// As in the headers.
 pub const ACTIVATION_NONE: u32 = 0;
@@ -759,6 +759,12 @@ pub struct Conv2dFwd {
     pub w: u64,
     /// y, dense `[pixels, groups * cout]`.
     pub y: u64,
+    /// Halo form: scale and shift of the input's channels, f32 `[batch, 2, cin]`, with which x becomes
+    /// f(x * scale + shift) on its way into the products; 0: x as it is.
+    pub norm: u64,
+    /// Halo form, result: mean of y and sum of squared distances from it, of every channel over every tile, f32
+    /// `[batch, tiles, cout, 2]`; 0: not wanted.
+    pub moments: u64,
     /// What happens to a sum.
     pub epilogue: Epilogue,
     /// Where taps read.
@@ -775,22 +781,30 @@ pub struct Conv2dFwd {
     pub cout_padded: i32,
     /// 1: y and the residual are f32 whatever x is.
     pub y_is_f32: i32,
+    /// 1: f is SiLU; 0: f is the identity.
+    pub norm_silu: i32,
+    /// Padding.
+    pub reserved: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of Conv2dFwd"][::std::mem::size_of::<Conv2dFwd>() - 376usize];
+    ["Size of Conv2dFwd"][::std::mem::size_of::<Conv2dFwd>() - 400usize];
     ["Alignment of Conv2dFwd"][::std::mem::align_of::<Conv2dFwd>() - 8usize];
     ["Offset of field: Conv2dFwd::source"][::std::mem::offset_of!(Conv2dFwd, source) - 0usize];
     ["Offset of field: Conv2dFwd::w"][::std::mem::offset_of!(Conv2dFwd, w) - 192usize];
     ["Offset of field: Conv2dFwd::y"][::std::mem::offset_of!(Conv2dFwd, y) - 200usize];
-    ["Offset of field: Conv2dFwd::epilogue"][::std::mem::offset_of!(Conv2dFwd, epilogue) - 208usize];
-    ["Offset of field: Conv2dFwd::geometry"][::std::mem::offset_of!(Conv2dFwd, geometry) - 272usize];
-    ["Offset of field: Conv2dFwd::sources"][::std::mem::offset_of!(Conv2dFwd, sources) - 352usize];
-    ["Offset of field: Conv2dFwd::groups"][::std::mem::offset_of!(Conv2dFwd, groups) - 356usize];
-    ["Offset of field: Conv2dFwd::cin"][::std::mem::offset_of!(Conv2dFwd, cin) - 360usize];
-    ["Offset of field: Conv2dFwd::cout"][::std::mem::offset_of!(Conv2dFwd, cout) - 364usize];
-    ["Offset of field: Conv2dFwd::cout_padded"][::std::mem::offset_of!(Conv2dFwd, cout_padded) - 368usize];
-    ["Offset of field: Conv2dFwd::y_is_f32"][::std::mem::offset_of!(Conv2dFwd, y_is_f32) - 372usize];
+    ["Offset of field: Conv2dFwd::norm"][::std::mem::offset_of!(Conv2dFwd, norm) - 208usize];
+    ["Offset of field: Conv2dFwd::moments"][::std::mem::offset_of!(Conv2dFwd, moments) - 216usize];
+    ["Offset of field: Conv2dFwd::epilogue"][::std::mem::offset_of!(Conv2dFwd, epilogue) - 224usize];
+    ["Offset of field: Conv2dFwd::geometry"][::std::mem::offset_of!(Conv2dFwd, geometry) - 288usize];
+    ["Offset of field: Conv2dFwd::sources"][::std::mem::offset_of!(Conv2dFwd, sources) - 368usize];
+    ["Offset of field: Conv2dFwd::groups"][::std::mem::offset_of!(Conv2dFwd, groups) - 372usize];
+    ["Offset of field: Conv2dFwd::cin"][::std::mem::offset_of!(Conv2dFwd, cin) - 376usize];
+    ["Offset of field: Conv2dFwd::cout"][::std::mem::offset_of!(Conv2dFwd, cout) - 380usize];
+    ["Offset of field: Conv2dFwd::cout_padded"][::std::mem::offset_of!(Conv2dFwd, cout_padded) - 384usize];
+    ["Offset of field: Conv2dFwd::y_is_f32"][::std::mem::offset_of!(Conv2dFwd, y_is_f32) - 388usize];
+    ["Offset of field: Conv2dFwd::norm_silu"][::std::mem::offset_of!(Conv2dFwd, norm_silu) - 392usize];
+    ["Offset of field: Conv2dFwd::reserved"][::std::mem::offset_of!(Conv2dFwd, reserved) - 396usize];
 };
 /// Parameters of `conv2d_pack_*`: weights from `[out, in/groups, kh, kw]` into the order of a kernel's slices. The
 /// gradient of the input wants the kernel turned by 180 degrees with input and output exchanged; the steps say that.
@@ -817,6 +831,8 @@ pub struct Conv2dPack {
     pub taps: i32,
     /// 1: the last tap comes first.
     pub turned: i32,
+    /// 1: the taps of a slice of channels follow each other (halo form); 0: the slices of a tap do.
+    pub taps_inside: i32,
     /// Input channels of a group.
     pub cin: i32,
     /// Output channels of a group, and that rounded up to the tile.
@@ -825,8 +841,6 @@ pub struct Conv2dPack {
     pub cout_padded: i32,
     /// taps * cin rounded up to the depth of a slice (general form).
     pub depth_padded: i32,
-    /// Padding.
-    pub reserved: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -842,12 +856,12 @@ const _: () = {
     ["Offset of field: Conv2dPack::sources"][::std::mem::offset_of!(Conv2dPack, sources) - 80usize];
     ["Offset of field: Conv2dPack::taps"][::std::mem::offset_of!(Conv2dPack, taps) - 84usize];
     ["Offset of field: Conv2dPack::turned"][::std::mem::offset_of!(Conv2dPack, turned) - 88usize];
-    ["Offset of field: Conv2dPack::cin"][::std::mem::offset_of!(Conv2dPack, cin) - 92usize];
-    ["Offset of field: Conv2dPack::cout"][::std::mem::offset_of!(Conv2dPack, cout) - 96usize];
-    ["Offset of field: Conv2dPack::cout_padded"][::std::mem::offset_of!(Conv2dPack, cout_padded) - 100usize];
+    ["Offset of field: Conv2dPack::taps_inside"][::std::mem::offset_of!(Conv2dPack, taps_inside) - 92usize];
+    ["Offset of field: Conv2dPack::cin"][::std::mem::offset_of!(Conv2dPack, cin) - 96usize];
+    ["Offset of field: Conv2dPack::cout"][::std::mem::offset_of!(Conv2dPack, cout) - 100usize];
+    ["Offset of field: Conv2dPack::cout_padded"][::std::mem::offset_of!(Conv2dPack, cout_padded) - 104usize];
     ["Offset of field: Conv2dPack::depth_padded"]
-        [::std::mem::offset_of!(Conv2dPack, depth_padded) - 104usize];
-    ["Offset of field: Conv2dPack::reserved"][::std::mem::offset_of!(Conv2dPack, reserved) - 108usize];
+        [::std::mem::offset_of!(Conv2dPack, depth_padded) - 108usize];
 };
 /// Parameters of `conv2d_grad_weight_*`: partial[split][n][tap, c] = sum over the split's pixels of dy[pixel, n] *
 /// x[pixel at tap, c].

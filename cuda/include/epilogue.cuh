@@ -11,6 +11,7 @@
 #include "../../ffi/epilogue.h"
 #include "activation.cuh"
 #include "dc.cuh"
+#include "moments.cuh"
 
 namespace dc {
 
@@ -33,10 +34,12 @@ DC_FN void finish_store(const Epilogue& e, float sum, int row, int col, Out* y, 
 /// that are rows `row0`… and columns `col0`… (a multiple of 8) of a dense m×n matrix at y, with a residual
 /// like it or null; what lies outside the matrix is left out. `twin`, if there is one, gets the same in
 /// another type. Called by THREADS threads together (a warp, or the block), `thread` their index, after the
-/// patch is visible to all of them; contains barriers of theirs.
-template <class Out, int ROWS, int COLS, int LD, int THREADS, class Twin = Out>
-DC_FN void finish(const Epilogue& e, float* patch, int thread, int row0, int col0, int m, int n, Out* y,
-                  const Out* residual, Twin* twin = nullptr) {
+/// patch is visible to all of them; contains barriers of theirs. `moments` sees what is stored, before it is
+/// rounded, where rows are whole vectors: a thread has the same columns in every row if THREADS is a multiple of
+/// the vectors of one.
+template <class Out, int ROWS, int COLS, int LD, int THREADS, class Twin, class M>
+DC_FN void finish_watched(const Epilogue& e, float* patch, int thread, int row0, int col0, int m, int n, Out* y,
+                          const Out* residual, Twin* twin, M& moments) {
     constexpr int VEC = 16 / sizeof(Out);
     static_assert(COLS % VEC == 0 && LD % 4 == 0, "whole vectors");
     const float* bias = ptr<const float>(e.bias);
@@ -83,10 +86,12 @@ DC_FN void finish(const Epilogue& e, float* patch, int thread, int row0, int col
                 DC_UNROLL
                 for (int k = 0; k < 4; ++k) {
                     const float sum = v[k] + (residual ? to_f32(old[half + k]) : 0.0f);
+                    moments.value(half + k, sum);
                     out[half + k] = from_f32<Out>(sum);
                     also[half + k] = from_f32<Twin>(sum);
                 }
             }
+            moments.end_row();
             store(y + at, out);
             if (twin) store(twin + at, also);
         }
@@ -105,6 +110,14 @@ DC_FN void finish(const Epilogue& e, float* patch, int thread, int row0, int col
             if (twin) twin[at] = from_f32<Twin>(v);
         }
     }
+}
+
+/// The same, nobody watching.
+template <class Out, int ROWS, int COLS, int LD, int THREADS, class Twin = Out>
+DC_FN void finish(const Epilogue& e, float* patch, int thread, int row0, int col0, int m, int n, Out* y,
+                  const Out* residual, Twin* twin = nullptr) {
+    NoMoments none;
+    finish_watched<Out, ROWS, COLS, LD, THREADS>(e, patch, thread, row0, col0, m, n, y, residual, twin, none);
 }
 
 /// Floats between the rows of a warp's patch for fragments NI·8 columns wide: pairs of a quarter warp
@@ -132,28 +145,45 @@ DC_FN void fill_patch(float* patch, const float (&acc)[MI][NI][4], int at) {
     }
 }
 
-/// Finishes the MI×NI accumulators (16×8 each, as mma.sync leaves them) of a warp, whose first element
-/// is (row0, col0) of a dense m×n matrix, the `first`-th element of what lies at y and e.residual.
-/// y is of T, or of f32 if `y_f32`. `patch` is the warp's own `patch_bytes<NI>`.
-template <class T, int MI, int NI>
-DC_FN void finish_warp(const Epilogue& e, const float (&acc)[MI][NI][4], float* patch, int row0, int col0, int m,
-                       int n, uint64_t y, int64_t first, bool y_f32) {
+/// The first row of a fragment, and the row before which its last one is.
+struct FragmentRows {
+    int first, end;
+};
+
+/// Finishes the MI×NI accumulators (16×8 each, as mma.sync leaves them) of a warp. Fragments i lie in the rows
+/// `rows(i)` and in columns from col0 of a dense matrix with n columns, the `first`-th element of what lies at y and
+/// e.residual. y is of T, or of f32 if `y_f32`. `patch` is the warp's own `patch_bytes<NI>`.
+template <class T, int MI, int NI, class Rows, class M>
+DC_FN void finish_fragments(const Epilogue& e, const float (&acc)[MI][NI][4], float* patch, Rows rows, int col0,
+                            int n, uint64_t y, int64_t first, bool y_f32, M& moments) {
     constexpr int LD = patch_ld<NI>;
     DC_ROLL
     for (int at = 0; at < MI; ++at) {
         fill_patch(patch, acc, at);
         sync_warp();
+        const FragmentRows r = rows(at);
         if (y_f32) {
             const float* residual = e.residual ? ptr<const float>(e.residual) + first : nullptr;
             T* twin = e.twin ? ptr<T>(e.twin) + first : nullptr;
-            finish<float, 16, NI * 8, LD, 32>(e, patch, lane(), row0 + at * 16, col0, m, n, ptr<float>(y) + first,
-                                              residual, twin);
+            finish_watched<float, 16, NI * 8, LD, 32>(e, patch, lane(), r.first, col0, r.end, n,
+                                                      ptr<float>(y) + first, residual, twin, moments);
         } else {
             const T* residual = e.residual ? ptr<const T>(e.residual) + first : nullptr;
-            finish<T, 16, NI * 8, LD, 32>(e, patch, lane(), row0 + at * 16, col0, m, n, ptr<T>(y) + first, residual);
+            T* none = nullptr;
+            finish_watched<T, 16, NI * 8, LD, 32>(e, patch, lane(), r.first, col0, r.end, n, ptr<T>(y) + first,
+                                                  residual, none, moments);
         }
         sync_warp();
     }
+}
+
+/// The same where the fragments lie below each other from row0 of m rows.
+template <class T, int MI, int NI>
+DC_FN void finish_warp(const Epilogue& e, const float (&acc)[MI][NI][4], float* patch, int row0, int col0, int m,
+                       int n, uint64_t y, int64_t first, bool y_f32) {
+    NoMoments none;
+    const auto rows = [&](int i) { return FragmentRows{row0 + i * 16, m}; };
+    finish_fragments<T, MI, NI>(e, acc, patch, rows, col0, n, y, first, y_f32, none);
 }
 
 }  // namespace dc

@@ -1,5 +1,5 @@
 // Written by tools/bindgen: what Rust believes of the structs of ffi/, for the C++ compilers to prove.
-// headers sha256: b10f8c3a54fc1f1623b0c9979ac420a80a7925f28d8da163a3d65ef3c0ddf070
+// headers sha256: 5607f0b026eb0c0c1add71d1bb9c27374ea02c034eadbbee27087f55cd56a65d
 #include <cstddef>
 
 #include "../../ffi/activation.h"
@@ -201,18 +201,22 @@ static_assert(offsetof(ConvGeometry, shift_y) == 64, "offsetof(ConvGeometry, shi
 static_assert(offsetof(ConvGeometry, shift_x) == 68, "offsetof(ConvGeometry, shift_x)");
 static_assert(offsetof(ConvGeometry, stuffed) == 72, "offsetof(ConvGeometry, stuffed)");
 static_assert(offsetof(ConvGeometry, pixels) == 76, "offsetof(ConvGeometry, pixels)");
-static_assert(sizeof(Conv2dFwd) == 376, "sizeof(Conv2dFwd)");
+static_assert(sizeof(Conv2dFwd) == 400, "sizeof(Conv2dFwd)");
 static_assert(offsetof(Conv2dFwd, source) == 0, "offsetof(Conv2dFwd, source)");
 static_assert(offsetof(Conv2dFwd, w) == 192, "offsetof(Conv2dFwd, w)");
 static_assert(offsetof(Conv2dFwd, y) == 200, "offsetof(Conv2dFwd, y)");
-static_assert(offsetof(Conv2dFwd, epilogue) == 208, "offsetof(Conv2dFwd, epilogue)");
-static_assert(offsetof(Conv2dFwd, geometry) == 272, "offsetof(Conv2dFwd, geometry)");
-static_assert(offsetof(Conv2dFwd, sources) == 352, "offsetof(Conv2dFwd, sources)");
-static_assert(offsetof(Conv2dFwd, groups) == 356, "offsetof(Conv2dFwd, groups)");
-static_assert(offsetof(Conv2dFwd, cin) == 360, "offsetof(Conv2dFwd, cin)");
-static_assert(offsetof(Conv2dFwd, cout) == 364, "offsetof(Conv2dFwd, cout)");
-static_assert(offsetof(Conv2dFwd, cout_padded) == 368, "offsetof(Conv2dFwd, cout_padded)");
-static_assert(offsetof(Conv2dFwd, y_is_f32) == 372, "offsetof(Conv2dFwd, y_is_f32)");
+static_assert(offsetof(Conv2dFwd, norm) == 208, "offsetof(Conv2dFwd, norm)");
+static_assert(offsetof(Conv2dFwd, moments) == 216, "offsetof(Conv2dFwd, moments)");
+static_assert(offsetof(Conv2dFwd, epilogue) == 224, "offsetof(Conv2dFwd, epilogue)");
+static_assert(offsetof(Conv2dFwd, geometry) == 288, "offsetof(Conv2dFwd, geometry)");
+static_assert(offsetof(Conv2dFwd, sources) == 368, "offsetof(Conv2dFwd, sources)");
+static_assert(offsetof(Conv2dFwd, groups) == 372, "offsetof(Conv2dFwd, groups)");
+static_assert(offsetof(Conv2dFwd, cin) == 376, "offsetof(Conv2dFwd, cin)");
+static_assert(offsetof(Conv2dFwd, cout) == 380, "offsetof(Conv2dFwd, cout)");
+static_assert(offsetof(Conv2dFwd, cout_padded) == 384, "offsetof(Conv2dFwd, cout_padded)");
+static_assert(offsetof(Conv2dFwd, y_is_f32) == 388, "offsetof(Conv2dFwd, y_is_f32)");
+static_assert(offsetof(Conv2dFwd, norm_silu) == 392, "offsetof(Conv2dFwd, norm_silu)");
+static_assert(offsetof(Conv2dFwd, reserved) == 396, "offsetof(Conv2dFwd, reserved)");
 static_assert(sizeof(Conv2dPack) == 112, "sizeof(Conv2dPack)");
 static_assert(offsetof(Conv2dPack, w) == 0, "offsetof(Conv2dPack, w)");
 static_assert(offsetof(Conv2dPack, packed) == 8, "offsetof(Conv2dPack, packed)");
@@ -224,11 +228,11 @@ static_assert(offsetof(Conv2dPack, channels) == 48, "offsetof(Conv2dPack, channe
 static_assert(offsetof(Conv2dPack, sources) == 80, "offsetof(Conv2dPack, sources)");
 static_assert(offsetof(Conv2dPack, taps) == 84, "offsetof(Conv2dPack, taps)");
 static_assert(offsetof(Conv2dPack, turned) == 88, "offsetof(Conv2dPack, turned)");
-static_assert(offsetof(Conv2dPack, cin) == 92, "offsetof(Conv2dPack, cin)");
-static_assert(offsetof(Conv2dPack, cout) == 96, "offsetof(Conv2dPack, cout)");
-static_assert(offsetof(Conv2dPack, cout_padded) == 100, "offsetof(Conv2dPack, cout_padded)");
-static_assert(offsetof(Conv2dPack, depth_padded) == 104, "offsetof(Conv2dPack, depth_padded)");
-static_assert(offsetof(Conv2dPack, reserved) == 108, "offsetof(Conv2dPack, reserved)");
+static_assert(offsetof(Conv2dPack, taps_inside) == 92, "offsetof(Conv2dPack, taps_inside)");
+static_assert(offsetof(Conv2dPack, cin) == 96, "offsetof(Conv2dPack, cin)");
+static_assert(offsetof(Conv2dPack, cout) == 100, "offsetof(Conv2dPack, cout)");
+static_assert(offsetof(Conv2dPack, cout_padded) == 104, "offsetof(Conv2dPack, cout_padded)");
+static_assert(offsetof(Conv2dPack, depth_padded) == 108, "offsetof(Conv2dPack, depth_padded)");
 static_assert(sizeof(Conv2dGradWeight) == 136, "sizeof(Conv2dGradWeight)");
 static_assert(offsetof(Conv2dGradWeight, x) == 0, "offsetof(Conv2dGradWeight, x)");
 static_assert(offsetof(Conv2dGradWeight, x_step) == 8, "offsetof(Conv2dGradWeight, x_step)");
