@@ -13,6 +13,10 @@
 // loop, which has 4 pixels under way. Every second launch over pixels walks backwards, to meet in the
 // second-level cache what the one before has read last. `v4` needs whole vectors of 4 channels, `v1` takes
 // any number.
+//
+// Where a convolution normalises on its way in (conv2d_halo.cu), nothing is written here but a scale and a shift of
+// every channel of every sample (`affine`), from moments of slabs, or of the tiles of the convolution in front,
+// which then makes the first launch its own. `rescale` applies them where that convolution takes another form.
 #include "include/activation.cuh"
 #include "../ffi/group_norm.h"
 
@@ -20,6 +24,7 @@ namespace {
 
 constexpr int THREADS = 256;
 constexpr int COMBINE_THREADS = 256;
+constexpr int AFFINE_THREADS = 1024;  // a convolution of a million pixels leaves 8192 pieces
 constexpr int UNROLL = 4;
 
 /// What a thread works on: channels c … c+W−1 of pixels first, first + step, … before end of a sample.
@@ -128,31 +133,84 @@ DC_FN void group_norm_moments(const GroupNormMoments& p) {
     });
 }
 
-/// Calls f(pixels of the slab, pair of the channel and slab, channel) for every partial result of a group.
-template <class F>
-DC_FN void each_partial(const GroupNormTiles& t, uint64_t partials, F f) {
-    const int width = t.channels / t.groups;
-    const auto* pairs = dc::ptr<const dc::Vec<float, 2>>(partials) + int64_t(blockIdx.y) * t.slabs * t.channels;
-    for (int i = threadIdx.x; i < t.slabs * width; i += COMBINE_THREADS) {
-        const int slab = i / width, c = blockIdx.x * width + i - slab * width;
-        f(dc::min(t.slab, t.pixels - slab * t.slab), pairs[int64_t(slab) * t.channels + c], c);
+/// The pieces of a sample, and the pixels of one.
+DC_FN int pieces(const GroupNormTiles& t) { return t.slabs; }
+DC_FN int pixels(const GroupNormTiles& t, int slab) { return dc::min(t.slab, t.pixels - slab * t.slab); }
+DC_FN int pieces(const GroupNormPieces& p) {
+    return dc::ceil_div(p.height, p.piece_h) * dc::ceil_div(p.width, p.piece_w);
+}
+DC_FN int pixels(const GroupNormPieces& p, int piece) {
+    const int columns = dc::ceil_div(p.width, p.piece_w), y = piece / columns, x = piece - y * columns;
+    return dc::min(p.piece_h, p.height - y * p.piece_h) * dc::min(p.piece_w, p.width - x * p.piece_w);
+}
+
+/// Calls f(pixels of the piece, pair of the channel and piece, channel) for every partial result of a group.
+template <int N, class Shares, class F>
+DC_FN void each_partial(const Shares& t, uint64_t partials, F f) {
+    const int width = t.channels / t.groups, count = pieces(t);
+    const auto* pairs = dc::ptr<const dc::Vec<float, 2>>(partials) + int64_t(blockIdx.y) * count * t.channels;
+    for (int i = threadIdx.x; i < count * width; i += N) {
+        const int piece = i / width, c = blockIdx.x * width + i - piece * width;
+        f(pixels(t, piece), pairs[int64_t(piece) * t.channels + c], c);
     }
 }
 
-DC_FN void group_norm_combine(const GroupNormCombine& p) {
-    auto& scratch = dc::shared<float[COMBINE_THREADS / 32]>();
-    const GroupNormTiles& t = p.tiles;
-    const float n = float(t.pixels) * float(t.channels / t.groups);
+/// Mean and reciprocal standard deviation of a group of n numbers, in every one of N threads. The squares are of
+/// distances from the mean: two rounds over the partial results, the second from the caches.
+template <int N, class Shares>
+DC_FN dc::Vec<float, 2> group_moments(const Shares& t, uint64_t partials, float n, float eps) {
+    auto& scratch = dc::shared<float[N / 32]>();
     float sum = 0;
-    each_partial(t, p.partials, [&](int count, const auto& m, int) { sum += count * m[0]; });
-    const float mean = dc::block_sum<COMBINE_THREADS>(sum, scratch) / n;
+    each_partial<N>(t, partials, [&](int count, const auto& m, int) { sum += count * m[0]; });
+    const float mean = dc::block_sum<N>(sum, scratch) / n;
     float squares = 0;
-    each_partial(t, p.partials, [&](int count, const auto& m, int) {
+    each_partial<N>(t, partials, [&](int count, const auto& m, int) {
         squares += m[1] + count * (m[0] - mean) * (m[0] - mean);
     });
-    const float variance = dc::block_sum<COMBINE_THREADS>(squares, scratch) / n;
+    const float variance = dc::block_sum<N>(squares, scratch) / n;
+    return {mean, dc::rsqrt(variance + eps)};
+}
+
+DC_FN void group_norm_combine(const GroupNormCombine& p) {
+    const GroupNormTiles& t = p.tiles;
+    const float n = float(t.pixels) * float(t.channels / t.groups);
+    const auto m = group_moments<COMBINE_THREADS>(t, p.partials, n, p.eps);
     auto* out = dc::ptr<dc::Vec<float, 2>>(p.moments) + int64_t(blockIdx.y) * t.groups + blockIdx.x;
-    if (threadIdx.x == 0) *out = {mean, dc::rsqrt(variance + p.eps)};
+    if (threadIdx.x == 0) *out = m;
+}
+
+DC_FN void group_norm_affine(const GroupNormAffine& p) {
+    const GroupNormPieces& t = p.pieces;
+    const int width = t.channels / t.groups;
+    const float n = float(t.height) * float(t.width) * float(width);
+    const auto m = group_moments<AFFINE_THREADS>(t, p.partials, n, p.eps);
+    float* scale = dc::ptr<float>(p.affine) + int64_t(blockIdx.y) * 2 * t.channels;
+    for (int c = blockIdx.x * width + threadIdx.x; c < (int(blockIdx.x) + 1) * width; c += AFFINE_THREADS) {
+        const float a = m[1] * dc::ptr<const float>(p.gamma)[c];
+        scale[c] = a;
+        scale[t.channels + c] = dc::ptr<const float>(p.beta)[c] - m[0] * a;
+    }
+}
+
+template <class T, int W>
+DC_FN void group_norm_rescale(const GroupNormRescale& p) {
+    const GroupNormTiles& t = p.tiles;
+    const Place<W> at(t, true);
+    if (!at.active) return;  // no barrier follows
+    const float* scales = dc::ptr<const float>(p.affine) + int64_t(at.sample) * 2 * t.channels + at.c;
+    const auto scale = dc::load<W>(scales), shift = dc::load<W>(scales + t.channels);
+    const int64_t sample = int64_t(at.sample) * t.pixels;
+    const T* x = dc::ptr<const T>(p.x) + sample * p.x_step + at.c;
+    T* y = dc::ptr<T>(p.y) + sample * t.channels + at.c;
+    each_pixel<W>(at, x, p.x_step, [&](int pixel, const auto& v) {
+        dc::Vec<T, W> out;
+        DC_UNROLL
+        for (int k = 0; k < W; ++k) {
+            const float z = dc::to_f32(v[k]) * scale[k] + shift[k];
+            out[k] = dc::from_f32<T>(p.silu ? dc::activate<ACTIVATION_SILU>(0, 0, z) : z);
+        }
+        dc::store(y + int64_t(pixel) * t.channels, out);
+    });
 }
 
 /// The statistics and weights of a thread's channels.
@@ -229,7 +287,7 @@ DC_FN void group_norm_grad_means(const GroupNormGradCombine& p) {
     const float* gamma = dc::ptr<const float>(p.gamma);
     const float n = float(t.pixels) * float(t.channels / t.groups);
     float plain = 0, with_n = 0;
-    each_partial(t, p.partials, [&](int, const auto& m, int c) {
+    each_partial<COMBINE_THREADS>(t, p.partials, [&](int, const auto& m, int c) {
         plain += gamma[c] * m[0];
         with_n += gamma[c] * m[1];
     });
@@ -308,6 +366,16 @@ MOMENTS(f16, dc::f16)
 #undef MOMENTS
 
 DC_KERNEL(group_norm_combine_f32, GroupNormCombine, COMBINE_THREADS, 1, COMBINE_THREADS / 8) { group_norm_combine(p); }
+
+DC_KERNEL(group_norm_affine_f32, GroupNormAffine, AFFINE_THREADS, 1, AFFINE_THREADS / 8) { group_norm_affine(p); }
+
+#define RESCALE(NAME, T)                                                                                          \
+    DC_KERNEL(group_norm_rescale_v4_##NAME, GroupNormRescale, THREADS, 4, 0) { group_norm_rescale<T, 4>(p); }     \
+    DC_KERNEL(group_norm_rescale_v1_##NAME, GroupNormRescale, THREADS, 4, 0) { group_norm_rescale<T, 1>(p); }
+RESCALE(f32, float)
+RESCALE(bf16, dc::bf16)
+RESCALE(f16, dc::f16)
+#undef RESCALE
 
 #define APPLY(IN, OUT, In, Out)                                                                                   \
     DC_KERNEL(group_norm_apply_v4_##IN##_##OUT, GroupNormApply, THREADS, 4, 0) {                                  \

@@ -17,6 +17,21 @@ typedef struct GroupNormTiles {
     int32_t slabs;
 } GroupNormTiles;
 
+/// How images [height, width] were cut into pieces of which moments are known: row by row, `piece_h` x `piece_w` pixels
+/// each, smaller at the right and the bottom. Slabs of pixels are pieces of an image that is one row.
+typedef struct GroupNormPieces {
+    /// Of an image, in pixels.
+    int32_t height;
+    int32_t width;
+    /// Of a piece, in pixels.
+    int32_t piece_h;
+    int32_t piece_w;
+    /// Of a pixel.
+    int32_t channels;
+    /// Blocks of channels that are normalised together.
+    int32_t groups;
+} GroupNormPieces;
+
 /// Parameters of `group_norm_moments_*`: mean and sum of squared distances from it, of every channel over every slab.
 typedef struct GroupNormMoments {
     /// x, pixels `x_step` elements apart.
@@ -104,3 +119,36 @@ typedef struct GroupNormGradCombine {
     /// Zero.
     int32_t reserved;
 } GroupNormGradCombine;
+
+/// Parameters of `group_norm_affine_f32`: the factors with which y = x * scale + shift is the group norm of x. Block
+/// (g, b): one group of one sample.
+typedef struct GroupNormAffine {
+    /// Means and sums of squared distances from them, f32 [samples, pieces, channels, 2].
+    uint64_t partials;
+    /// gamma and beta, f32 [channels].
+    uint64_t gamma;
+    uint64_t beta;
+    /// Result, f32 [samples, 2, channels]: scale and shift of every channel.
+    uint64_t affine;
+    GroupNormPieces pieces;
+    /// Added to the variance.
+    float eps;
+    /// Zero.
+    int32_t reserved;
+} GroupNormAffine;
+
+/// Parameters of `group_norm_rescale_*`: y = f(x * scale + shift).
+typedef struct GroupNormRescale {
+    /// x, pixels `x_step` elements apart.
+    uint64_t x;
+    /// Scale and shift, f32 [samples, 2, channels].
+    uint64_t affine;
+    /// y, dense.
+    uint64_t y;
+    int64_t x_step;
+    GroupNormTiles tiles;
+    /// 1: f is SiLU; 0: f is the identity.
+    int32_t silu;
+    /// Zero.
+    int32_t reserved;
+} GroupNormRescale;

@@ -2,7 +2,7 @@
 //!
 //! Written by `tools/bindgen`; change the headers, not this file.
 #![allow(rustdoc::broken_intra_doc_links)] // shapes in comments of C are no links
-// headers sha256: 5607f0b026eb0c0c1add71d1bb9c27374ea02c034eadbbee27087f55cd56a65d
+// headers sha256: 502f5440dc9ea279ce9472eed3d19d1e8dbcc9b3428e3046ef1cc350b201b919
 
 /// As in the headers.
 pub const ACTIVATION_NONE: u32 = 0;
@@ -1789,6 +1789,36 @@ const _: () = {
     ["Offset of field: GroupNormTiles::slab"][::std::mem::offset_of!(GroupNormTiles, slab) - 16usize];
     ["Offset of field: GroupNormTiles::slabs"][::std::mem::offset_of!(GroupNormTiles, slabs) - 20usize];
 };
+/// How images [height, width] were cut into pieces of which moments are known: row by row, `piece_h` x `piece_w` pixels
+/// each, smaller at the right and the bottom. Slabs of pixels are pieces of an image that is one row.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct GroupNormPieces {
+    /// Of an image, in pixels.
+    pub height: i32,
+    /// See `height`.
+    pub width: i32,
+    /// Of a piece, in pixels.
+    pub piece_h: i32,
+    /// See `piece_h`.
+    pub piece_w: i32,
+    /// Of a pixel.
+    pub channels: i32,
+    /// Blocks of channels that are normalised together.
+    pub groups: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GroupNormPieces"][::std::mem::size_of::<GroupNormPieces>() - 24usize];
+    ["Alignment of GroupNormPieces"][::std::mem::align_of::<GroupNormPieces>() - 4usize];
+    ["Offset of field: GroupNormPieces::height"][::std::mem::offset_of!(GroupNormPieces, height) - 0usize];
+    ["Offset of field: GroupNormPieces::width"][::std::mem::offset_of!(GroupNormPieces, width) - 4usize];
+    ["Offset of field: GroupNormPieces::piece_h"][::std::mem::offset_of!(GroupNormPieces, piece_h) - 8usize];
+    ["Offset of field: GroupNormPieces::piece_w"][::std::mem::offset_of!(GroupNormPieces, piece_w) - 12usize];
+    ["Offset of field: GroupNormPieces::channels"]
+        [::std::mem::offset_of!(GroupNormPieces, channels) - 16usize];
+    ["Offset of field: GroupNormPieces::groups"][::std::mem::offset_of!(GroupNormPieces, groups) - 20usize];
+};
 /// Parameters of `group_norm_moments_*`: mean and sum of squared distances from it, of every channel over every slab.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
@@ -1976,6 +2006,72 @@ const _: () = {
         [::std::mem::offset_of!(GroupNormGradCombine, samples) - 64usize];
     ["Offset of field: GroupNormGradCombine::reserved"]
         [::std::mem::offset_of!(GroupNormGradCombine, reserved) - 68usize];
+};
+/// Parameters of `group_norm_affine_f32`: the factors with which y = x * scale + shift is the group norm of x. Block
+/// (g, b): one group of one sample.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct GroupNormAffine {
+    /// Means and sums of squared distances from them, f32 [samples, pieces, channels, 2].
+    pub partials: u64,
+    /// gamma and beta, f32 [channels].
+    pub gamma: u64,
+    /// See `gamma`.
+    pub beta: u64,
+    /// Result, f32 [samples, 2, channels]: scale and shift of every channel.
+    pub affine: u64,
+    /// See `affine`.
+    pub pieces: GroupNormPieces,
+    /// Added to the variance.
+    pub eps: f32,
+    /// Zero.
+    pub reserved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GroupNormAffine"][::std::mem::size_of::<GroupNormAffine>() - 64usize];
+    ["Alignment of GroupNormAffine"][::std::mem::align_of::<GroupNormAffine>() - 8usize];
+    ["Offset of field: GroupNormAffine::partials"]
+        [::std::mem::offset_of!(GroupNormAffine, partials) - 0usize];
+    ["Offset of field: GroupNormAffine::gamma"][::std::mem::offset_of!(GroupNormAffine, gamma) - 8usize];
+    ["Offset of field: GroupNormAffine::beta"][::std::mem::offset_of!(GroupNormAffine, beta) - 16usize];
+    ["Offset of field: GroupNormAffine::affine"][::std::mem::offset_of!(GroupNormAffine, affine) - 24usize];
+    ["Offset of field: GroupNormAffine::pieces"][::std::mem::offset_of!(GroupNormAffine, pieces) - 32usize];
+    ["Offset of field: GroupNormAffine::eps"][::std::mem::offset_of!(GroupNormAffine, eps) - 56usize];
+    ["Offset of field: GroupNormAffine::reserved"]
+        [::std::mem::offset_of!(GroupNormAffine, reserved) - 60usize];
+};
+/// Parameters of `group_norm_rescale_*`: y = f(x * scale + shift).
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct GroupNormRescale {
+    /// x, pixels `x_step` elements apart.
+    pub x: u64,
+    /// Scale and shift, f32 [samples, 2, channels].
+    pub affine: u64,
+    /// y, dense.
+    pub y: u64,
+    /// See `x`.
+    pub x_step: i64,
+    /// See `y`.
+    pub tiles: GroupNormTiles,
+    /// 1: f is SiLU; 0: f is the identity.
+    pub silu: i32,
+    /// Zero.
+    pub reserved: i32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GroupNormRescale"][::std::mem::size_of::<GroupNormRescale>() - 64usize];
+    ["Alignment of GroupNormRescale"][::std::mem::align_of::<GroupNormRescale>() - 8usize];
+    ["Offset of field: GroupNormRescale::x"][::std::mem::offset_of!(GroupNormRescale, x) - 0usize];
+    ["Offset of field: GroupNormRescale::affine"][::std::mem::offset_of!(GroupNormRescale, affine) - 8usize];
+    ["Offset of field: GroupNormRescale::y"][::std::mem::offset_of!(GroupNormRescale, y) - 16usize];
+    ["Offset of field: GroupNormRescale::x_step"][::std::mem::offset_of!(GroupNormRescale, x_step) - 24usize];
+    ["Offset of field: GroupNormRescale::tiles"][::std::mem::offset_of!(GroupNormRescale, tiles) - 32usize];
+    ["Offset of field: GroupNormRescale::silu"][::std::mem::offset_of!(GroupNormRescale, silu) - 56usize];
+    ["Offset of field: GroupNormRescale::reserved"]
+        [::std::mem::offset_of!(GroupNormRescale, reserved) - 60usize];
 };
 /// Parameters of `image_map_*`: y = x * scale + shift, no less than low and no more than high; NaN stays.
 #[repr(C)]

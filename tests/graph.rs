@@ -264,6 +264,37 @@ fn fusion_keeps_no_modulators() {
     assert_eq!((all["linear_modulate"], all.get("linear"), all.get("modulate")), (2, None, None), "{all:?}");
     let kept = names(true);
     assert_eq!((kept["linear_modulate"], kept["moe_modulate"]), (1, 1), "{kept:?}");
+/// The normalisation is done by the convolution that reads it, its statistics by the one that computes its operand.
+#[test]
+fn fusion_takes_norms_into_convolutions() {
+    let build = || {
+        let mut b = GraphBuilder::new();
+        let x = b.input("x", DType::F32, [2, 8, 16, 8]).unwrap();
+        let mut y = x;
+        for _ in 0..2 {
+            let (gamma, beta) = (b.constant(ramp(&[8])), b.constant(ramp(&[8])));
+            let (w, bias) = (b.constant(ramp(&[8, 8, 3, 3])), b.constant(ramp(&[8])));
+            y = b.group_norm_silu(y, 4, (gamma, beta), 1e-6).unwrap();
+            y = b.conv2d(y, w, Some(bias), ConvSpec::same(3)).unwrap();
+        }
+        y = b.add(y, x).unwrap();
+        b.output("y", y);
+        b.finish()
+    };
+    let mut fused = build();
+    passes::run(&mut fused, fuse::RULES, None).unwrap();
+    let applied = passes::run(&mut fused, fuse::CUDA_HALF_RULES, None).unwrap();
+    let names: Vec<_> = fused.nodes.iter().map(|n| n.op.name()).collect();
+    assert_eq!(names, ["group_norm_affine", "conv2d", "conv2d"], "{}", dump::text(&fused));
+    assert_eq!(applied.iter().map(|(_, n)| n).collect::<Vec<_>>(), [&2, &1], "{applied:?}");
+    let inputs = [("x", ramp(&[2, 8, 16, 8]))];
+    let (a, b) = (run(build(), &inputs), run(fused, &inputs));
+    assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() <= 1e-5 * a.abs().max(1.0)), "fusion changed numbers");
+    // Nothing of this for a CPU, nor after a stop.
+    let mut plain = build();
+    assert!(fuse::for_target(&mut plain, 2).unwrap().is_empty());
+    let applied = passes::run(&mut plain, fuse::CUDA_HALF_RULES, Some(1)).unwrap();
+    assert_eq!(applied.iter().map(|(_, n)| n).sum::<usize>(), 1, "{applied:?}");
 }
 
 /// Small sums that wait for nothing are taken at once; what needs their results comes after.

@@ -1,5 +1,5 @@
 // Written by tools/bindgen: what Rust believes of the structs of ffi/, for the C++ compilers to prove.
-// headers sha256: 5607f0b026eb0c0c1add71d1bb9c27374ea02c034eadbbee27087f55cd56a65d
+// headers sha256: 502f5440dc9ea279ce9472eed3d19d1e8dbcc9b3428e3046ef1cc350b201b919
 #include <cstddef>
 
 #include "../../ffi/activation.h"
@@ -466,6 +466,13 @@ static_assert(offsetof(GroupNormTiles, groups) == 8, "offsetof(GroupNormTiles, g
 static_assert(offsetof(GroupNormTiles, tile) == 12, "offsetof(GroupNormTiles, tile)");
 static_assert(offsetof(GroupNormTiles, slab) == 16, "offsetof(GroupNormTiles, slab)");
 static_assert(offsetof(GroupNormTiles, slabs) == 20, "offsetof(GroupNormTiles, slabs)");
+static_assert(sizeof(GroupNormPieces) == 24, "sizeof(GroupNormPieces)");
+static_assert(offsetof(GroupNormPieces, height) == 0, "offsetof(GroupNormPieces, height)");
+static_assert(offsetof(GroupNormPieces, width) == 4, "offsetof(GroupNormPieces, width)");
+static_assert(offsetof(GroupNormPieces, piece_h) == 8, "offsetof(GroupNormPieces, piece_h)");
+static_assert(offsetof(GroupNormPieces, piece_w) == 12, "offsetof(GroupNormPieces, piece_w)");
+static_assert(offsetof(GroupNormPieces, channels) == 16, "offsetof(GroupNormPieces, channels)");
+static_assert(offsetof(GroupNormPieces, groups) == 20, "offsetof(GroupNormPieces, groups)");
 static_assert(sizeof(GroupNormMoments) == 48, "sizeof(GroupNormMoments)");
 static_assert(offsetof(GroupNormMoments, x) == 0, "offsetof(GroupNormMoments, x)");
 static_assert(offsetof(GroupNormMoments, partials) == 8, "offsetof(GroupNormMoments, partials)");
@@ -510,6 +517,22 @@ static_assert(offsetof(GroupNormGradCombine, d_beta) == 32, "offsetof(GroupNormG
 static_assert(offsetof(GroupNormGradCombine, tiles) == 40, "offsetof(GroupNormGradCombine, tiles)");
 static_assert(offsetof(GroupNormGradCombine, samples) == 64, "offsetof(GroupNormGradCombine, samples)");
 static_assert(offsetof(GroupNormGradCombine, reserved) == 68, "offsetof(GroupNormGradCombine, reserved)");
+static_assert(sizeof(GroupNormAffine) == 64, "sizeof(GroupNormAffine)");
+static_assert(offsetof(GroupNormAffine, partials) == 0, "offsetof(GroupNormAffine, partials)");
+static_assert(offsetof(GroupNormAffine, gamma) == 8, "offsetof(GroupNormAffine, gamma)");
+static_assert(offsetof(GroupNormAffine, beta) == 16, "offsetof(GroupNormAffine, beta)");
+static_assert(offsetof(GroupNormAffine, affine) == 24, "offsetof(GroupNormAffine, affine)");
+static_assert(offsetof(GroupNormAffine, pieces) == 32, "offsetof(GroupNormAffine, pieces)");
+static_assert(offsetof(GroupNormAffine, eps) == 56, "offsetof(GroupNormAffine, eps)");
+static_assert(offsetof(GroupNormAffine, reserved) == 60, "offsetof(GroupNormAffine, reserved)");
+static_assert(sizeof(GroupNormRescale) == 64, "sizeof(GroupNormRescale)");
+static_assert(offsetof(GroupNormRescale, x) == 0, "offsetof(GroupNormRescale, x)");
+static_assert(offsetof(GroupNormRescale, affine) == 8, "offsetof(GroupNormRescale, affine)");
+static_assert(offsetof(GroupNormRescale, y) == 16, "offsetof(GroupNormRescale, y)");
+static_assert(offsetof(GroupNormRescale, x_step) == 24, "offsetof(GroupNormRescale, x_step)");
+static_assert(offsetof(GroupNormRescale, tiles) == 32, "offsetof(GroupNormRescale, tiles)");
+static_assert(offsetof(GroupNormRescale, silu) == 56, "offsetof(GroupNormRescale, silu)");
+static_assert(offsetof(GroupNormRescale, reserved) == 60, "offsetof(GroupNormRescale, reserved)");
 static_assert(sizeof(ImageMap) == 40, "sizeof(ImageMap)");
 static_assert(offsetof(ImageMap, x) == 0, "offsetof(ImageMap, x)");
 static_assert(offsetof(ImageMap, y) == 8, "offsetof(ImageMap, y)");

@@ -223,7 +223,10 @@ impl Row {
 
     /// The row's plan for a card, operands kept in bf16.
     pub fn plan(&self, card: &Card) -> Result<Plan> {
-        Plan::new((self.graph)()?, Target::Cuda { compute: DType::BF16, facts: card.facts })
+        let target = Target::Cuda { compute: DType::BF16, facts: card.facts };
+        let mut graph = (self.graph)()?;
+        fuse::for_target(&mut graph, target)?;
+        Plan::new(graph, target)
     }
 }
 

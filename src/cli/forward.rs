@@ -50,6 +50,7 @@ pub fn run(args: &Args) -> Result<()> {
     let mut graphs = 0;
     let outputs = model.network.forward(&given, &mut |mut graph, inputs| {
         passes::run(&mut graph, fuse::RULES, None)?;
+        fuse::for_target(&mut graph, &device)?;
         passes::keep_stored(&mut graph, |key| model.weights.get(key).map(|t| t.dtype()));
         if let (Some(path), 0) = (&args.dump_graph, graphs) {
             let dot = path.extension().is_some_and(|e| e == "dot");

@@ -274,7 +274,9 @@ impl VaeRunner {
         if self.band_rows.is_some() {
             return Ok(None);
         }
-        let plan = Plan::new(self.graph(task)?, &self.device)?;
+        let mut graph = self.graph(task)?;
+        fuse::for_target(&mut graph, &self.device)?;
+        let plan = Plan::new(graph, &self.device)?;
         Ok((plan.arena_bytes <= self.memory).then_some(plan))
     }
 

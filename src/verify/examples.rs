@@ -159,6 +159,7 @@ impl Example {
         run: &mut dyn FnMut(&mut Executable, &[(&str, HostTensor)]) -> Result<Outputs>,
     ) -> Result<Results> {
         passes::run(&mut graph, fuse::RULES, None)?;
+        fuse::for_target(&mut graph, device)?;
         let seeds: Vec<(String, HostTensor)> = graph
             .inputs()
             .filter(|(n, _)| n.starts_with("dy."))

@@ -83,6 +83,8 @@ def conv_arguments(spec):
 def conv2d(a, *tensors):
     tensors = list(tensors)
     xs = [nchw(tensors.pop(0)) for _ in range(a["sources"])]
+    norm, affine = a["norm"], a["affine"]
+    scales = tensors.pop(0)[..., None, None] if norm else None
     w = tensors.pop(0)
     bias = tensors.pop(0) if a["bias"] else None
     residual = nchw(tensors.pop(0)) if a["epilogue"]["residual"] else None
@@ -93,11 +95,32 @@ def conv2d(a, *tensors):
         x = torch.cat(xs, 1) if len(xs) > 1 else xs[0]
         if upsample > 1:
             x = F.interpolate(x, scale_factor=upsample, mode="nearest")
+        if norm:
+            x = x * scales[:, 0] + scales[:, 1]
+            x = F.silu(x) if norm["silu"] else x
         if widths:
             x = F.pad(x, widths)
         return F.conv2d(x, w, bias, **arguments)
 
-    return with_epilogue(compute, a["epilogue"], None, residual), nhwc
+    whole = with_epilogue(compute, a["epilogue"], None, residual)
+    if affine:
+        return lambda: group_norm_scales(affine, whole(), *tensors), lambda y: nhwc(y[0])
+    return whole, nhwc
+
+
+def group_norm_scales(a, y, gamma, beta):
+    """y, and the scale and shift of its group norm."""
+    grouped = y.reshape(y.shape[0], a["groups"], -1)
+    variance, mean = torch.var_mean(grouped, -1, correction=0)
+    width = y.shape[1] // a["groups"]
+    scale = gamma * torch.rsqrt(variance + a["eps"]).repeat_interleave(width, 1)
+    return y, torch.stack([scale, beta - mean.repeat_interleave(width, 1) * scale], 1)
+
+
+@op
+def group_norm_affine(a, x, gamma, beta):
+    y = x.movedim(-1, 1).contiguous()
+    return lambda: group_norm_scales(a, y, gamma, beta)[1]
 
 
 def conv_backward(a, x, w, dy, wanted):

@@ -1,15 +1,15 @@
-//! Which kernels of `cuda/conv2d.cu` run, and with what.
+//! Which kernels of `cuda/conv2d.cu` and `cuda/conv2d_halo.cu` run, and with what.
 
-use super::{Conv2d, Conv2dGradInput, Conv2dGradWeight, ConvSpec};
+use super::{Conv2d, ConvSpec};
 use crate::device::kernel::Launch;
 use crate::ffi;
-use crate::graph::TensorType;
 use crate::graph::cuda::{CudaCall, CudaOperand, CudaResult};
-use crate::ops::epilogue::Epilogue;
+use crate::graph::{Layout, TensorType};
+use crate::ops::group_norm;
 use crate::tensor::DType;
 
 /// Threads of the kernels that give each thread its own result.
-const THREADS: usize = 128;
+pub(super) const THREADS: usize = 128;
 /// Pixels of a tile of the forward kernels.
 const BM: usize = 128;
 /// Channels of a tile and depth of a slice, general form.
@@ -17,23 +17,25 @@ const SIMT_BN: usize = 64;
 const SIMT_BK: usize = 16;
 /// Depth of a slice on tensor cores.
 const TENSOR_BK: usize = 32;
+/// Rows and columns of a tile of the halo form.
+const TILE: [usize; 2] = [8, 16];
 /// Blocks that keep an A100 busy for two rounds or more: what the gradient of the weight is split into. Not of the
 /// device at hand, so that results do not depend on it.
-const BLOCKS: usize = 432;
+pub(super) const BLOCKS: usize = 432;
 
 /// A convolution as the forward kernels see it: the op itself, or the gradient of its input.
-struct Problem {
-    geometry: ffi::ConvGeometry,
+pub(super) struct Problem {
+    pub geometry: ffi::ConvGeometry,
     /// Of each input.
-    channels: Vec<usize>,
-    groups: usize,
+    pub channels: Vec<usize>,
+    pub groups: usize,
     /// Input and output channels of a group.
-    cin: usize,
-    cout: usize,
+    pub cin: usize,
+    pub cout: usize,
     /// Elements of the weight between groups, output channels, input channels.
-    weight_steps: [usize; 3],
+    pub weight_steps: [usize; 3],
     /// The last tap of the weight comes first.
-    turned: bool,
+    pub turned: bool,
 }
 
 /// What multiplies.
@@ -41,12 +43,12 @@ struct Problem {
 enum Form {
     /// f32 arithmetic, any layout.
     Simt,
-    /// Tensor cores, channels in multiples of `vector`, `bn` of them a block.
-    Tensor { bn: usize, vector: usize },
+    /// Tensor cores, channels in multiples of `vector`, `bn` of them a block; `halo`: all taps read one tile of pixels.
+    Tensor { bn: usize, vector: usize, halo: bool },
 }
 
 /// Geometry of the op's forward; `repeat` copies of each input pixel.
-fn geometry(
+pub(super) fn geometry(
     spec: &ConvSpec,
     batch: usize,
     input: [usize; 2],
@@ -85,7 +87,7 @@ fn geometry(
     Ok(result)
 }
 
-fn four(t: &TensorType) -> [usize; 4] {
+pub(super) fn four(t: &TensorType) -> [usize; 4] {
     t.shape[..].try_into().expect("infer checked")
 }
 
@@ -94,7 +96,7 @@ impl Problem {
         if op.sources > ffi::CONV2D_SOURCES as usize {
             return Err(format!("kernels read up to {} inputs, found {}", ffi::CONV2D_SOURCES, op.sources));
         }
-        let ([batch, height, width, _], [cout, cin, kh, kw]) = (four(inputs[0]), four(inputs[op.sources]));
+        let ([batch, height, width, _], [cout, cin, kh, kw]) = (four(inputs[0]), four(inputs[op.weight()]));
         let extent = |axis, n: usize, k| op.spec.extent(axis, n * op.upsample, k).expect("infer checked");
         let (kernel, out) = ([kh, kw], [extent(0, height, kh), extent(1, width, kw)]);
         let (groups, taps) = (op.spec.groups, kh * kw);
@@ -109,46 +111,6 @@ impl Problem {
             cout: cout / groups,
             weight_steps: [cout / groups * cin * taps, cin * taps, taps],
             turned: false,
-        })
-    }
-
-    /// dx = convolution of dy, its pixels a stride apart in a sea of zeros, with the kernel turned by 180
-    /// degrees and input and output channels exchanged.
-    fn grad_input(op: &Conv2dGradInput, dy: &TensorType, w: &TensorType) -> Result<Self, String> {
-        let ([batch, oh, ow, _], [n, c, kh, kw]) = (four(dy), four(w));
-        if n == 0 {
-            return Err("kernels need at least one channel of dy, found none".into());
-        }
-        let forward = geometry(&op.spec, batch, op.size, [oh, ow], [kh, kw], 1)?;
-        let [sy, sx] = op.spec.stride.map(|s| s as i32);
-        let geometry = ffi::ConvGeometry {
-            height: forward.out_h,
-            width: forward.out_w,
-            reach_y: forward.out_h * sy,
-            reach_x: forward.out_w * sx,
-            out_h: forward.height,
-            out_w: forward.width,
-            stride_y: 1,
-            stride_x: 1,
-            pad_y: forward.dilation_y * (forward.kernel_h - 1) - forward.pad_y,
-            pad_x: forward.dilation_x * (forward.kernel_w - 1) - forward.pad_x,
-            repeat_y: sy,
-            repeat_x: sx,
-            shift_y: sy.ilog2() as i32,
-            shift_x: sx.ilog2() as i32,
-            stuffed: 1,
-            pixels: (batch * op.size[0] * op.size[1]) as i32,
-            ..forward
-        };
-        let (groups, taps) = (op.spec.groups, kh * kw);
-        Ok(Problem {
-            geometry,
-            channels: vec![n],
-            groups,
-            cin: n / groups,
-            cout: c,
-            weight_steps: [n / groups * c * taps, taps, c * taps],
-            turned: true,
         })
     }
 
@@ -176,20 +138,42 @@ impl Problem {
         bn
     }
 
-    /// What runs for these inputs.
-    fn form(&self, x: &[CudaOperand]) -> Form {
+    /// Whether all taps may read one tile of pixels, and tiles fit the picture: at most an eighth more of them than
+    /// of 128 pixels in a row.
+    fn tiled(&self) -> bool {
+        let g = &self.geometry;
+        let shape = [g.kernel_h, g.kernel_w, g.stride_y, g.stride_x, g.dilation_y, g.dilation_x];
+        shape == [3, 3, 1, 1, 1, 1] && self.tiles() * 8 <= (g.pixels as usize).div_ceil(BM) * 9
+    }
+
+    /// Tiles of [`TILE`] pixels in all pictures.
+    fn tiles(&self) -> usize {
+        let [h, w] = [self.geometry.out_h as usize, self.geometry.out_w as usize];
+        self.geometry.pixels as usize / (h * w).max(1) * h.div_ceil(TILE[0]) * w.div_ceil(TILE[1])
+    }
+
+    /// What runs for inputs of this element type whose pixels can be read in vectors as `vectors` says.
+    fn form(&self, x: DType, vectors: impl Fn(usize) -> bool) -> Form {
         let g = &self.geometry;
         let shifts = [g.repeat_y, g.repeat_x].iter().all(|r| (*r as u32).is_power_of_two());
-        if x[0].ty.dtype == DType::F32 || self.groups > 1 || !shifts {
+        if x == DType::F32 || self.groups > 1 || !shifts {
             return Form::Simt;
         }
-        let all = |n| x.iter().all(|x| x.vectors(n));
+        let halo = self.tiled();
         match () {
-            () if all(8) => Form::Tensor { bn: self.bn(), vector: 8 },
+            () if vectors(8) => Form::Tensor { bn: self.bn(), vector: 8, halo },
             // Worth it where a slice is mostly filled.
-            () if all(4) && self.channels.iter().all(|&c| c >= 24) => Form::Tensor { bn: 64, vector: 4 },
+            () if vectors(4) && self.channels.iter().all(|&c| c >= 24) => {
+                Form::Tensor { bn: 64, vector: 4, halo }
+            }
             () => Form::Simt,
         }
+    }
+
+    /// Whether dense inputs of this element type are read by a kernel that can normalise them and take moments.
+    fn normalises(&self, x: DType) -> bool {
+        let form = self.form(x, |n| self.channels.iter().all(|c| c.is_multiple_of(n)));
+        matches!(form, Form::Tensor { halo: true, vector: 8, .. })
     }
 
     /// Bytes of the packed weights for a form.
@@ -204,27 +188,35 @@ impl Problem {
     }
 
     /// Bytes of the packed weights, whatever the layout of the inputs will be.
-    fn scratch(&self, x: DType) -> usize {
+    pub(super) fn scratch(&self, x: DType) -> usize {
         let mut forms = vec![Form::Simt];
         if x != DType::F32 {
-            forms.extend([(self.bn(), 8), (64, 4)].map(|(bn, vector)| Form::Tensor { bn, vector }));
+            forms.extend([(self.bn(), 8), (64, 4)].map(|(bn, vector)| Form::Tensor {
+                bn,
+                vector,
+                halo: false,
+            }));
         }
         forms.into_iter().map(|form| self.packed(form)).max().unwrap_or(0)
     }
 
-    fn launches(
+    /// The launches: weights to `scratch` in the order of the kernel that runs, and the kernel.
+    pub(super) fn launches(
         &self,
         x: &[CudaOperand],
         w: &CudaOperand,
         y: &CudaResult,
         epilogue: ffi::Epilogue,
         scratch: u64,
+        fused: Fused,
     ) -> Vec<Launch> {
-        let form = self.form(x);
-        let (tile, bn) = match form {
-            Form::Simt => ("simt_128x64x16".into(), SIMT_BN),
-            Form::Tensor { bn, vector: 8 } => (format!("128x{bn}x32"), bn),
-            Form::Tensor { bn, .. } => (format!("128x{bn}x32_v4"), bn),
+        let form = self.form(x[0].ty.dtype, |n| x.iter().all(|x| x.vectors(n)));
+        let (tile, bn, halo) = match form {
+            Form::Simt => ("simt_128x64x16".into(), SIMT_BN, false),
+            Form::Tensor { bn, vector, halo } => {
+                let (halo_, v4) = (if halo { "halo_" } else { "" }, if vector == 4 { "_v4" } else { "" });
+                (format!("{halo_}128x{bn}x32{v4}"), bn, halo)
+            }
         };
         let cout_padded = self.cout.next_multiple_of(bn);
         let dtype = x[0].ty.dtype;
@@ -254,11 +246,11 @@ impl Problem {
             sources: x.len() as i32,
             taps: self.taps() as i32,
             turned: self.turned.into(),
+            taps_inside: halo.into(),
             cin: self.cin as i32,
             cout: self.cout as i32,
             cout_padded: cout_padded as i32,
             depth_padded: (self.taps() * self.cin).next_multiple_of(SIMT_BK) as i32,
-            reserved: 0,
         };
         let pack_kernel = match form {
             Form::Simt => format!("conv2d_pack_simt_{}", w.ty.dtype),
@@ -268,6 +260,8 @@ impl Problem {
             source,
             w: scratch,
             y: y.address,
+            norm: fused.norm,
+            moments: fused.moments,
             epilogue,
             geometry: self.geometry,
             sources: x.len() as i32,
@@ -276,21 +270,60 @@ impl Problem {
             cout: self.cout as i32,
             cout_padded: cout_padded as i32,
             y_is_f32: (y.ty.dtype == DType::F32).into(),
+            norm_silu: fused.silu.into(),
+            reserved: 0,
         };
-        let tiles = (self.geometry.pixels as usize).div_ceil(BM) * (cout_padded / bn);
+        let tiles = if halo { self.tiles() } else { (self.geometry.pixels as usize).div_ceil(BM) };
         vec![
             Launch::new(pack_kernel, [pieces.div_ceil(THREADS) as u32, 1, 1], &pack),
             Launch::new(
                 format!("conv2d_fwd_{tile}_{dtype}"),
-                [tiles as u32, 1, self.groups as u32],
+                [(tiles * (cout_padded / bn)) as u32, 1, self.groups as u32],
                 &forward,
             ),
         ]
     }
 }
 
-pub(super) fn forward_scratch(op: &Conv2d, inputs: &[&TensorType]) -> usize {
-    Problem::forward(op, inputs).map_or(0, |p| p.scratch(inputs[0].dtype))
+/// What the halo form does besides; zeros are nothing.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Fused {
+    /// Address of the scale and shift of the input's channels.
+    norm: u64,
+    silu: bool,
+    /// Address for the moments of the result.
+    moments: u64,
+}
+
+/// Where things are in the scratch of a forward convolution: packed weights at its start.
+struct Scratch {
+    /// The normalised input, where no kernel normalises what it reads.
+    seen: usize,
+    /// Moments of the result.
+    moments: usize,
+    bytes: usize,
+}
+
+impl Scratch {
+    /// `x` and `y` as they are in memory.
+    fn new(op: &Conv2d, problem: &Problem, x: &TensorType, y: &TensorType) -> Self {
+        let aligned = |n: usize| n.next_multiple_of(256);
+        let halo = problem.normalises(x.dtype);
+        let seen = aligned(problem.scratch(x.dtype));
+        let moments = seen + if op.norm.is_some() && !halo { aligned(x.bytes()) } else { 0 };
+        let partials = op.affine.map_or(0, |norm| {
+            group_norm::partials_bytes(norm.groups, y).max(problem.tiles() * problem.cout * 8)
+        });
+        Scratch { seen, moments, bytes: moments + partials }
+    }
+}
+
+pub(super) fn reads_tiles(op: &Conv2d, inputs: &[&TensorType]) -> bool {
+    Problem::forward(op, inputs).is_ok_and(|p| p.normalises(DType::BF16))
+}
+
+pub(super) fn forward_scratch(op: &Conv2d, inputs: &[&TensorType], outputs: &[&TensorType]) -> usize {
+    Problem::forward(op, inputs).map_or(0, |p| Scratch::new(op, &p, inputs[0], outputs[0]).bytes)
 }
 
 pub(super) fn forward(op: &Conv2d, call: &CudaCall) -> Result<Vec<Launch>, String> {
@@ -300,97 +333,51 @@ pub(super) fn forward(op: &Conv2d, call: &CudaCall) -> Result<Vec<Launch>, Strin
     }
     let types: Vec<_> = call.inputs.iter().map(|i| &i.ty).collect();
     let problem = Problem::forward(op, &types)?;
-    let bias = op.bias.then(|| &call.inputs[op.sources + 1]);
-    let epilogue = op.epilogue.on_cuda(bias, call.inputs.last());
-    Ok(problem.launches(&call.inputs[..op.sources], &call.inputs[op.sources], y, epilogue, call.scratch))
-}
-
-pub(super) fn grad_input_scratch(op: &Conv2dGradInput, inputs: &[&TensorType]) -> usize {
-    Problem::grad_input(op, inputs[0], inputs[1]).map_or(0, |p| p.scratch(inputs[0].dtype))
-}
-
-pub(super) fn grad_input(op: &Conv2dGradInput, call: &CudaCall) -> Result<Vec<Launch>, String> {
-    let [dy, w] = &call.inputs[..] else { unreachable!("infer takes two operands") };
-    let y = &call.outputs[0];
-    if y.ty.is_empty() {
-        return Ok(vec![]);
-    }
-    let problem = Problem::grad_input(op, &dy.ty, &w.ty)?;
-    let epilogue = Epilogue::default().on_cuda(None, None);
-    Ok(problem.launches(&call.inputs[..1], w, y, epilogue, call.scratch))
-}
-
-/// How the gradient of the weight is computed: on tensor cores or not, in how many sums of how many pixels.
-struct Split {
-    tensor: bool,
-    tiles: usize,
-    splits: usize,
-    pixels: usize,
-}
-
-impl Split {
-    fn new(op: &Conv2dGradWeight, x: &[usize], dy: &[usize], tensor: bool) -> Self {
-        let (groups, taps) = (op.spec.groups, op.kernel[0] * op.kernel[1]);
-        let (cin, cout) = (x[3] / groups, dy[3] / groups);
-        let tiles = if tensor {
-            cout.div_ceil(128) * taps * cin.div_ceil(64)
+    let at = Scratch::new(op, &problem, types[0], &y.ty);
+    let halo = problem.normalises(types[0].dtype);
+    let [bias, residual] = [op.bias(), op.residual()].map(|k| k.map(|k| &call.inputs[k]));
+    let epilogue = op.epilogue.on_cuda(bias, residual);
+    let mut x: Vec<_> = call.inputs[..op.sources].to_vec();
+    let mut fused = Fused::default();
+    let mut launches = Vec::new();
+    if let Some(norm) = op.norm {
+        let affine = &call.inputs[1];
+        if halo {
+            fused = Fused { norm: affine.address, silu: norm.silu, ..fused };
         } else {
-            cout.div_ceil(64) * (taps * cin).div_ceil(64)
+            let seen = call.scratch + at.seen as u64;
+            launches.push(group_norm::rescale_launch(&x[0], affine, seen, norm.silu)?);
+            x[0].address = seen; // dense, as the input is
+        }
+    }
+    // Moments are taken of whole vectors.
+    let whole = problem.cout.is_multiple_of(8) && (epilogue.bias | epilogue.residual).is_multiple_of(16);
+    let aligned = x.iter().all(|x| x.vectors(8));
+    let moments = call.scratch + at.moments as u64;
+    if op.affine.is_some() && halo && aligned && whole {
+        fused.moments = moments;
+    }
+    let w = &call.inputs[op.weight()];
+    launches.extend(problem.launches(&x, w, y, epilogue, call.scratch, fused));
+    if let Some(norm) = op.affine {
+        let layout = Layout::dense(&y.ty.shape);
+        let pieces = if fused.moments != 0 {
+            ffi::GroupNormPieces {
+                height: problem.geometry.out_h,
+                width: problem.geometry.out_w,
+                piece_h: TILE[0] as i32,
+                piece_w: TILE[1] as i32,
+                channels: problem.cout as i32,
+                groups: norm.groups as i32,
+            }
+        } else {
+            let result = CudaOperand { ty: y.ty.clone(), layout: &layout, address: y.address };
+            let (launch, pieces) = group_norm::moments_launch(norm.groups, &result, moments)?;
+            launches.push(launch);
+            pieces
         };
-        let all: usize = dy[..3].iter().product();
-        let splits = (BLOCKS / (tiles * groups).max(1)).clamp(1, (all / 128).max(1));
-        let pixels = all.div_ceil(splits).next_multiple_of(32);
-        Split { tensor, tiles, splits: all.div_ceil(pixels.max(1)), pixels }
+        let weights = (&call.inputs[op.before_affine()], &call.inputs[op.before_affine() + 1]);
+        launches.push(group_norm::affine_launch(&norm, moments, pieces, weights, &call.outputs[1]));
     }
-
-    /// Bytes of the partial sums.
-    fn scratch(&self, dw: &TensorType) -> usize {
-        self.splits * dw.len() * 4
-    }
-}
-
-pub(super) fn grad_weight_scratch(op: &Conv2dGradWeight, inputs: &[&TensorType], dw: &TensorType) -> usize {
-    let bytes = |tensor| Split::new(op, &inputs[0].shape, &inputs[1].shape, tensor).scratch(dw);
-    bytes(false).max(bytes(true))
-}
-
-pub(super) fn grad_weight(op: &Conv2dGradWeight, call: &CudaCall) -> Result<Vec<Launch>, String> {
-    let [x, dy] = &call.inputs[..] else { unreachable!("infer takes two operands") };
-    let dw = &call.outputs[0];
-    if dw.ty.is_empty() {
-        return Ok(vec![]);
-    }
-    let groups = op.spec.groups;
-    let tensor = x.ty.dtype != DType::F32 && groups == 1 && x.vectors(8) && dy.vectors(8);
-    let (xs, ys) = (&x.ty.shape, &dy.ty.shape);
-    let split = Split::new(op, xs, ys, tensor);
-    let step = |o: &CudaOperand| o.layout.as_rows().expect("accepts() asks for rows").2 as i64;
-    let partial = ffi::Conv2dGradWeight {
-        x: x.address,
-        x_step: step(x),
-        dy: dy.address,
-        dy_step: step(dy),
-        partial: call.scratch,
-        geometry: geometry(&op.spec, xs[0], [xs[1], xs[2]], [ys[1], ys[2]], op.kernel, 1)?,
-        groups: groups as i32,
-        cin: (xs[3] / groups) as i32,
-        cout: (ys[3] / groups) as i32,
-        split_pixels: split.pixels as i32,
-    };
-    let sum = ffi::Conv2dGradWeightSum {
-        partial: call.scratch,
-        dw: dw.address,
-        len: dw.ty.len() as i64,
-        splits: split.splits as i32,
-        cin: partial.cin,
-        taps: (op.kernel[0] * op.kernel[1]) as i32,
-        reserved: 0,
-    };
-    let tile = if split.tensor { "128x64x32" } else { "simt_64x64x16" };
-    let sums = Launch::new("conv2d_grad_weight_sum_f32", [dw.ty.len().div_ceil(THREADS) as u32, 1, 1], &sum);
-    if split.splits == 0 {
-        return Ok(vec![sums]); // no pixels: zeros
-    }
-    let grid = [split.tiles as u32, split.splits as u32, groups as u32];
-    Ok(vec![Launch::new(format!("conv2d_grad_weight_{tile}_{}", x.ty.dtype), grid, &partial), sums])
+    Ok(launches)
 }

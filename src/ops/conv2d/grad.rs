@@ -1,11 +1,10 @@
 //! Gradients of `conv2d`.
 
-use super::{Case, ConvSpec, cpu, cuda, expect_f32, geometries, weight_storage};
+use super::{ConvSpec, cpu, cuda_grad, expect_f32, weight_storage};
 use crate::device::kernel::Launch;
 use crate::error::Result;
 use crate::graph::cuda::{CudaCall, Storage};
 use crate::graph::{Cost, Gradient, GradientContext, Layout, Op, TensorType, op::CpuCall};
-use crate::ops::CaseInput;
 use crate::ops::weight::expect_weight;
 use crate::tensor::DType;
 
@@ -96,11 +95,11 @@ impl Op for Conv2dGradInput {
     }
 
     fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
-        cuda::grad_input(self, call)
+        cuda_grad::grad_input(self, call)
     }
 
     fn cuda_scratch(&self, inputs: &[&TensorType], _outputs: &[&TensorType]) -> usize {
-        cuda::grad_input_scratch(self, inputs)
+        cuda_grad::grad_input_scratch(self, inputs)
     }
 
     fn cuda_accepts(&self, input: usize, layout: &Layout) -> bool {
@@ -149,35 +148,14 @@ impl Op for Conv2dGradWeight {
     }
 
     fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
-        cuda::grad_weight(self, call)
+        cuda_grad::grad_weight(self, call)
     }
 
     fn cuda_scratch(&self, inputs: &[&TensorType], outputs: &[&TensorType]) -> usize {
-        cuda::grad_weight_scratch(self, inputs, outputs[0])
+        cuda_grad::grad_weight_scratch(self, inputs, outputs[0])
     }
 
     fn cuda_accepts(&self, _input: usize, layout: &Layout) -> bool {
         layout.as_rows().is_some()
     }
-}
-
-pub(super) fn input_cases() -> Vec<Case> {
-    let case = |(name, [b, h, w], ci, co, k, spec): super::Geometry| {
-        let out = |axis, n| spec.extent(axis, n, k[axis]).expect("a case fits");
-        let dy = CaseInput::normal([b, out(0, h), out(1, w), co]);
-        let weight = CaseInput::normal([co, ci / spec.groups, k[0], k[1]]);
-        Case::test(name, Conv2dGradInput { spec, size: [h, w] }, vec![dy, weight])
-    };
-    let bench = ("swinir_group", [4, 64, 64], 180, 180, [3, 3], ConvSpec::same(3));
-    geometries().into_iter().map(case).chain([Case { bench: true, ..case(bench) }]).collect()
-}
-
-pub(super) fn weight_cases() -> Vec<Case> {
-    let case = |(name, [b, h, w], ci, co, k, spec): super::Geometry| {
-        let out = |axis, n| spec.extent(axis, n, k[axis]).expect("a case fits");
-        let inputs = vec![CaseInput::normal([b, h, w, ci]), CaseInput::normal([b, out(0, h), out(1, w), co])];
-        Case::test(name, Conv2dGradWeight { spec, kernel: k }, inputs)
-    };
-    let bench = ("swinir_group", [4, 64, 64], 180, 180, [3, 3], ConvSpec::same(3));
-    geometries().into_iter().map(case).chain([Case { bench: true, ..case(bench) }]).collect()
 }

@@ -1,24 +1,28 @@
 //! `conv2d` on NHWC pictures with OIHW weights, and its gradients.
 //!
 //! Fused forms (from `ops::fuse`): several inputs whose channels are concatenated, a nearest
-//! enlargement in front, and an epilogue — none of which is ever materialised.
+//! enlargement or a group norm in front, and an epilogue — none of which is ever materialised; and the statistics
+//! of a group norm behind.
 
+mod cases;
 mod cpu;
 mod cuda;
+mod cuda_grad;
 mod grad;
 mod reference;
 
 pub use grad::{Conv2dGradInput, Conv2dGradWeight};
 
-use super::activation::{Kind, expect_f32};
+use super::OpEntry;
+use super::activation::expect_f32;
 use super::epilogue::{Epilogue, FUSED};
+use super::group_norm::GroupNormAffine;
 use super::weight::expect_weight;
-use super::{Case, CaseInput, OpEntry};
 use crate::device::kernel::Launch;
 use crate::error::Result;
 use crate::graph::cuda::{CudaCall, Storage};
 use crate::graph::{
-    Cost, Gradient, GradientContext, GraphBuilder, Layout, Op, TensorType, ValueId, op::CpuCall,
+    Array, Cost, Gradient, GradientContext, GraphBuilder, Layout, Op, TensorType, ValueId, op::CpuCall,
 };
 use crate::tensor::DType;
 
@@ -61,8 +65,17 @@ impl ConvSpec {
     }
 }
 
-/// Operands: inputs `[B, H, W, Cᵢ]`, weight `[N, ΣCᵢ/groups, kh, kw]` (f32, bf16 or f16), then bias `[N]` if `bias`,
-/// then a residual like the result if the epilogue has one. Result: `[B, H′, W′, N]`.
+/// A group norm of the input whose statistics are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InputNorm {
+    /// Whether SiLU follows it.
+    pub silu: bool,
+}
+
+/// Operands: inputs `[B, H, W, Cᵢ]`, then scale and shift `[B, 2, C]` of the only input's channels if `norm`, weight
+/// `[N, ΣCᵢ/groups, kh, kw]` (f32, bf16 or f16), bias `[N]` if `bias`, a residual like the result if the epilogue has
+/// one, γ and β `[N]` if `affine`. Results: `[B, H′, W′, N]`; scale and shift of its group norm, `[B, 2, N]`, if
+/// `affine`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Conv2d {
     /// Stride, padding, dilation, groups.
@@ -71,10 +84,14 @@ pub struct Conv2d {
     pub sources: usize,
     /// Each input pixel is repeated this often along both axes before the convolution.
     pub upsample: usize,
+    /// What is done to the input, before zeros are put around it.
+    pub norm: Option<InputNorm>,
     /// Whether there is a bias operand.
     pub bias: bool,
     /// What happens to the result in registers.
     pub epilogue: Epilogue,
+    /// The group norm of the result that is wanted besides.
+    pub affine: Option<GroupNormAffine>,
 }
 
 /// Extents of a convolution.
@@ -94,11 +111,38 @@ pub(super) struct Dims {
 impl Conv2d {
     /// A plain convolution.
     pub fn plain(spec: ConvSpec, bias: bool) -> Self {
-        Conv2d { spec, sources: 1, upsample: 1, bias, epilogue: Epilogue::default() }
+        let epilogue = Epilogue::default();
+        Conv2d { spec, sources: 1, upsample: 1, norm: None, bias, epilogue, affine: None }
+    }
+
+    /// Whether kernels in half precision keep a tile of input pixels for all taps (`cuda/conv2d_halo.cu`), given
+    /// operands of these types: then they can normalise it.
+    pub(in crate::ops) fn reads_tiles(&self, inputs: &[&TensorType]) -> bool {
+        self.dims(inputs).is_ok() && cuda::reads_tiles(self, inputs)
+    }
+
+    /// Where the weight is among the operands.
+    pub(super) fn weight(&self) -> usize {
+        self.sources + usize::from(self.norm.is_some())
+    }
+
+    /// Where the bias is.
+    fn bias(&self) -> Option<usize> {
+        self.bias.then_some(self.weight() + 1)
+    }
+
+    /// Where the residual is.
+    fn residual(&self) -> Option<usize> {
+        self.epilogue.residual.then_some(self.weight() + 1 + usize::from(self.bias))
+    }
+
+    /// Operands in front of γ and β.
+    fn before_affine(&self) -> usize {
+        self.weight() + 1 + usize::from(self.bias) + usize::from(self.epilogue.residual)
     }
 
     fn arity(&self) -> usize {
-        self.sources + 1 + usize::from(self.bias) + usize::from(self.epilogue.residual)
+        self.before_affine() + if self.affine.is_some() { 2 } else { 0 }
     }
 
     pub(super) fn dims(&self, inputs: &[&TensorType]) -> Result<Dims, String> {
@@ -106,7 +150,7 @@ impl Conv2d {
             return Err(format!("takes {} operands, found {}", self.arity(), inputs.len()));
         }
         for (k, t) in inputs.iter().enumerate() {
-            if k == self.sources {
+            if k == self.weight() {
                 expect_weight("the weight", t)?;
             } else {
                 expect_f32("every operand but the weight", t)?;
@@ -123,14 +167,22 @@ impl Conv2d {
             }
             cin += c;
         }
-        let w = inputs[self.sources];
+        if self.norm.is_some() {
+            if self.sources > 1 || self.upsample > 1 {
+                return Err("takes a norm of a single input that is not enlarged".into());
+            }
+            if inputs[1].shape != [batch, 2, cin] {
+                return Err(format!("scale and shift must be [{batch}, 2, {cin}], found {}", inputs[1]));
+            }
+        }
+        let w = inputs[self.weight()];
         let [cout, cg, kh, kw] = four(w, "the weight must be [out, in/groups, kh, kw]")?;
         let g = self.spec.groups;
         if g == 0 || cin % g != 0 || cout % g != 0 || cin / g != cg {
             return Err(format!("the weight {w} with {g} groups does not fit {cin} input channels"));
         }
-        if self.bias && inputs[self.sources + 1].shape != [cout] {
-            return Err(format!("the bias must be [{cout}], found {}", inputs[self.sources + 1]));
+        if let Some(bias) = self.bias().map(|k| inputs[k]).filter(|t| t.shape != [cout]) {
+            return Err(format!("the bias must be [{cout}], found {bias}"));
         }
         let out = |axis, n, k| {
             self.spec.extent(axis, n * self.upsample, k).ok_or_else(|| {
@@ -156,12 +208,15 @@ impl Op for Conv2d {
         if self.epilogue.gate {
             return Err("takes no gate in its epilogue".into());
         }
-        self.epilogue.check(inputs.get(self.sources + 1 + usize::from(self.bias)), &out)?;
-        Ok(vec![out])
+        self.epilogue.check(self.residual().map(|k| &inputs[k]), &out)?;
+        let Some(norm) = &self.affine else { return Ok(vec![out]) };
+        let affine = norm.infer_of(&out, inputs[self.before_affine()], inputs[self.before_affine() + 1])?;
+        Ok(vec![out, affine])
     }
 
     fn gradient(&self, g: &mut GradientContext) -> Result<Gradient> {
-        if !self.epilogue.is_identity() || self.sources > 1 || self.upsample > 1 {
+        let fused = self.sources > 1 || self.upsample > 1 || self.norm.is_some() || self.affine.is_some();
+        if fused || !self.epilogue.is_identity() {
             return Ok(Gradient::NotDifferentiable(FUSED));
         }
         let (dy, b) = (g.dy(), &mut *g.b);
@@ -188,19 +243,38 @@ impl Op for Conv2d {
             * self.spec.live_taps(1, d.width * self.upsample, d.out[1], d.kernel[1]);
         let products = d.batch * taps * d.cin / self.spec.groups * d.cout;
         let per_result = f64::from(self.bias) + self.epilogue.flops();
-        Cost::dense(2.0 * products as f64 + per_result * outputs[0].len() as f64, inputs, outputs)
+        let per_input = self.norm.map_or(0.0, |n| if n.silu { 6.0 } else { 2.0 });
+        let statistics = if self.affine.is_some() { GroupNormAffine::FLOPS } else { 0.0 };
+        let flops = 2.0 * products as f64
+            + per_input * inputs[0].len() as f64
+            + (per_result + statistics) * outputs[0].len() as f64;
+        Cost::dense(flops, inputs, outputs)
     }
 
     fn cpu(&self, call: CpuCall) -> Result<(), String> {
         cpu::forward(self, call)
     }
 
+    fn cpu_scratch(&self, inputs: &[&TensorType], outputs: &[&TensorType], _threads: usize) -> usize {
+        cpu::scratch(self, inputs, outputs)
+    }
+
+    /// A normalised input is read as a whole, whatever the form.
     fn accepts(&self, input: usize, layout: &Layout) -> bool {
-        if input < self.sources { layout.as_rows().is_some() } else { layout.is_dense() }
+        if input < self.sources && self.norm.is_none() {
+            layout.as_rows().is_some()
+        } else {
+            layout.is_dense()
+        }
     }
 
     fn in_place(&self, input: usize) -> bool {
-        self.epilogue.residual && input == self.arity() - 1
+        self.residual() == Some(input)
+    }
+
+    /// Without a fusion the normalised input and the result, whose statistics are taken, are stored.
+    fn naive_in(&self, inputs: &[Array<f64>], dtype: DType) -> Option<Vec<Array<f64>>> {
+        (self.norm.is_some() || self.affine.is_some()).then(|| reference::stored_in(self, inputs, dtype))
     }
 
     /// Inputs, weight and result in the compute type; a residual stream that is kept in f32 stays so.
@@ -211,21 +285,24 @@ impl Op for Conv2d {
         kept: &[DType],
         compute: DType,
     ) -> Storage {
-        let stream = kept.last().filter(|&&d| self.epilogue.residual && d != compute);
+        let stream = self.residual().filter(|&k| kept[k] != compute);
         let result = if stream.is_some() { DType::F32 } else { compute };
-        let mut operands = vec![compute; self.sources];
-        operands.push(weight_storage(inputs[self.sources], compute));
-        operands.extend(self.bias.then_some(DType::F32));
-        operands.extend(self.epilogue.residual.then_some(result));
-        Storage { inputs: operands, outputs: vec![result] }
+        let mut operands = vec![DType::F32; inputs.len()];
+        operands[..self.sources].fill(compute);
+        operands[self.weight()] = weight_storage(inputs[self.weight()], compute);
+        if let Some(k) = self.residual() {
+            operands[k] = result;
+        }
+        let results = [result].into_iter().chain(self.affine.map(|_| DType::F32)).collect();
+        Storage { inputs: operands, outputs: results }
     }
 
     fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
         cuda::forward(self, call)
     }
 
-    fn cuda_scratch(&self, inputs: &[&TensorType], _outputs: &[&TensorType]) -> usize {
-        cuda::forward_scratch(self, inputs)
+    fn cuda_scratch(&self, inputs: &[&TensorType], outputs: &[&TensorType]) -> usize {
+        cuda::forward_scratch(self, inputs, outputs)
     }
 
     fn cuda_in_place(&self, input: usize) -> bool {
@@ -257,120 +334,19 @@ pub const ENTRIES: &[OpEntry] = &[
     OpEntry {
         name: "conv2d",
         family: "conv2d",
-        about: "NHWC convolution: concatenated inputs, nearest enlargement and epilogue fused",
-        cases,
+        about: "NHWC convolution: concatenated inputs, enlargement, norms and epilogue fused",
+        cases: cases::forward,
     },
     OpEntry {
         name: "conv2d_grad_input",
         family: "conv2d",
         about: "gradient of conv2d with respect to its input",
-        cases: grad::input_cases,
+        cases: cases::grad_input,
     },
     OpEntry {
         name: "conv2d_grad_weight",
         family: "conv2d",
         about: "gradient of conv2d with respect to its weight",
-        cases: grad::weight_cases,
+        cases: cases::grad_weight,
     },
 ];
-
-/// Geometries that test forward and both gradients: name, [B, H, W], cin, cout, kernel, spec.
-pub(super) type Geometry = (&'static str, [usize; 3], usize, usize, [usize; 2], ConvSpec);
-
-pub(super) fn geometries() -> Vec<Geometry> {
-    let same = ConvSpec::same;
-    vec![
-        ("same3", [2, 5, 7], 6, 9, [3, 3], same(3)),
-        ("pointwise", [1, 6, 5], 17, 33, [1, 1], same(1)),
-        (
-            "stride2_asymmetric",
-            [1, 7, 9],
-            5,
-            8,
-            [3, 3],
-            ConvSpec { stride: [2; 2], pad: [0, 1, 0, 1], ..same(3) },
-        ),
-        ("groups", [1, 6, 6], 8, 12, [3, 3], ConvSpec { groups: 4, ..same(3) }),
-        ("depthwise5", [1, 8, 9], 6, 6, [5, 5], ConvSpec { groups: 6, ..same(5) }),
-        ("dilated", [1, 9, 8], 4, 5, [3, 3], ConvSpec { dilation: [2, 3], pad: [2, 2, 3, 3], ..same(3) }),
-        ("uneven_kernel", [1, 6, 9], 3, 34, [2, 5], ConvSpec { pad: [0, 1, 2, 0], ..same(1) }),
-        // Tensor-core tiles of 32, 64 and 128 channels, with tails in pixels and in both channels; pixels in two
-        // tiles, and enough of them for two partial sums of the weight's gradient.
-        ("eights", [2, 12, 11], 8, 8, [3, 3], same(3)),
-        (
-            "eights_stride2",
-            [1, 7, 9],
-            16,
-            8,
-            [3, 3],
-            ConvSpec { stride: [2; 2], pad: [0, 1, 0, 1], ..same(3) },
-        ),
-        ("stride3", [1, 8, 7], 8, 3, [3, 3], ConvSpec { stride: [3; 2], pad: [1, 0, 0, 1], ..same(3) }),
-        ("wide", [1, 3, 5], 72, 232, [1, 1], same(1)),
-        ("middle", [1, 3, 5], 72, 40, [1, 1], same(1)),
-        ("fours", [1, 5, 6], 28, 20, [3, 3], same(3)),
-        ("deep", [1, 2, 3], 520, 128, [1, 1], same(1)),
-    ]
-}
-
-fn case(name: &'static str, size: [usize; 3], cin: &[usize], cout: usize, op: Conv2d, k: [usize; 2]) -> Case {
-    let total: usize = cin.iter().sum::<usize>() / op.spec.groups;
-    let bound = ((total * k[0] * k[1]) as f64).powf(-0.5);
-    let mut inputs: Vec<_> = cin.iter().map(|&c| CaseInput::normal([size[0], size[1], size[2], c])).collect();
-    inputs.push(CaseInput::uniform([cout, total, k[0], k[1]], -bound, bound));
-    if op.bias {
-        inputs.push(CaseInput::normal([cout]));
-    }
-    if op.epilogue.residual {
-        let out =
-            |axis: usize| op.spec.extent(axis, size[1 + axis] * op.upsample, k[axis]).expect("a case fits");
-        inputs.push(CaseInput::normal([size[0], out(0), out(1), cout]));
-    }
-    Case::test(name, op, inputs)
-}
-
-fn cases() -> Vec<Case> {
-    let plain = |spec| Conv2d::plain(spec, true);
-    let same = || plain(ConvSpec::same(3));
-    let fused = |alpha, residual, act| Epilogue { act, alpha, residual, ..Epilogue::default() };
-    let lrelu = Some(Kind::LeakyRelu(0.2));
-    let mut all: Vec<_> = geometries()
-        .into_iter()
-        .map(|(n, s, ci, co, k, spec)| case(n, s, &[ci], co, plain(spec), k))
-        .collect();
-    all.push(case("no_bias", [1, 4, 5], &[3], 4, Conv2d::plain(ConvSpec::same(3), false), [3, 3]));
-    all.push(case("concatenated", [1, 5, 14], &[8, 4, 4], 32, Conv2d { sources: 3, ..same() }, [3, 3]));
-    all.push(case("enlarged", [1, 5, 4], &[7], 6, Conv2d { upsample: 2, ..same() }, [3, 3]));
-    all.push(case("enlarged_thrice", [1, 2, 3], &[8], 8, Conv2d { upsample: 3, ..same() }, [3, 3]));
-    let both = Conv2d { sources: 2, upsample: 2, epilogue: fused(0.5, true, lrelu), ..same() };
-    all.push(case("concatenated_enlarged", [1, 2, 4], &[40, 8], 16, both, [3, 3]));
-    all.push(case("one_pixel", [1, 1, 1], &[7], 6, same(), [3, 3]));
-    let epilogue = fused(1.0, false, lrelu);
-    all.push(case("leaky_relu", [1, 6, 13], &[5], 8, Conv2d { epilogue, ..same() }, [3, 3]));
-    let epilogue = fused(0.2, true, None);
-    let dense_block = Conv2d { sources: 2, epilogue, ..same() };
-    all.push(case("scaled_residual", [2, 6, 5], &[5, 3], 8, dense_block, [3, 3]));
-    let half = |name, dtype, epilogue| {
-        let mut case = case(name, [1, 5, 14], &[8], 32, Conv2d { epilogue, ..same() }, [3, 3]);
-        case.inputs[1] = case.inputs[1].clone().stored_as(dtype);
-        case
-    };
-    all.push(half("bf16_weight", DType::BF16, Epilogue::default()));
-    all.push(half("f16_weight", DType::F16, fused(1.0, true, None)));
-    let model = |name, size, cin: &[usize], cout, k: usize, upsample| {
-        let op = Conv2d { sources: cin.len(), upsample, ..plain(ConvSpec::same(k)) };
-        Case { bench: true, ..case(name, size, cin, cout, op, [k, k]) }
-    };
-    all.extend([
-        model("rrdb_conv1", [1, 256, 256], &[64], 32, 3, 1),
-        model("rrdb_conv3", [1, 256, 256], &[64, 32, 32], 32, 3, 1),
-        model("rrdb_conv5", [1, 256, 256], &[64, 32, 32, 32, 32], 64, 3, 1),
-        model("rrdb_up2", [1, 256, 256], &[64], 64, 3, 2),
-        model("rrdb_first", [1, 256, 256], &[3], 64, 3, 1),
-        model("rrdb_last", [1, 512, 512], &[64], 3, 3, 1),
-        model("swinir_group", [1, 64, 64], &[180], 180, 3, 1),
-        model("vae_up3_conv", [1, 512, 512], &[128], 128, 3, 1),
-        model("vae_mid_conv", [1, 64, 64], &[512], 512, 3, 1),
-    ]);
-    all
-}

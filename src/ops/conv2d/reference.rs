@@ -1,7 +1,11 @@
 //! Plain formulas.
 
-use super::{Conv2d, Conv2dGradInput, Conv2dGradWeight, ConvSpec};
+use super::{Conv2d, Conv2dGradInput, Conv2dGradWeight, ConvSpec, InputNorm};
 use crate::graph::{Array, Real, Reference};
+use crate::ops::activation::Kind;
+use crate::ops::activation::reference::value;
+use crate::ops::case::to_host;
+use crate::tensor::DType;
 
 /// Visits every product of a convolution: (batch, y, x of the input, channel; y, x of the result,
 /// channel; tap y, tap x).
@@ -52,25 +56,60 @@ fn gather<T: Real>(inputs: &[Array<T>], repeat: usize) -> Array<T> {
     })
 }
 
-impl Reference for Conv2d {
-    fn eval<T: Real>(&self, inputs: &[Array<T>]) -> Vec<Array<T>> {
-        let x = gather(&inputs[..self.sources], self.upsample);
-        let w = &inputs[self.sources];
-        let [b, h, wd, _] = four(&x);
+impl Conv2d {
+    /// The input as the products see it.
+    fn seen<T: Real>(&self, inputs: &[Array<T>]) -> Array<T> {
+        let mut x = gather(&inputs[..self.sources], self.upsample);
+        if let Some(InputNorm { silu }) = self.norm {
+            let [_, h, w, c] = four(&x);
+            for (i, v) in x.data.iter_mut().enumerate() {
+                let (sample, channel) = (i / (h * w * c), i % c);
+                let z = *v * inputs[1].at(&[sample, 0, channel]) + inputs[1].at(&[sample, 1, channel]);
+                *v = if silu { value(Kind::Silu, z) } else { z };
+            }
+        }
+        x
+    }
+
+    /// The result of the input as the products see it.
+    fn convolve<T: Real>(&self, x: &Array<T>, inputs: &[Array<T>]) -> Array<T> {
+        let w = &inputs[self.weight()];
+        let [b, h, wd, _] = four(x);
         let [n, _, kh, kw] = four(w);
         let out = |axis, size, k| self.spec.extent(axis, size, k).expect("infer checked");
         let shape = [b, out(0, h, kh), out(1, wd, kw), n];
         let mut y = Array::zeros(shape);
-        each_product(&self.spec, four(&x), shape, [kh, kw], |i, o, k| *y.at_mut(&o) += x.at(&i) * w.at(&k));
+        each_product(&self.spec, four(x), shape, [kh, kw], |i, o, k| *y.at_mut(&o) += x.at(&i) * w.at(&k));
         for (i, v) in y.data.iter_mut().enumerate() {
-            if self.bias {
-                *v += inputs[self.sources + 1].data[i % n];
+            if let Some(k) = self.bias() {
+                *v += inputs[k].data[i % n];
             }
-            let r = if self.epilogue.residual { inputs[inputs.len() - 1].data[i] } else { T::zero() };
+            let r = self.residual().map_or(T::zero(), |k| inputs[k].data[i]);
             *v = self.epilogue.apply(*v, T::one(), r);
         }
-        vec![y]
+        y
     }
+
+    /// All results, given the first.
+    fn results<T: Real>(&self, y: Array<T>, inputs: &[Array<T>]) -> Vec<Array<T>> {
+        let k = self.before_affine();
+        let affine =
+            self.affine.map(|norm| norm.eval(&[y.clone(), inputs[k].clone(), inputs[k + 1].clone()]));
+        [y].into_iter().chain(affine.into_iter().flatten()).collect()
+    }
+}
+
+impl Reference for Conv2d {
+    fn eval<T: Real>(&self, inputs: &[Array<T>]) -> Vec<Array<T>> {
+        self.results(self.convolve(&self.seen(inputs), inputs), inputs)
+    }
+}
+
+/// With the input as the products see it and the result rounded to `dtype`.
+pub(super) fn stored_in(op: &Conv2d, inputs: &[Array<f64>], dtype: DType) -> Vec<Array<f64>> {
+    let rounded = |a: Array<f64>| Array::from_host(&to_host(&a, dtype));
+    let y = op.convolve(&rounded(op.seen(inputs)), inputs);
+    op.results(rounded(y), inputs)
 }
 
 impl Reference for Conv2dGradInput {

@@ -1,6 +1,7 @@
 //! Fusion rules: which neighbours an op absorbs. Each is small, named, and applied by
 //! [`crate::graph::passes::run`] after differentiation.
 
+mod conv_norm;
 mod group;
 mod norm;
 
@@ -14,10 +15,13 @@ use super::gated_residual::GatedResidual;
 use super::linear::Linear;
 use super::linear_modulate::LinearModulate;
 use super::moe_modulate::{Modulate, MoeModulate};
+use crate::error::Result;
 use crate::graph::ValueId;
-use crate::graph::ir::Node;
+use crate::graph::ir::{Graph, Node};
 use crate::graph::op::Op;
-use crate::graph::passes::{Rewrite, Rule, View};
+use crate::graph::passes::{self, Applied, Rewrite, Rule, View};
+use crate::graph::plan::Target;
+use crate::tensor::DType;
 
 /// All rules, in the order in which they are tried.
 pub static RULES: &[&dyn Rule] = &[
@@ -33,12 +37,27 @@ pub static RULES: &[&dyn Rule] = &[
     &norm::NormIntoProduct,
 ];
 
+/// Rules for plans on CUDA devices that keep operands in half precision, after [`RULES`]. On a CPU, and in f32
+/// arithmetic, where no kernel normalises what it reads, they would only move the same work.
+pub static CUDA_HALF_RULES: &[&dyn Rule] = &[&conv_norm::NormIntoConv, &conv_norm::StatisticsIntoConv];
+
+/// Applies the rules that pay on this target only; after [`RULES`].
+///
+/// # Errors
+/// If a rule gives a node that its op refuses.
+pub fn for_target(graph: &mut Graph, target: impl Into<Target>) -> Result<Applied> {
+    match target.into() {
+        Target::Cuda { compute: DType::BF16 | DType::F16, .. } => passes::run(graph, CUDA_HALF_RULES, None),
+        _ => Ok(Applied::new()),
+    }
+}
+
 /// The epilogue of a GEMM-like op.
 fn epilogue_of(op: &dyn Op) -> Option<Epilogue> {
     if let Some(l) = op.downcast::<Linear>() {
         return Some(l.epilogue);
     }
-    op.downcast::<Conv2d>().map(|c| c.epilogue)
+    op.downcast::<Conv2d>().filter(|c| c.affine.is_none()).map(|c| c.epilogue)
 }
 
 /// The op with another epilogue.
@@ -190,7 +209,7 @@ impl Rule for ConcatIntoConv {
 
     fn rewrite(&self, view: &View, node: &Node) -> Option<Rewrite> {
         let conv = node.op.downcast::<Conv2d>()?;
-        if conv.sources != 1 || conv.spec.groups != 1 {
+        if conv.sources != 1 || conv.spec.groups != 1 || conv.norm.is_some() {
             return None;
         }
         // The concatenation may have other users: it costs nothing to leave it to them.
@@ -213,7 +232,7 @@ impl Rule for UpsampleIntoConv {
 
     fn rewrite(&self, view: &View, node: &Node) -> Option<Rewrite> {
         let conv = node.op.downcast::<Conv2d>()?;
-        if conv.sources != 1 || conv.upsample != 1 {
+        if conv.sources != 1 || conv.upsample != 1 || conv.norm.is_some() {
             return None;
         }
         let resize = view.graph.producer(node.inputs[0])?;

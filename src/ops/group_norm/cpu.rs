@@ -4,9 +4,10 @@
 
 use rayon::prelude::*;
 
-use super::{GroupNorm, extents};
+use super::{GroupNorm, GroupNormAffine, extents};
 use crate::device::cpu::math;
 use crate::device::cpu::simd::{Level, simd_fn};
+use crate::graph::TensorType;
 use crate::graph::op::CpuCall;
 use crate::ops::activation::silu_slope;
 use crate::ops::rows::{Rows, rows_per_task};
@@ -135,7 +136,7 @@ impl<'a> Factors<'a> {
 
 /// Fills `sums` with the moments of every block and `factors` with mean, γ·rstd, β and rstd.
 fn statistics(
-    op: &GroupNorm,
+    (groups, eps): (usize, f32),
     b: Blocks,
     x: &Rows,
     affine: (&[f32], &[f32]),
@@ -147,10 +148,10 @@ fn statistics(
         let (first, rows) = b.rows(i);
         moments(Level::best(), x, first, rows, out);
     });
-    let width = c / op.groups;
+    let width = c / groups;
     let per_sample = b.count * SUMS * c;
     factors.par_chunks_mut(FACTORS * c).zip(sums.par_chunks(per_sample)).for_each(|(factors, sums)| {
-        for group in 0..op.groups {
+        for group in 0..groups {
             let channels = group * width..(group + 1) * width;
             let count = (b.pixels * width) as f64;
             let blocks = || {
@@ -166,7 +167,7 @@ fn statistics(
                 n * apart + d.iter().map(|&d| d as f64).sum::<f64>()
             };
             let variance = blocks().map(square).sum::<f64>() / count;
-            let rstd = 1.0 / (variance + op.eps as f64).sqrt();
+            let rstd = 1.0 / (variance + eps as f64).sqrt();
             for k in channels.clone() {
                 factors[k] = mean as f32;
                 factors[c + k] = (affine.0[k] as f64 * rstd) as f32;
@@ -187,7 +188,7 @@ pub(super) fn forward(op: &GroupNorm, mut call: CpuCall) {
     }
     let (sums, factors) = bytemuck::cast_slice_mut::<u8, f32>(call.scratch).split_at_mut(b.sums());
     let x = if call.inputs[0].in_output() { None } else { Some(Rows::new(&call.inputs[0])) };
-    statistics(op, b, &x.unwrap_or(Rows::dense(y, c)), affine, sums, factors);
+    statistics((op.groups, op.eps), b, &x.unwrap_or(Rows::dense(y, c)), affine, sums, factors);
     let factors = &*factors;
     y.par_chunks_mut(b.pixels * c).enumerate().for_each(|(sample, y)| {
         let f = Factors::of(sample, factors, c);
@@ -199,6 +200,33 @@ pub(super) fn forward(op: &GroupNorm, mut call: CpuCall) {
             normalise(Level::best(), y, f, op.silu);
         });
     });
+}
+
+/// Scale and shift of every sample's every channel: what [`super::GroupNormAffine`] gives, of the rows of a tensor
+/// of type `ty`. `scratch` has [`scratch_bytes`].
+pub(super) fn affine(
+    op: &GroupNormAffine,
+    ty: &TensorType,
+    x: &Rows,
+    affine: (&[f32], &[f32]),
+    scratch: &mut [u8],
+    out: &mut [f32],
+) {
+    let b = Blocks::new(extents(ty));
+    let c = b.channels;
+    if out.is_empty() {
+        return;
+    }
+    let (sums, factors) = bytemuck::cast_slice_mut::<u8, f32>(scratch).split_at_mut(b.sums());
+    statistics((op.groups, op.eps), b, x, affine, sums, factors);
+    for (sample, out) in out.chunks_exact_mut(2 * c).enumerate() {
+        let f = Factors::of(sample, factors, c);
+        let (scale, shift) = out.split_at_mut(c);
+        scale.copy_from_slice(f.scale);
+        for (k, shift) in shift.iter_mut().enumerate() {
+            *shift = (f64::from(f.shift[k]) - f64::from(f.mean[k]) * f64::from(f.scale[k])) as f32;
+        }
+    }
 }
 
 pub(super) fn backward(op: &GroupNorm, mut call: CpuCall) {
@@ -214,7 +242,7 @@ pub(super) fn backward(op: &GroupNorm, mut call: CpuCall) {
         return;
     }
     let (sums, factors) = bytemuck::cast_slice_mut::<u8, f32>(call.scratch).split_at_mut(b.sums());
-    statistics(op, b, &x, affine, sums, factors);
+    statistics((op.groups, op.eps), b, &x, affine, sums, factors);
     // dx holds dz until the last sweep.
     let per_sample = b.count * SUMS * c;
     dx.par_chunks_mut(b.pixels * c).zip(sums.par_chunks_mut(per_sample)).enumerate().for_each(

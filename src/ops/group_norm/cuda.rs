@@ -1,13 +1,13 @@
 //! Which kernels of `cuda/group_norm.cu` run, and with what.
 
-use super::{GroupNorm, GroupNormGrad, extents};
+use super::{GroupNorm, GroupNormAffine, GroupNormGrad, extents};
 use crate::device::kernel::Launch;
 use crate::ffi::{
-    GroupNormApply, GroupNormBackward, GroupNormCombine, GroupNormGradCombine, GroupNormMoments,
-    GroupNormTiles,
+    self, GroupNormApply, GroupNormBackward, GroupNormCombine, GroupNormGradCombine, GroupNormMoments,
+    GroupNormPieces, GroupNormRescale, GroupNormTiles,
 };
 use crate::graph::TensorType;
-use crate::graph::cuda::{CudaCall, CudaOperand};
+use crate::graph::cuda::{CudaCall, CudaOperand, CudaResult};
 
 /// Threads of a block over pixels, and channels of a block that adds up their weights' gradients.
 const THREADS: usize = 256;
@@ -69,8 +69,13 @@ impl Scratch {
     }
 }
 
-pub(super) fn scratch_bytes(op: &GroupNorm, x: &TensorType) -> usize {
-    Scratch::of(op.groups, extents(x)).bytes
+pub(super) fn scratch_bytes(groups: usize, x: &TensorType) -> usize {
+    Scratch::of(groups, extents(x)).bytes
+}
+
+/// Bytes of what [`moments_launch`] writes for x, whatever its layout will be.
+pub(in crate::ops) fn partials_bytes(groups: usize, x: &TensorType) -> usize {
+    Scratch::of(groups, extents(x)).moments
 }
 
 /// What all launches of one call share.
@@ -89,7 +94,7 @@ struct Plan {
 
 impl Plan {
     /// `images` are the operands that are read in vectors of channels.
-    fn new(op: &GroupNorm, images: &[CudaOperand], scratch: u64) -> Result<Self, String> {
+    fn new(groups: usize, images: &[CudaOperand], scratch: u64) -> Result<Self, String> {
         let extents = extents(&images[0].ty);
         let samples = extents.0;
         if samples > MOST_SAMPLES {
@@ -98,13 +103,13 @@ impl Plan {
             ));
         }
         let vectors = images.iter().all(|o| o.vectors(4));
-        let (tiles, count) = tiles(op.groups, extents, if vectors { 4 } else { 1 });
-        let at = Scratch::of(op.groups, extents);
+        let (tiles, count) = tiles(groups, extents, if vectors { 4 } else { 1 });
+        let at = Scratch::of(groups, extents);
         Ok(Plan {
             form: if vectors { "v4" } else { "v1" },
             samples,
             pixels: [tiles.slabs as u32, count as u32, samples as u32],
-            groups: [op.groups as u32, samples as u32, 1],
+            groups: [groups as u32, samples as u32, 1],
             tiles,
             partials: scratch,
             moments: scratch + at.moments as u64,
@@ -112,10 +117,15 @@ impl Plan {
         })
     }
 
-    /// The launches that leave mean and rstd of every group in scratch.
-    fn statistics(&self, op: &GroupNorm, x: &CudaOperand) -> [Launch; 2] {
+    /// The launch that leaves the moments of every channel over every slab in scratch.
+    fn moments(&self, x: &CudaOperand) -> Launch {
         let moments =
             GroupNormMoments { x: x.address, partials: self.partials, x_step: step(x), tiles: self.tiles };
+        Launch::new(format!("group_norm_moments_{}_{}", self.form, x.ty.dtype), self.pixels, &moments)
+    }
+
+    /// The launches that leave mean and rstd of every group in scratch.
+    fn statistics(&self, op: &GroupNorm, x: &CudaOperand) -> [Launch; 2] {
         let combine = GroupNormCombine {
             partials: self.partials,
             moments: self.moments,
@@ -123,10 +133,7 @@ impl Plan {
             eps: op.eps,
             reserved: 0,
         };
-        [
-            Launch::new(format!("group_norm_moments_{}_{}", self.form, x.ty.dtype), self.pixels, &moments),
-            Launch::new("group_norm_combine_f32", self.groups, &combine),
-        ]
+        [self.moments(x), Launch::new("group_norm_combine_f32", self.groups, &combine)]
     }
 }
 
@@ -135,13 +142,72 @@ fn step(o: &CudaOperand) -> i64 {
     o.layout.as_rows().expect("accepts() asks for rows").2 as i64
 }
 
+/// The launch that leaves moments of every channel of x at `partials` ([`partials_bytes`] of them), and how x was cut
+/// into pieces for that.
+pub(in crate::ops) fn moments_launch(
+    groups: usize,
+    x: &CudaOperand,
+    partials: u64,
+) -> Result<(Launch, GroupNormPieces), String> {
+    let plan = Plan::new(groups, std::slice::from_ref(x), partials)?;
+    let GroupNormTiles { pixels, channels, groups, slab, .. } = plan.tiles;
+    let pieces = GroupNormPieces { height: 1, width: pixels, piece_h: 1, piece_w: slab, channels, groups };
+    Ok((plan.moments(x), pieces))
+}
+
+/// The launch that makes scale and shift of every channel of moments at `partials`.
+pub(in crate::ops) fn affine_launch(
+    op: &GroupNormAffine,
+    partials: u64,
+    pieces: GroupNormPieces,
+    (gamma, beta): (&CudaOperand, &CudaOperand),
+    out: &CudaResult,
+) -> Launch {
+    let params = ffi::GroupNormAffine {
+        partials,
+        gamma: gamma.address,
+        beta: beta.address,
+        affine: out.address,
+        pieces,
+        eps: op.eps,
+        reserved: 0,
+    };
+    Launch::new("group_norm_affine_f32", [op.groups as u32, out.ty.shape[0] as u32, 1], &params)
+}
+
+/// The launch that writes f(x·scale + shift) to `y`, dense and of x's element type.
+pub(in crate::ops) fn rescale_launch(
+    x: &CudaOperand,
+    affine: &CudaOperand,
+    y: u64,
+    silu: bool,
+) -> Result<Launch, String> {
+    let plan = Plan::new(1, std::slice::from_ref(x), 0)?;
+    let params = GroupNormRescale {
+        x: x.address,
+        affine: affine.address,
+        y,
+        x_step: step(x),
+        tiles: plan.tiles,
+        silu: silu.into(),
+        reserved: 0,
+    };
+    Ok(Launch::new(format!("group_norm_rescale_{}_{}", plan.form, x.ty.dtype), plan.pixels, &params))
+}
+
+pub(super) fn affine(op: &GroupNormAffine, call: &CudaCall) -> Result<Vec<Launch>, String> {
+    let [x, gamma, beta] = &call.inputs[..] else { unreachable!("infer takes three operands") };
+    let (moments, pieces) = moments_launch(op.groups, x, call.scratch)?;
+    Ok(vec![moments, affine_launch(op, call.scratch, pieces, (gamma, beta), &call.outputs[0])])
+}
+
 pub(super) fn forward(op: &GroupNorm, call: &CudaCall) -> Result<Vec<Launch>, String> {
     let [x, gamma, beta] = &call.inputs[..] else { unreachable!("infer takes three operands") };
     let y = &call.outputs[0];
     if y.ty.is_empty() {
         return Ok(vec![]);
     }
-    let plan = Plan::new(op, &call.inputs[..1], call.scratch)?;
+    let plan = Plan::new(op.groups, &call.inputs[..1], call.scratch)?;
     let params = GroupNormApply {
         x: x.address,
         moments: plan.moments,
@@ -166,7 +232,7 @@ pub(super) fn backward(op: &GroupNormGrad, call: &CudaCall) -> Result<Vec<Launch
     if d_gamma.ty.is_empty() {
         return Ok(vec![]);
     }
-    let plan = Plan::new(op, &call.inputs[..2], call.scratch)?;
+    let plan = Plan::new(op.groups, &call.inputs[..2], call.scratch)?;
     let params = GroupNormBackward {
         x: x.address,
         dy: dy.address,

@@ -1,9 +1,15 @@
 //! `group_norm`: channels-last images normalised over all pixels and a block of channels, as in
-//! `torch.nn.GroupNorm`, with the SiLU that follows it in diffusion networks where asked for.
+//! `torch.nn.GroupNorm`, with the SiLU that follows it in diffusion networks where asked for. Or, for a reader that
+//! normalises by itself, the scale and shift of every channel alone.
 
+mod affine;
 mod cpu;
 mod cuda;
 mod reference;
+
+pub use affine::GroupNormAffine;
+pub(in crate::ops) use affine::{on_cpu as affine_on_cpu, scratch_bytes as affine_scratch};
+pub(in crate::ops) use cuda::{affine_launch, moments_launch, partials_bytes, rescale_launch};
 
 use super::activation::expect_f32;
 use super::layer_norm::{expect_pair, expect_per_column};
@@ -40,16 +46,14 @@ pub(in crate::ops) fn extents(x: &TensorType) -> (usize, usize, usize) {
     (samples, x.shape[1..x.rank() - 1].iter().product(), channels)
 }
 
-impl GroupNorm {
-    fn check(&self, x: &TensorType, gamma: &TensorType, beta: &TensorType) -> Result<(), String> {
-        expect_f32("x", x)?;
-        if x.rank() < 2 || self.groups == 0 || !x.last().is_multiple_of(self.groups) {
-            let groups = self.groups;
-            return Err(format!("x must be [B, …, C] with C a multiple of {groups} groups, found {x}"));
-        }
-        expect_per_column("the weight", gamma, x)?;
-        expect_per_column("the bias", beta, x)
+/// Refuses operands of a group norm that do not fit each other.
+fn check(groups: usize, x: &TensorType, gamma: &TensorType, beta: &TensorType) -> Result<(), String> {
+    expect_f32("x", x)?;
+    if x.rank() < 2 || groups == 0 || !x.last().is_multiple_of(groups) {
+        return Err(format!("x must be [B, …, C] with C a multiple of {groups} groups, found {x}"));
     }
+    expect_per_column("the weight", gamma, x)?;
+    expect_per_column("the bias", beta, x)
 }
 
 impl Op for GroupNorm {
@@ -61,7 +65,7 @@ impl Op for GroupNorm {
         let [x, gamma, beta] = inputs else {
             return Err(format!("takes 3 operands, found {}", inputs.len()));
         };
-        self.check(x, gamma, beta)?;
+        check(self.groups, x, gamma, beta)?;
         Ok(vec![(*x).clone()])
     }
 
@@ -108,7 +112,7 @@ impl Op for GroupNorm {
     }
 
     fn cuda_scratch(&self, inputs: &[&TensorType], _: &[&TensorType]) -> usize {
-        cuda::scratch_bytes(self, inputs[0])
+        cuda::scratch_bytes(self.groups, inputs[0])
     }
 
     fn cuda_in_place(&self, input: usize) -> bool {
@@ -125,7 +129,7 @@ impl Op for GroupNormGrad {
         let [x, dy, gamma, beta] = inputs else {
             return Err(format!("takes 4 operands, found {}", inputs.len()));
         };
-        self.0.check(x, gamma, beta)?;
+        check(self.0.groups, x, gamma, beta)?;
         expect_pair(x, dy)?;
         Ok(vec![(*x).clone(), (*gamma).clone(), (*beta).clone()])
     }
@@ -157,7 +161,7 @@ impl Op for GroupNormGrad {
     }
 
     fn cuda_scratch(&self, inputs: &[&TensorType], _: &[&TensorType]) -> usize {
-        cuda::scratch_bytes(&self.0, inputs[0])
+        cuda::scratch_bytes(self.0.groups, inputs[0])
     }
 }
 
@@ -192,6 +196,12 @@ pub const ENTRIES: &[OpEntry] = &[
         family: "group_norm",
         about: "channels-last images normalised per block of channels, SiLU fused where asked for",
         cases: forward_cases,
+    },
+    OpEntry {
+        name: "group_norm_affine",
+        family: "group_norm",
+        about: "scale and shift of every channel with which a group norm is one multiply-add",
+        cases: affine::cases,
     },
     OpEntry {
         name: "group_norm_grad",

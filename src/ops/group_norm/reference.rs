@@ -1,6 +1,6 @@
 //! Plain formulas.
 
-use super::{GroupNorm, GroupNormGrad};
+use super::{GroupNorm, GroupNormAffine, GroupNormGrad};
 use crate::graph::{Array, Real, Reference};
 use crate::ops::activation::Kind;
 use crate::ops::activation::reference::{slope, value};
@@ -42,6 +42,25 @@ impl Reference for GroupNorm {
             }
         }
         vec![y]
+    }
+}
+
+impl Reference for GroupNormAffine {
+    fn eval<T: Real>(&self, inputs: &[Array<T>]) -> Vec<Array<T>> {
+        let [x, gamma, beta] = inputs else { unreachable!("infer takes three operands") };
+        let c = gamma.data.len();
+        let mut affine = Array::zeros([x.shape[0], 2, c]);
+        for (k, group) in groups(&x.shape, self.groups).iter().enumerate() {
+            let sample = k / self.groups;
+            let (mean, variance) = moments(&group.iter().map(|&(i, _)| x.data[i]).collect::<Vec<_>>());
+            let rstd = T::one() / (variance + T::of(self.eps as f64)).sqrt();
+            for channel in k % self.groups * (c / self.groups)..(k % self.groups + 1) * (c / self.groups) {
+                let scale = gamma.data[channel] * rstd;
+                *affine.at_mut(&[sample, 0, channel]) = scale;
+                *affine.at_mut(&[sample, 1, channel]) = beta.data[channel] - mean * scale;
+            }
+        }
+        vec![affine]
     }
 }
 
