@@ -60,14 +60,11 @@ struct Halo : WarpTile<T, BN, WM, WN> {
     Smem& s;
     const int t = threadIdx.x;
     int tile, n0, picture, y0, x0;
-    // The slice of channels that is being fetched.
-    int source = 0, c0 = 0, channels = 0;
-    const T* x;
-    int64_t step;
+    SliceCursor<T> at;  // what is being fetched
     int weights_left;   // slices of the weights
     const uint16_t* w;  // this thread's unit of the next one
 
-    DC_FN Halo(const Conv2dFwd& p) : p(p), s(dc::shared<Smem>()) {
+    DC_FN Halo(const Conv2dFwd& p) : p(p), s(dc::shared<Smem>()), at(p) {
         const ConvGeometry& g = p.geometry;
         const int tiles_n = p.cout_padded / BN, tiles_x = dc::ceil_div(g.out_w, COLS);
         const int tiles_y = dc::ceil_div(g.out_h, ROWS);
@@ -83,41 +80,24 @@ struct Halo : WarpTile<T, BN, WM, WN> {
         w = dc::ptr<const uint16_t>(p.w) + n0 * BK + t * 8;
         weights_left = 0;
         for (int i = 0; i < p.sources; ++i) weights_left += dc::ceil_div(p.source[i].channels, BK) * TAPS;
-        open();
-    }
-
-    /// To the first slice of the next input; past the last one there are no channels.
-    DC_FN void open() {
-        c0 = 0;
-        channels = 0;
-        if (source == p.sources) return;
-        x = dc::ptr<const T>(p.source[source].x);
-        step = p.source[source].step;
-        channels = p.source[source].channels;
-    }
-    DC_FN void next_slice() {
-        c0 += BK;
-        if (c0 < channels || source == p.sources) return;
-        ++source;
-        open();
     }
 
     /// Starts the copies of one of PIECES pieces of a slice, and with the first those of its scales and shifts.
     DC_FN void fetch(int buffer, int piece) {
-        const int h = t / 4 + piece * (THREADS / 4), c = c0 + t % 4 * 8;
+        const int h = t / 4 + piece * (THREADS / 4), c = at.c0 + t % 4 * 8;
         if (h < PIXELS) {
             const int from = s.from[h];
             uint16_t* to = s.in.a[buffer] + at64(h, t % 4);
-            const T* pixel = x + dc::max(from, 0) * step + c;
+            const T* pixel = at.x + dc::max(from, 0) * at.step + c;
             DC_UNROLL
             for (int k = 0; k < 8; k += VEC)
-                dc::cp_async<VEC * 2>(to + k, pixel + k, from >= 0 && c + k < channels ? VEC * 2 : 0);
+                dc::cp_async<VEC * 2>(to + k, pixel + k, from >= 0 && c + k < at.channels ? VEC * 2 : 0);
         }
         if (p.norm && piece == 0 && t < 2 * BK / 4) {
             const int which = t / (BK / 4), k = t % (BK / 4) * 4;
             dc::cp_async<16>(&s.in.norm[buffer][which][k],
-                             dc::ptr<const float>(p.norm) + (picture * 2 + which) * p.cin + c0 + k,
-                             c0 + k < channels ? 16 : 0);
+                             dc::ptr<const float>(p.norm) + (picture * 2 + which) * p.cin + at.c0 + k,
+                             at.c0 + k < at.channels ? 16 : 0);
         }
     }
 
@@ -133,9 +113,9 @@ struct Halo : WarpTile<T, BN, WM, WN> {
     /// Rewrites what this thread copied as `piece`, if it has landed, and the block's scales are visible.
     DC_FN void normalise(int buffer, int piece) {
         const int h = t / 4 + piece * (THREADS / 4), c = t % 4 * 8;
-        if (h >= PIXELS || c0 + c >= channels || s.from[h] < 0) return;
-        T* at = reinterpret_cast<T*>(s.in.a[buffer] + at64(h, t % 4));
-        auto v = dc::load<8>(at);
+        if (h >= PIXELS || at.c0 + c >= at.channels || s.from[h] < 0) return;
+        T* unit = reinterpret_cast<T*>(s.in.a[buffer] + at64(h, t % 4));
+        auto v = dc::load<8>(unit);
         DC_UNROLL
         for (int half = 0; half < 8; half += 4) {
             const auto scale = dc::load<4>(&s.in.norm[buffer][0][c + half]);
@@ -146,7 +126,7 @@ struct Halo : WarpTile<T, BN, WM, WN> {
                 v[half + k] = dc::from_f32<T>(p.norm_silu ? dc::activate<ACTIVATION_SILU>(0, 0, z) : z);
             }
         }
-        dc::store(at, v);
+        dc::store(unit, v);
     }
 
     /// Fragments of 16 of a slice's depth under a tap.
@@ -179,7 +159,7 @@ struct Halo : WarpTile<T, BN, WM, WN> {
         }
         fragments(0, 0, 0, 0, 0);
         for (int slice = 0, buffer = 0; slice < slices; ++slice, buffer ^= 1) {
-            next_slice();
+            at.next(p);
             DC_ROLL
             for (int ky = 0; ky < 3; ++ky) {
                 DC_UNROLL
@@ -223,24 +203,15 @@ struct Halo : WarpTile<T, BN, WM, WN> {
         dc::finish_fragments<T, MT, NT>(p.epilogue, this->sum, s.out.patch[dc::warp()], rows,
                                         n0 + this->warp_n * WN, p.cout, p.y, 0, p.y_is_f32, columns);
         if (!p.moments) return;
-        // A row of a fragment is this many lanes of this many channels; lanes that far apart share channels.
-        const int channels = p.y_is_f32 ? 4 : 8, lanes = WN / channels;
-        DC_UNROLL
-        for (int k = 0; k < 8; ++k) {
-            dc::Moments m = columns.of(k);
-            for (int far = lanes; far < dc::WARP; far *= 2)
-                m = dc::merge(m, {dc::shuffle_xor(m.count, far), dc::shuffle_xor(m.mean, far),
-                                  dc::shuffle_xor(m.squares, far)});
-            if (dc::lane() < lanes && k < channels)
-                s.out.moments[this->warp_m][this->warp_n * WN + dc::lane() * channels + k] = m;
-        }
+        merge_lanes(columns, WN, p.y_is_f32 ? 4 : 8, [&](int column, const dc::Moments& m) {
+            s.out.moments[this->warp_m][this->warp_n * WN + column] = m;
+        });
         __syncthreads();
         if (t >= BN || n0 + t >= p.cout) return;
         dc::Moments all = s.out.moments[0][t];
         DC_UNROLL
         for (int i = 1; i < WARPS_M; ++i) all = dc::merge(all, s.out.moments[i][t]);
-        dc::store(dc::ptr<float>(p.moments) + (int64_t(tile) * p.cout + n0 + t) * 2,
-                  dc::Vec<float, 2>{{all.mean, all.squares}});
+        store_moments(p, tile, n0 + t, all);
     }
 };
 

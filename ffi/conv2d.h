@@ -2,6 +2,7 @@
 #include <stdint.h>
 
 #include "epilogue.h"
+#include "tensor_map.h"
 
 /// As many inputs may lie side by side in the channels of one convolution.
 #define CONV2D_SOURCES 8
@@ -91,6 +92,16 @@ typedef struct Conv2dFwd {
     /// Padding.
     uint32_t reserved;
 } Conv2dFwd;
+
+/// Parameters of `conv2d_fwd_*_sm90`.
+typedef struct Conv2dFwdSm90 {
+    /// The packed weights as [slices * cout_padded, 32], a box 128 rows, as they are.
+    TensorMap weights;
+    /// All the rest.
+    Conv2dFwd conv;
+    /// Padding.
+    uint32_t reserved[12];
+} Conv2dFwdSm90;
 
 /// Parameters of `conv2d_pack_*`: weights from `[out, in/groups, kh, kw]` into the order of a kernel's slices. The
 /// gradient of the input wants the kernel turned by 180 degrees with input and output exchanged; the steps say that.

@@ -2,7 +2,7 @@
 //!
 //! Written by `tools/bindgen`; change the headers, not this file.
 #![allow(rustdoc::broken_intra_doc_links)] // shapes in comments of C are no links
-// headers sha256: 502f5440dc9ea279ce9472eed3d19d1e8dbcc9b3428e3046ef1cc350b201b919
+// headers sha256: 6e7acd7b18e0e361ced6f11d3b3649f0747f581ef2f623631fd604d7760cd1ce
 
 /// As in the headers.
 pub const ACTIVATION_NONE: u32 = 0;
@@ -806,6 +806,35 @@ const _: () = {
     ["Offset of field: Conv2dFwd::norm_silu"][::std::mem::offset_of!(Conv2dFwd, norm_silu) - 392usize];
     ["Offset of field: Conv2dFwd::reserved"][::std::mem::offset_of!(Conv2dFwd, reserved) - 396usize];
 };
+/// Parameters of `conv2d_fwd_*_sm90`.
+#[repr(C)]
+#[repr(align(64))]
+#[derive(Debug, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Conv2dFwdSm90 {
+    /// The packed weights as [slices * cout_padded, 32], a box 128 rows, as they are.
+    pub weights: TensorMap,
+    /// All the rest.
+    pub conv: Conv2dFwd,
+    /// Padding.
+    pub reserved: [u32; 12usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of Conv2dFwdSm90"][::std::mem::size_of::<Conv2dFwdSm90>() - 576usize];
+    ["Alignment of Conv2dFwdSm90"][::std::mem::align_of::<Conv2dFwdSm90>() - 64usize];
+    ["Offset of field: Conv2dFwdSm90::weights"][::std::mem::offset_of!(Conv2dFwdSm90, weights) - 0usize];
+    ["Offset of field: Conv2dFwdSm90::conv"][::std::mem::offset_of!(Conv2dFwdSm90, conv) - 128usize];
+    ["Offset of field: Conv2dFwdSm90::reserved"][::std::mem::offset_of!(Conv2dFwdSm90, reserved) - 528usize];
+};
+impl Default for Conv2dFwdSm90 {
+    fn default() -> Self {
+        let mut s = ::std::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::std::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
 /// Parameters of `conv2d_pack_*`: weights from `[out, in/groups, kh, kw]` into the order of a kernel's slices. The
 /// gradient of the input wants the kernel turned by 180 degrees with input and output exchanged; the steps say that.
 #[repr(C)]

@@ -3,6 +3,7 @@
 
 #include "conv2d.cuh"
 #include "mma.cuh"
+#include "moments.cuh"
 
 namespace conv {
 
@@ -52,5 +53,52 @@ struct WarpTile {
             for (int j = 0; j < NT; ++j) dc::mma_m16n8k16<T>(sum[i][j], a[buffer][i], b[buffer][j]);
     }
 };
+
+/// The slice of channels that is fetched next; past the last one there are no channels.
+template <class T>
+struct SliceCursor {
+    int source = 0, c0 = 0, channels = 0;
+    const T* x = nullptr;
+    int64_t step = 0;
+
+    DC_FN SliceCursor(const Conv2dFwd& p) { open(p); }
+    DC_FN void next(const Conv2dFwd& p) {
+        c0 += BK;
+        if (c0 < channels || source == p.sources) return;
+        ++source;
+        open(p);
+    }
+
+private:
+    DC_FN void open(const Conv2dFwd& p) {
+        c0 = 0;
+        channels = 0;
+        if (source == p.sources) return;
+        x = dc::ptr<const T>(p.source[source].x);
+        step = p.source[source].step;
+        channels = p.source[source].channels;
+    }
+};
+
+/// Merges what the lanes of a warp saw of rows `width` columns wide, stored in vectors of `vector`: write(column,
+/// moments) once a column.
+template <int W, class F>
+DC_FN void merge_lanes(const dc::ColumnMoments<W>& columns, int width, int vector, F write) {
+    const int lanes = width / vector;  // of a row; lanes that far apart have the same columns
+    DC_UNROLL
+    for (int k = 0; k < W; ++k) {
+        dc::Moments m = columns.of(k);
+        for (int far = lanes; far < dc::WARP; far *= 2)
+            m = dc::merge(m, {dc::shuffle_xor(m.count, far), dc::shuffle_xor(m.mean, far),
+                              dc::shuffle_xor(m.squares, far)});
+        if (dc::lane() < lanes && k < vector) write(dc::lane() * vector + k, m);
+    }
+}
+
+/// Leaves the moments of a channel over a tile.
+DC_FN void store_moments(const Conv2dFwd& p, int tile, int channel, const dc::Moments& m) {
+    dc::store(dc::ptr<float>(p.moments) + (int64_t(tile) * p.cout + channel) * 2,
+              dc::Vec<float, 2>{{m.mean, m.squares}});
+}
 
 }  // namespace conv

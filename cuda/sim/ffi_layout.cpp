@@ -1,5 +1,5 @@
 // Written by tools/bindgen: what Rust believes of the structs of ffi/, for the C++ compilers to prove.
-// headers sha256: 502f5440dc9ea279ce9472eed3d19d1e8dbcc9b3428e3046ef1cc350b201b919
+// headers sha256: 6e7acd7b18e0e361ced6f11d3b3649f0747f581ef2f623631fd604d7760cd1ce
 #include <cstddef>
 
 #include "../../ffi/activation.h"
@@ -217,6 +217,10 @@ static_assert(offsetof(Conv2dFwd, cout_padded) == 384, "offsetof(Conv2dFwd, cout
 static_assert(offsetof(Conv2dFwd, y_is_f32) == 388, "offsetof(Conv2dFwd, y_is_f32)");
 static_assert(offsetof(Conv2dFwd, norm_silu) == 392, "offsetof(Conv2dFwd, norm_silu)");
 static_assert(offsetof(Conv2dFwd, reserved) == 396, "offsetof(Conv2dFwd, reserved)");
+static_assert(sizeof(Conv2dFwdSm90) == 576, "sizeof(Conv2dFwdSm90)");
+static_assert(offsetof(Conv2dFwdSm90, weights) == 0, "offsetof(Conv2dFwdSm90, weights)");
+static_assert(offsetof(Conv2dFwdSm90, conv) == 128, "offsetof(Conv2dFwdSm90, conv)");
+static_assert(offsetof(Conv2dFwdSm90, reserved) == 528, "offsetof(Conv2dFwdSm90, reserved)");
 static_assert(sizeof(Conv2dPack) == 112, "sizeof(Conv2dPack)");
 static_assert(offsetof(Conv2dPack, w) == 0, "offsetof(Conv2dPack, w)");
 static_assert(offsetof(Conv2dPack, packed) == 8, "offsetof(Conv2dPack, packed)");

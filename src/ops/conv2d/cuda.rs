@@ -1,7 +1,7 @@
-//! Which kernels of `cuda/conv2d.cu` and `cuda/conv2d_halo.cu` run, and with what.
+//! Which kernels of `cuda/conv2d.cu`, `cuda/conv2d_halo.cu` and `cuda/conv2d_sm90.cu` run, and with what.
 
 use super::{Conv2d, ConvSpec};
-use crate::device::kernel::Launch;
+use crate::device::kernel::{Launch, Swizzle, TensorMapSpec};
 use crate::ffi;
 use crate::graph::cuda::{CudaCall, CudaOperand, CudaResult};
 use crate::graph::{Layout, TensorType};
@@ -17,8 +17,11 @@ const SIMT_BN: usize = 64;
 const SIMT_BK: usize = 16;
 /// Depth of a slice on tensor cores.
 const TENSOR_BK: usize = 32;
-/// Rows and columns of a tile of the halo form.
-const TILE: [usize; 2] = [8, 16];
+/// Rows and columns of a tile of pixels that all taps read.
+const HALO_TILE: [usize; 2] = [8, 16];
+const WARPGROUP_TILE: [usize; 2] = [16, 16];
+/// Channels of a block of warpgroups.
+const WARPGROUP_BN: usize = 128;
 /// Blocks that keep an A100 busy for two rounds or more: what the gradient of the weight is split into. Not of the
 /// device at hand, so that results do not depend on it.
 pub(super) const BLOCKS: usize = 432;
@@ -43,8 +46,43 @@ pub(super) struct Problem {
 enum Form {
     /// f32 arithmetic, any layout.
     Simt,
-    /// Tensor cores, channels in multiples of `vector`, `bn` of them a block; `halo`: all taps read one tile of pixels.
-    Tensor { bn: usize, vector: usize, halo: bool },
+    /// Tensor cores, channels in multiples of `vector`, `bn` of them a block.
+    Tensor { bn: usize, vector: usize },
+    /// The same, and all taps read one tile of pixels.
+    Halo { bn: usize, vector: usize },
+    /// A larger tile, for Hopper's warpgroups.
+    Warpgroups,
+}
+
+impl Form {
+    /// In the kernel's name.
+    fn name(self) -> String {
+        let v = |vector| if vector == 4 { "_v4" } else { "" };
+        match self {
+            Form::Simt => "simt_128x64x16".into(),
+            Form::Tensor { bn, vector } => format!("128x{bn}x32{}", v(vector)),
+            Form::Halo { bn, vector } => format!("halo_128x{bn}x32{}", v(vector)),
+            Form::Warpgroups => "halo_256x128x32".into(),
+        }
+    }
+
+    /// Channels of a block.
+    fn bn(self) -> usize {
+        match self {
+            Form::Simt => SIMT_BN,
+            Form::Tensor { bn, .. } | Form::Halo { bn, .. } => bn,
+            Form::Warpgroups => WARPGROUP_BN,
+        }
+    }
+
+    /// Rows and columns of pixels that all taps read from one tile.
+    fn tile(self) -> Option<[usize; 2]> {
+        match self {
+            Form::Simt | Form::Tensor { .. } => None,
+            Form::Halo { .. } => Some(HALO_TILE),
+            Form::Warpgroups => Some(WARPGROUP_TILE),
+        }
+    }
 }
 
 /// Geometry of the op's forward; `repeat` copies of each input pixel.
@@ -138,42 +176,53 @@ impl Problem {
         bn
     }
 
-    /// Whether all taps may read one tile of pixels, and tiles fit the picture: at most an eighth more of them than
-    /// of 128 pixels in a row.
-    fn tiled(&self) -> bool {
+    /// Whether all taps may read tiles like this, and they fit the picture: at most an eighth more of them than of
+    /// as many pixels in a row.
+    fn tiled(&self, tile: [usize; 2]) -> bool {
         let g = &self.geometry;
         let shape = [g.kernel_h, g.kernel_w, g.stride_y, g.stride_x, g.dilation_y, g.dilation_x];
-        shape == [3, 3, 1, 1, 1, 1] && self.tiles() * 8 <= (g.pixels as usize).div_ceil(BM) * 9
+        let fewest = (g.pixels as usize).div_ceil(tile[0] * tile[1]);
+        shape == [3, 3, 1, 1, 1, 1] && self.tiles(tile) * 8 <= fewest * 9
     }
 
-    /// Tiles of [`TILE`] pixels in all pictures.
-    fn tiles(&self) -> usize {
+    /// Tiles of all pictures.
+    fn tiles(&self, tile: [usize; 2]) -> usize {
         let [h, w] = [self.geometry.out_h as usize, self.geometry.out_w as usize];
-        self.geometry.pixels as usize / (h * w).max(1) * h.div_ceil(TILE[0]) * w.div_ceil(TILE[1])
+        self.geometry.pixels as usize / (h * w).max(1) * h.div_ceil(tile[0]) * w.div_ceil(tile[1])
+    }
+
+    /// Whether Hopper's form fits: three quarters of its channels are there, and its tiles fill most of a card. One
+    /// or two blocks take no time worth a choice: that much of a picture is what tests can simulate.
+    fn fills_warpgroups(&self) -> bool {
+        let padded = self.cout.next_multiple_of(WARPGROUP_BN);
+        let blocks = self.tiles(WARPGROUP_TILE) * (padded / WARPGROUP_BN);
+        self.tiled(WARPGROUP_TILE) && self.cout * 4 >= padded * 3 && (blocks >= 96 || blocks <= 2)
     }
 
     /// What runs for inputs of this element type whose pixels can be read in vectors as `vectors` says.
-    fn form(&self, x: DType, vectors: impl Fn(usize) -> bool) -> Form {
+    fn form(&self, x: DType, hopper: bool, vectors: impl Fn(usize) -> bool) -> Form {
         let g = &self.geometry;
         let shifts = [g.repeat_y, g.repeat_x].iter().all(|r| (*r as u32).is_power_of_two());
         if x == DType::F32 || self.groups > 1 || !shifts {
             return Form::Simt;
         }
-        let halo = self.tiled();
-        match () {
-            () if vectors(8) => Form::Tensor { bn: self.bn(), vector: 8, halo },
+        let (bn, vector) = match () {
+            () if vectors(8) => (self.bn(), 8),
             // Worth it where a slice is mostly filled.
-            () if vectors(4) && self.channels.iter().all(|&c| c >= 24) => {
-                Form::Tensor { bn: 64, vector: 4, halo }
-            }
-            () => Form::Simt,
+            () if vectors(4) && self.channels.iter().all(|&c| c >= 24) => (64, 4),
+            () => return Form::Simt,
+        };
+        match self.tiled(HALO_TILE) {
+            true if hopper && vector == 8 && self.fills_warpgroups() => Form::Warpgroups,
+            true => Form::Halo { bn, vector },
+            false => Form::Tensor { bn, vector },
         }
     }
 
     /// Whether dense inputs of this element type are read by a kernel that can normalise them and take moments.
     fn normalises(&self, x: DType) -> bool {
-        let form = self.form(x, |n| self.channels.iter().all(|c| c.is_multiple_of(n)));
-        matches!(form, Form::Tensor { halo: true, vector: 8, .. })
+        let form = self.form(x, false, |n| self.channels.iter().all(|c| c.is_multiple_of(n)));
+        matches!(form, Form::Halo { vector: 8, .. })
     }
 
     /// Bytes of the packed weights for a form.
@@ -183,42 +232,37 @@ impl Problem {
                 let depth = (self.taps() * self.cin).next_multiple_of(SIMT_BK);
                 self.groups * depth * self.cout.next_multiple_of(SIMT_BN) * 4
             }
-            Form::Tensor { bn, .. } => self.slices() * TENSOR_BK * self.cout.next_multiple_of(bn) * 2,
+            _ => self.slices() * TENSOR_BK * self.cout.next_multiple_of(form.bn()) * 2,
         }
     }
 
-    /// Bytes of the packed weights, whatever the layout of the inputs will be.
+    /// Bytes of the packed weights, whatever runs.
     pub(super) fn scratch(&self, x: DType) -> usize {
         let mut forms = vec![Form::Simt];
         if x != DType::F32 {
-            forms.extend([(self.bn(), 8), (64, 4)].map(|(bn, vector)| Form::Tensor {
-                bn,
-                vector,
-                halo: false,
-            }));
+            let tensor = [(self.bn(), 8), (64, 4)].map(|(bn, vector)| Form::Tensor { bn, vector });
+            forms.extend(tensor.into_iter().chain([Form::Warpgroups]));
         }
         forms.into_iter().map(|form| self.packed(form)).max().unwrap_or(0)
     }
 
-    /// The launches: weights to `scratch` in the order of the kernel that runs, and the kernel.
+    /// The form for these inputs on this call's device.
+    fn form_of(&self, x: &[CudaOperand], call: &CudaCall) -> Form {
+        self.form(x[0].ty.dtype, call.device.hopper, |n| x.iter().all(|x| x.vectors(n)))
+    }
+
+    /// The launches: weights to the call's scratch in the order of the kernel that runs, and the kernel.
     pub(super) fn launches(
         &self,
+        call: &CudaCall,
         x: &[CudaOperand],
         w: &CudaOperand,
-        y: &CudaResult,
         epilogue: ffi::Epilogue,
-        scratch: u64,
         fused: Fused,
-    ) -> Vec<Launch> {
-        let form = self.form(x[0].ty.dtype, |n| x.iter().all(|x| x.vectors(n)));
-        let (tile, bn, halo) = match form {
-            Form::Simt => ("simt_128x64x16".into(), SIMT_BN, false),
-            Form::Tensor { bn, vector, halo } => {
-                let (halo_, v4) = (if halo { "halo_" } else { "" }, if vector == 4 { "_v4" } else { "" });
-                (format!("{halo_}128x{bn}x32{v4}"), bn, halo)
-            }
-        };
-        let cout_padded = self.cout.next_multiple_of(bn);
+    ) -> Result<Vec<Launch>, String> {
+        let form = self.form_of(x, call);
+        let y = &call.outputs[0];
+        let cout_padded = self.cout.next_multiple_of(form.bn());
         let dtype = x[0].ty.dtype;
         let mut channels = [0; ffi::CONV2D_SOURCES as usize];
         let mut source = [ffi::ConvSource::default(); ffi::CONV2D_SOURCES as usize];
@@ -231,13 +275,10 @@ impl Problem {
                 reserved: 0,
             };
         }
-        let pieces = match form {
-            Form::Simt => self.packed(form) / 16,
-            Form::Tensor { .. } => self.packed(form) / 16 / self.taps(),
-        };
+        let pieces = self.packed(form) / 16 / if form == Form::Simt { 1 } else { self.taps() };
         let pack = ffi::Conv2dPack {
             w: w.address,
-            packed: scratch,
+            packed: call.scratch,
             group_step: self.weight_steps[0] as i64,
             cout_step: self.weight_steps[1] as i64,
             cin_step: self.weight_steps[2] as i64,
@@ -246,7 +287,7 @@ impl Problem {
             sources: x.len() as i32,
             taps: self.taps() as i32,
             turned: self.turned.into(),
-            taps_inside: halo.into(),
+            taps_inside: form.tile().is_some().into(),
             cin: self.cin as i32,
             cout: self.cout as i32,
             cout_padded: cout_padded as i32,
@@ -254,11 +295,11 @@ impl Problem {
         };
         let pack_kernel = match form {
             Form::Simt => format!("conv2d_pack_simt_{}", w.ty.dtype),
-            Form::Tensor { .. } => "conv2d_pack_tensor_b16".into(),
+            _ => "conv2d_pack_tensor_b16".into(),
         };
-        let forward = ffi::Conv2dFwd {
+        let conv = ffi::Conv2dFwd {
             source,
-            w: scratch,
+            w: call.scratch,
             y: y.address,
             norm: fused.norm,
             moments: fused.moments,
@@ -273,19 +314,33 @@ impl Problem {
             norm_silu: fused.silu.into(),
             reserved: 0,
         };
-        let tiles = if halo { self.tiles() } else { (self.geometry.pixels as usize).div_ceil(BM) };
-        vec![
-            Launch::new(pack_kernel, [pieces.div_ceil(THREADS) as u32, 1, 1], &pack),
+        let pixels = self.geometry.pixels as usize;
+        let tiles = form.tile().map_or(pixels.div_ceil(BM), |tile| self.tiles(tile));
+        let grid = [(tiles * (cout_padded / form.bn())) as u32, 1, self.groups as u32];
+        let kernel = format!("conv2d_fwd_{}_{dtype}", form.name());
+        let forward = if form == Form::Warpgroups {
+            let spec = TensorMapSpec {
+                address: call.scratch,
+                dtype,
+                extents: vec![TENSOR_BK, self.slices() * cout_padded],
+                strides: vec![TENSOR_BK * dtype.size()],
+                boxed: vec![TENSOR_BK, WARPGROUP_BN],
+                swizzle: Swizzle::None, // packed as they lie in shared memory
+            };
+            let weights = (call.tensor_map)(&spec)?;
             Launch::new(
-                format!("conv2d_fwd_{tile}_{dtype}"),
-                [(tiles * (cout_padded / bn)) as u32, 1, self.groups as u32],
-                &forward,
-            ),
-        ]
+                format!("{kernel}_sm90"),
+                grid,
+                &ffi::Conv2dFwdSm90 { weights, conv, reserved: [0; 12] },
+            )
+        } else {
+            Launch::new(kernel, grid, &conv)
+        };
+        Ok(vec![Launch::new(pack_kernel, [pieces.div_ceil(THREADS) as u32, 1, 1], &pack), forward])
     }
 }
 
-/// What the halo form does besides; zeros are nothing.
+/// What forms with tiles of pixels do besides; zeros are nothing.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Fused {
     /// Address of the scale and shift of the input's channels.
@@ -312,7 +367,7 @@ impl Scratch {
         let seen = aligned(problem.scratch(x.dtype));
         let moments = seen + if op.norm.is_some() && !halo { aligned(x.bytes()) } else { 0 };
         let partials = op.affine.map_or(0, |norm| {
-            group_norm::partials_bytes(norm.groups, y).max(problem.tiles() * problem.cout * 8)
+            group_norm::partials_bytes(norm.groups, y).max(problem.tiles(HALO_TILE) * problem.cout * 8)
         });
         Scratch { seen, moments, bytes: moments + partials }
     }
@@ -342,31 +397,35 @@ pub(super) fn forward(op: &Conv2d, call: &CudaCall) -> Result<Vec<Launch>, Strin
     let mut launches = Vec::new();
     if let Some(norm) = op.norm {
         let affine = &call.inputs[1];
-        if halo {
-            fused = Fused { norm: affine.address, silu: norm.silu, ..fused };
-        } else {
+        if !halo {
             let seen = call.scratch + at.seen as u64;
             launches.push(group_norm::rescale_launch(&x[0], affine, seen, norm.silu)?);
             x[0].address = seen; // dense, as the input is
+        } else if problem.form_of(&x, call).tile().is_some() {
+            fused = Fused { norm: affine.address, silu: norm.silu, ..fused };
+        } else {
+            let found = x[0].address;
+            return Err(format!(
+                "kernels that normalise need x at a multiple of 16 bytes, found it at {found:#x}"
+            ));
         }
     }
     // Moments are taken of whole vectors.
     let whole = problem.cout.is_multiple_of(8) && (epilogue.bias | epilogue.residual).is_multiple_of(16);
-    let aligned = x.iter().all(|x| x.vectors(8));
+    let tile = problem.form_of(&x, call).tile().filter(|_| halo && whole && op.affine.is_some());
     let moments = call.scratch + at.moments as u64;
-    if op.affine.is_some() && halo && aligned && whole {
+    if tile.is_some() {
         fused.moments = moments;
     }
-    let w = &call.inputs[op.weight()];
-    launches.extend(problem.launches(&x, w, y, epilogue, call.scratch, fused));
+    launches.extend(problem.launches(call, &x, &call.inputs[op.weight()], epilogue, fused)?);
     if let Some(norm) = op.affine {
         let layout = Layout::dense(&y.ty.shape);
-        let pieces = if fused.moments != 0 {
+        let pieces = if let Some(tile) = tile {
             ffi::GroupNormPieces {
                 height: problem.geometry.out_h,
                 width: problem.geometry.out_w,
-                piece_h: TILE[0] as i32,
-                piece_w: TILE[1] as i32,
+                piece_h: tile[0] as i32,
+                piece_w: tile[1] as i32,
                 channels: problem.cout as i32,
                 groups: norm.groups as i32,
             }

@@ -57,13 +57,12 @@ pub(super) fn grad_input_scratch(op: &Conv2dGradInput, inputs: &[&TensorType]) -
 
 pub(super) fn grad_input(op: &Conv2dGradInput, call: &CudaCall) -> Result<Vec<Launch>, String> {
     let [dy, w] = &call.inputs[..] else { unreachable!("infer takes two operands") };
-    let y = &call.outputs[0];
-    if y.ty.is_empty() {
+    if call.outputs[0].ty.is_empty() {
         return Ok(vec![]);
     }
     let problem = Problem::grad_input(op, &dy.ty, &w.ty)?;
     let epilogue = Epilogue::default().on_cuda(None, None);
-    Ok(problem.launches(&call.inputs[..1], w, y, epilogue, call.scratch, Fused::default()))
+    problem.launches(call, &call.inputs[..1], w, epilogue, Fused::default())
 }
 
 /// How the gradient of the weight is computed: on tensor cores or not, in how many sums of how many pixels.
