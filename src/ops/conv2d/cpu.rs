@@ -44,7 +44,8 @@ pub(super) fn forward(op: &Conv2d, mut call: CpuCall) -> Result<(), String> {
     let types: Vec<_> = call.inputs.iter().map(|i| i.ty).collect();
     let d = op.dims(&types)?;
     let (seen, scratch) = call.scratch.split_at_mut(normalised(op, &types));
-    let seen: &mut [f32] = bytemuck::cast_slice_mut(seen);
+    // Without a norm there may be no scratch, and no alignment of it.
+    let seen: &mut [f32] = if op.norm.is_some() { bytemuck::cast_slice_mut(seen) } else { &mut [] };
     if let Some(norm) = op.norm {
         let (x, affine) = (call.inputs[0].f32(), call.inputs[1].f32());
         let sample = (d.height * d.width * d.cin).max(1);

@@ -3,7 +3,7 @@
 use super::{Conv2d, ConvSpec};
 use crate::device::kernel::{Launch, Swizzle, TensorMapSpec};
 use crate::ffi;
-use crate::graph::cuda::{CudaCall, CudaOperand, CudaResult};
+use crate::graph::cuda::{CudaCall, CudaOperand};
 use crate::graph::{Layout, TensorType};
 use crate::ops::group_norm;
 use crate::tensor::DType;
