@@ -45,8 +45,8 @@ fn geometries() -> Vec<Geometry> {
         ("deep", [1, 2, 3], 520, 128, [1, 1], same(1)),
         // Tiles of 8×16 pixels that all taps read, of each width, with tails in everything; a tile alone.
         ("tiles128", [1, 7, 15], 24, 120, [3, 3], same(3)),
-        ("tiles64", [1, 15, 31], 72, 40, [3, 3], same(3)),
-        ("tiles_of_warpgroups", [1, 17, 16], 72, 128, [3, 3], same(3)),
+        ("tiles64", [1, 15, 31], 40, 40, [3, 3], same(3)),
+        ("tiles_of_warpgroups", [1, 9, 16], 72, 96, [3, 3], same(3)),
         ("tiles32", [2, 8, 16], 40, 8, [3, 3], ConvSpec { pad: [0, 2, 2, 0], ..same(3) }),
         ("tiles_of_fours", [1, 8, 30], 60, 36, [3, 3], same(3)),
     ]
@@ -115,7 +115,7 @@ pub(super) fn forward() -> Vec<Case> {
     all.push(case("norm_affine_odd", [2, 5, 7], &[6], 10, both.clone(), [3, 3]));
     // On Hopper, two of its tiles.
     let resnet = Conv2d { epilogue: fused(1.0, true, None), affine: affine(4), ..both.clone() };
-    all.push(case("norm_residual_affine_large", [2, 13, 16], &[40], 128, resnet, [3, 3]));
+    all.push(case("norm_residual_affine_large", [2, 13, 16], &[24], 104, resnet, [3, 3]));
     let halving = ConvSpec { stride: [2; 2], pad: [0, 1, 0, 1], ..ConvSpec::same(3) };
     all.push(case("norm_affine_stride2", [1, 7, 9], &[16], 8, Conv2d { spec: halving, ..both }, [3, 3]));
     let model = |name, size, cin: &[usize], cout, k: usize, upsample| {
