@@ -1,6 +1,8 @@
-// conv2d: NHWC convolutions as products of matrices that never exist (implicit GEMM), and their gradients.
+// conv2d: NHWC convolutions as products of matrices that never exist (implicit GEMM). 3×3 kernels with stride 1, where
+// the picture lets them, run in conv2d_halo.cu or on Hopper in conv2d_sm90.cu; what is here takes all others, and packs
+// the weights for all. The gradient of the weight is in conv2d_grad.cu.
 //
-// Forward: rows are result pixels, columns output channels, the depth runs over (tap, input channel). A slice of
+// Rows are result pixels, columns output channels, the depth runs over (tap, input channel). A slice of
 // the depth is fetched straight from the picture; taps outside it are zeros. Concatenated inputs, a nearest
 // enlargement and the epilogue cost nothing extra: they are address arithmetic, and arithmetic on a result in
 // registers. The gradient of the input is the same kernel over dy with the weight turned by 180 degrees; where
@@ -22,8 +24,6 @@
 // * `pack`: weights `[out, in, kh, kw]` into the order in which slices are read, before each launch: bound by
 //   memory, about 6 µs for 512 × 512 channels and 9 taps, which multiply for 90 µs over 64×64 pixels. Its
 //   result depends on the weight alone, so a plan may keep it.
-// * `grad_weight`: rows are output channels, columns (tap, input channel), the depth runs over pixels. It is
-//   split over blocks into partial sums that `grad_weight_sum` adds in order: no atomics, same bytes always.
 #include "include/conv2d_mma.cuh"
 #include "include/epilogue.cuh"
 
