@@ -50,7 +50,7 @@ struct Halo : WarpTile<T, BN, WM, WN> {
             } in;
             struct {
                 float patch[4][dc::patch_bytes<NT> / 4];  // of each warp, for its results on their way out
-                dc::Moments moments[WARPS_M][BN];
+                dc::CountedMoments moments[WARPS_M][BN];
             } out;
         };
         int from[PIXELS];  // input pixel, or -1: a zero
@@ -203,12 +203,12 @@ struct Halo : WarpTile<T, BN, WM, WN> {
         dc::finish_fragments<T, MT, NT>(p.epilogue, this->sum, s.out.patch[dc::warp()], rows,
                                         n0 + this->warp_n * WN, p.cout, p.y, 0, p.y_is_f32, columns);
         if (!p.moments) return;
-        merge_lanes(columns, WN, p.y_is_f32 ? 4 : 8, [&](int column, const dc::Moments& m) {
+        merge_lanes(columns, WN, p.y_is_f32 ? 4 : 8, [&](int column, const dc::CountedMoments& m) {
             s.out.moments[this->warp_m][this->warp_n * WN + column] = m;
         });
         __syncthreads();
         if (t >= BN || n0 + t >= p.cout) return;
-        dc::Moments all = s.out.moments[0][t];
+        dc::CountedMoments all = s.out.moments[0][t];
         DC_UNROLL
         for (int i = 1; i < WARPS_M; ++i) all = dc::merge(all, s.out.moments[i][t]);
         store_moments(p, tile, n0 + t, all);

@@ -44,7 +44,7 @@ struct Smem {
         } in;
         struct {
             float patch[CONSUMER_WARPS][dc::patch_bytes<NT> / 4];
-            dc::Moments moments[CONSUMER_WARPS][BN];
+            dc::CountedMoments moments[CONSUMER_WARPS][BN];
         } out;
     };
     int from[PIXELS];  // input pixel, or -1: a zero
@@ -235,12 +235,12 @@ struct Forward {
         dc::finish_fragments<T, MT, NT>(p.epilogue, reinterpret_cast<const float (&)[MT][NT][4]>(sum),
                                         s.out.patch[warp], rows, n0, p.cout, p.y, 0, p.y_is_f32, columns);
         if (!p.moments) return;
-        const auto write = [&](int column, const dc::Moments& m) { s.out.moments[warp][column] = m; };
+        const auto write = [&](int column, const dc::CountedMoments& m) { s.out.moments[warp][column] = m; };
         merge_lanes(columns, BN, p.y_is_f32 ? 4 : 8, write);
         dc::named_barrier_sync(1, CONSUMERS);
         const int column = t - (BLOCK - CONSUMERS);
         if (column >= BN || n0 + column >= p.cout) return;
-        dc::Moments all = s.out.moments[0][column];
+        dc::CountedMoments all = s.out.moments[0][column];
         for (int i = 1; i < CONSUMER_WARPS; ++i) all = dc::merge(all, s.out.moments[i][column]);
         store_moments(p, tile, n0 + column, all);
     }

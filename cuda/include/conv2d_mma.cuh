@@ -87,7 +87,7 @@ DC_FN void merge_lanes(const dc::ColumnMoments<W>& columns, int width, int vecto
     const int lanes = width / vector;  // of a row; lanes that far apart have the same columns
     DC_UNROLL
     for (int k = 0; k < W; ++k) {
-        dc::Moments m = columns.of(k);
+        dc::CountedMoments m = columns.of(k);
         for (int far = lanes; far < dc::WARP; far *= 2)
             m = dc::merge(m, {dc::shuffle_xor(m.count, far), dc::shuffle_xor(m.mean, far),
                               dc::shuffle_xor(m.squares, far)});
@@ -96,7 +96,7 @@ DC_FN void merge_lanes(const dc::ColumnMoments<W>& columns, int width, int vecto
 }
 
 /// Leaves the moments of a channel over a tile.
-DC_FN void store_moments(const Conv2dFwd& p, int tile, int channel, const dc::Moments& m) {
+DC_FN void store_moments(const Conv2dFwd& p, int tile, int channel, const dc::CountedMoments& m) {
     dc::store(dc::ptr<float>(p.moments) + (int64_t(tile) * p.cout + channel) * 2,
               dc::Vec<float, 2>{{m.mean, m.squares}});
 }

@@ -6,12 +6,12 @@
 namespace dc {
 
 /// How many numbers, their mean, and the sum of their squared distances from it.
-struct Moments {
+struct CountedMoments {
     float count = 0, mean = 0, squares = 0;
 };
 
 /// Of both sets together (Chan, Golub and LeVeque 1983).
-DC_FN Moments merge(const Moments& a, const Moments& b) {
+DC_FN CountedMoments merge(const CountedMoments& a, const CountedMoments& b) {
     const float n = a.count + b.count, apart = b.mean - a.mean, share = n > 0 ? b.count / n : 0.0f;
     return {n, a.mean + apart * share, a.squares + b.squares + apart * apart * (a.count * share)};
 }
@@ -33,7 +33,7 @@ struct ColumnMoments {
         squares[k] += d * d;
     }
     DC_FN void end_row() { ++rows; }
-    DC_FN Moments of(int k) const {
+    DC_FN CountedMoments of(int k) const {
         if (rows == 0) return {};
         const float mean = sum[k] / rows;
         return {float(rows), first[k] + mean, squares[k] - sum[k] * mean};
