@@ -264,6 +264,8 @@ fn fusion_keeps_no_modulators() {
     assert_eq!((all["linear_modulate"], all.get("linear"), all.get("modulate")), (2, None, None), "{all:?}");
     let kept = names(true);
     assert_eq!((kept["linear_modulate"], kept["moe_modulate"]), (1, 1), "{kept:?}");
+}
+
 /// The normalisation is done by the convolution that reads it, its statistics by the one that computes its operand.
 #[test]
 fn fusion_takes_norms_into_convolutions() {
@@ -289,7 +291,10 @@ fn fusion_takes_norms_into_convolutions() {
     assert_eq!(applied.iter().map(|(_, n)| n).collect::<Vec<_>>(), [&2, &1], "{applied:?}");
     let inputs = [("x", ramp(&[2, 8, 16, 8]))];
     let (a, b) = (run(build(), &inputs), run(fused, &inputs));
-    assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() <= 1e-5 * a.abs().max(1.0)), "fusion changed numbers");
+    assert!(
+        a.iter().zip(&b).all(|(a, b)| (a - b).abs() <= 1e-5 * a.abs().max(1.0)),
+        "fusion changed numbers"
+    );
     // Nothing of this for a CPU, nor after a stop.
     let mut plain = build();
     assert!(fuse::for_target(&mut plain, 2).unwrap().is_empty());
