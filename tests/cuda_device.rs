@@ -265,7 +265,7 @@ fn child_runs_a_product_on_hopper() {
     let (m, n, k) = (1024, 640, 64);
     let small = |shape: [usize; 2], turn: usize| {
         let values = (0..shape[0] * shape[1]).map(|i| (i * i / turn % 3) as f32 - 1.0).collect();
-        HostTensor::from_f32(&shape, values)
+        HostTensor::from_f32(shape, values)
     };
     let run = |device: &Device| {
         let mut b = GraphBuilder::new();
@@ -405,7 +405,7 @@ fn child_meets_a_fault() {
             b.output("y", x);
             let plan = Plan::new(b.finish(), &device).unwrap();
             let mut exe = Executable::new(plan, device, |_| None).unwrap();
-            exe.run(&[("x", wave(&big, 0.1))]).err().expect("4 MiB do not fit in 1").to_string()
+            exe.run(&[("x", wave(&big, 0.1))]).expect_err("4 MiB do not fit in 1").to_string()
         }
         _ => opened.err().expect("the device cannot be opened").to_string(),
     };

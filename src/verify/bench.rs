@@ -256,8 +256,8 @@ pub fn model(
     let plan = Plan::new(model.graph()?, &device)?;
     let cost: Cost = plan.steps.iter().map(|s| s.cost).sum();
     let launches = plan.cuda_launches()?;
-    let mut row = Row::default();
-    row.kernels = launches.iter().flatten().map(|l| l.kernel.clone()).collect();
+    let kernels = launches.iter().flatten().map(|l| l.kernel.clone()).collect();
+    let mut row = Row { kernels, ..Row::default() };
     row.kernels.sort_unstable();
     row.kernels.dedup();
     row.found.insert("launches".into(), launches.iter().flatten().count().into());

@@ -104,7 +104,7 @@ impl Example {
 
     /// Its forward.
     pub fn forward(&self, device: &Device) -> Result<Results> {
-        self.with(device, |g| Ok(g), |exe, inputs| exe.run_checked(inputs))
+        self.with(device, Ok, |exe, inputs| exe.run_checked(inputs))
     }
 
     /// The gradients of Σ dy·y, for a fixed random dy, with respect to every parameter: `grad.KEY`; beside
@@ -156,7 +156,7 @@ impl Example {
         mut graph: Graph,
         given: &[(&str, HostTensor)],
         device: &Device,
-        run: &mut dyn FnMut(&mut Executable, &[(&str, HostTensor)]) -> Result<Outputs>,
+        run: Run,
     ) -> Result<Results> {
         passes::run(&mut graph, fuse::RULES, None)?;
         fuse::for_target(&mut graph, device)?;
@@ -197,8 +197,14 @@ fn with_gradients(graph: Graph) -> Result<Graph> {
     Ok(b.finish())
 }
 
+/// How a bound plan is run over its inputs.
+type Run<'a> = &'a mut dyn FnMut(&mut Executable, &[(&str, HostTensor)]) -> Result<Outputs>;
+
+/// The tensors of a golden file by name, and its metadata.
+pub type Golden = (BTreeMap<String, HostTensor>, BTreeMap<String, String>);
+
 /// All tensors of a golden file, those of its recipe generated, and its metadata.
-pub fn golden(bytes: &[u8]) -> Result<(BTreeMap<String, HostTensor>, BTreeMap<String, String>), String> {
+pub fn golden(bytes: &[u8]) -> Result<Golden, String> {
     let (tensors, metadata) = safetensors::parse(&Blob::from(bytes.to_vec()))?;
     let mut tensors: BTreeMap<_, _> = tensors.into_iter().collect();
     if let Some(recipe) = metadata.get("recipe") {

@@ -4,7 +4,7 @@
 //! * [`ops`] runs the cases of the op registry, by the checker of [`crate::ops::check_cuda`];
 //! * [`outside`] runs the kernels that no op has;
 //! * [`networks`] runs the small networks of [`examples`], forward and training step, recorded and not;
-//! * [`bench`] takes times, beside PyTorch in the same run where there is one.
+//! * [`mod@bench`] takes times, beside PyTorch in the same run where there is one.
 //!
 //! All work is cut into items with names, so that it can be done in slices.
 

@@ -1,5 +1,5 @@
 //! What several test files need: golden files and their recipes.
-#![allow(dead_code)] // each of them uses a part
+#![allow(dead_code, unused_imports)] // each of them uses a part
 
 use std::collections::BTreeMap;
 use std::path::Path;
