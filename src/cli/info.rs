@@ -1,5 +1,7 @@
 //! `dreamclear info`: devices, libraries, caches.
 
+use std::collections::HashMap;
+
 use serde_json::json;
 
 use crate::device::cpu::CpuDevice;
@@ -30,13 +32,14 @@ pub fn run(args: &Args) -> Result<()> {
         models.extend(entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()));
         models.sort();
     }
-    models.retain(|name| name != "kernels"); // compiled at first use, no model
+    models.retain(|name| name != "kernels" && name != cuda::MEASURED_CALLS); // no models
     let nvrtc = match cuda::nvrtc::Nvrtc::load() {
         Ok(found) => found.map(|n| n.version()),
         Err(e) => Some(e.to_string()),
     };
     let cache = cache.map_or_else(|e| e.to_string(), |p| p.display().to_string());
     let name = cpu_name();
+    let libraries = cuda::libraries_found();
     let text = if args.json {
         let document = json!({
             "version": env!("CARGO_PKG_VERSION"),
@@ -46,6 +49,7 @@ pub fn run(args: &Args) -> Result<()> {
                 "nvrtc": nvrtc,
                 "build": fatbin::summary(),
                 "embedded_kernels": fatbin::fatbins().iter().map(|f| f.0).collect::<Vec<_>>(),
+                "libraries": libraries.iter().map(|(n, v)| (*n, v.as_ref().ok())).collect::<HashMap<_, _>>(),
             },
             "cache": { "path": cache, "files": models },
         });
@@ -53,12 +57,20 @@ pub fn run(args: &Args) -> Result<()> {
     } else {
         let listed = if models.is_empty() { "empty".to_owned() } else { models.join(", ") };
         format!(
-            "dreamclear {}\ncpu      {name}, {} threads, {simd}\ncuda     driver {}; NVRTC {}; {}\ncache    {cache}: {listed}\n",
+            "dreamclear {}\ncpu      {name}, {} threads, {simd}\ncuda     driver {}; NVRTC {}; {}\n         {}\ncache    {cache}: {listed}\n",
             env!("CARGO_PKG_VERSION"),
             cpu.threads(),
             if driver { "found" } else { "not found" },
             nvrtc.as_deref().unwrap_or("not found"),
             fatbin::summary(),
+            libraries
+                .iter()
+                .map(|(name, version)| match version {
+                    Ok(v) => format!("{name} {v}"),
+                    Err(_) => format!("{name} not found"),
+                })
+                .collect::<Vec<_>>()
+                .join(", "),
         )
     };
     super::print(&text)

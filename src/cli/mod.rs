@@ -10,8 +10,9 @@ use clap::{Parser, Subcommand};
 
 use crate::cancel::EXIT_INTERRUPTED;
 use crate::device::cpu::CpuDevice;
-use crate::device::cuda::CudaDevice;
+use crate::device::cuda::{CudaDevice, MEASURED_CALLS};
 use crate::device::kernel::DeviceFacts;
+use crate::device::library::KernelChoice;
 use crate::device::{Device, fatbin};
 use crate::error::{Error, Result};
 use crate::tensor::DType;
@@ -72,12 +73,24 @@ pub struct DeviceArgs {
     #[arg(long, default_value = "auto", value_name = "PRECISION", help_heading = "Device")]
     pub precision: String,
 
+    /// Who computes what cuBLASLt or cuDNN can compute too, on a GPU: own (kernels of this program, the same
+    /// on every machine), library, or auto (the faster, measured once and remembered). Unless it is given,
+    /// $DREAMCLEAR_KERNELS; else auto.
+    #[arg(long, value_name = "WHO", help_heading = "Device")]
+    pub kernels: Option<String>,
+
     /// Worker threads; 0 takes all cores.
     #[arg(long, default_value_t = 0, value_name = "N", help_heading = "Device")]
     pub threads: usize,
 }
 
 impl DeviceArgs {
+    /// What `--kernels` says, or the environment.
+    fn kernel_choice(&self) -> Result<KernelChoice> {
+        let said = self.kernels.clone().or_else(|| std::env::var("DREAMCLEAR_KERNELS").ok());
+        said.filter(|s| !s.is_empty()).map_or(Ok(KernelChoice::default()), |s| s.parse())
+    }
+
     /// Opens the device for a command that computes in f32 only, where that is a CPU.
     pub fn open(&self) -> Result<Device> {
         let (device, matrices) = self.open_with_precision()?;
@@ -118,6 +131,13 @@ impl DeviceArgs {
     /// large weights are kept in, if one is asked for. The CPU's arithmetic is f32 either way.
     pub fn open_with_precision(&self) -> Result<(Device, Option<DType>)> {
         let matrices = self.precision()?;
+        let kernels = self.kernel_choice()?;
+        if self.kernels.as_deref() == Some("library") && !self.device.starts_with("cuda") {
+            return Err(Error::Usage(format!(
+                "--kernels library --device {}: libraries run on GPUs only; use --device cuda",
+                self.device
+            )));
+        }
         let device = match self.device.as_str() {
             "auto" | "cpu" => Device::cpu(self.threads)?,
             "sim" => Device::sim(self.threads, matrices.unwrap_or(DType::F32))?,
@@ -130,6 +150,8 @@ impl DeviceArgs {
                     [] => CudaDevice::open_compiling(ordinal, &hub::cache_dir()?)?,
                     fatbins => CudaDevice::open(ordinal, fatbins)?,
                 };
+                let remembered = hub::cache_dir().ok().map(|d| d.join(MEASURED_CALLS));
+                let gpu = gpu.with_libraries(kernels, remembered)?;
                 let host = Arc::new(CpuDevice::new(self.threads)?);
                 Device::kernels(host, Arc::new(gpu), matrices.unwrap_or(DType::BF16))
             }
@@ -209,5 +231,24 @@ pub(crate) fn print(text: &str) -> Result<()> {
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         other => other.map_err(|e| Error::io("write", "stdout", e)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(device: &str, kernels: &str) -> Result<Device> {
+        let (device, kernels) = (device.to_owned(), Some(kernels.to_owned()));
+        DeviceArgs { device, precision: "auto".into(), kernels, threads: 1 }.open()
+    }
+
+    #[test]
+    fn libraries_are_for_gpus() {
+        assert!(open("cpu", "own").is_ok() && open("cpu", "auto").is_ok());
+        let e = open("cpu", "library").err().expect("no GPU").to_string();
+        assert_eq!(e, "--kernels library --device cpu: libraries run on GPUs only; use --device cuda");
+        let e = open("cpu", "fast").err().expect("not a choice").to_string();
+        assert_eq!(e, "--kernels fast: expected own, library or auto");
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
 
+use super::library::{Libraries, Prepared};
 use crate::error::Result;
 use crate::ffi;
 use crate::tensor::{DType, HostTensor};
@@ -17,12 +18,19 @@ pub struct Launch {
     pub grid: [u32; 3],
     /// The parameter struct of `ffi/`, as bytes.
     pub params: Vec<u8>,
+    /// Not a kernel of ours: a library's call, which `kernel` names and nothing else here describes.
+    pub library: Option<Prepared>,
 }
 
 impl Launch {
     /// A launch of `kernel` over `grid` blocks.
     pub fn new<P: bytemuck::Pod>(kernel: impl Into<String>, grid: [u32; 3], params: &P) -> Self {
-        Launch { kernel: kernel.into(), grid, params: bytemuck::bytes_of(params).to_vec() }
+        Launch { kernel: kernel.into(), grid, params: bytemuck::bytes_of(params).to_vec(), library: None }
+    }
+
+    /// A library's call, in place of launches of our own.
+    pub fn of_library(name: impl Into<String>, call: Prepared) -> Self {
+        Launch { kernel: name.into(), grid: [1; 3], params: vec![], library: Some(call) }
     }
 }
 
@@ -235,6 +243,11 @@ pub trait KernelDevice: Send + Sync {
 
     /// Waits until all that was launched is done.
     fn synchronize(&self) -> Result<()>;
+
+    /// The libraries that may compute steps in place of own kernels, if there are any and they are wanted.
+    fn libraries(&self) -> Option<&dyn Libraries> {
+        None
+    }
 }
 
 /// A point in what a device has to do.

@@ -9,6 +9,7 @@ pub mod cpu;
 pub mod cuda;
 pub mod fatbin;
 pub mod kernel;
+pub mod library;
 pub mod sim;
 
 use cpu::CpuDevice;

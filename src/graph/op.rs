@@ -11,6 +11,7 @@ use super::ir::{TensorType, ValueId};
 use super::layout::Layout;
 use super::reference::{Array, DynReference};
 use crate::device::kernel::Launch;
+use crate::device::library::LibraryCall;
 use crate::error::Result;
 use crate::tensor::DType;
 
@@ -220,6 +221,13 @@ pub trait Op: DynReference + fmt::Debug + Send + Sync + Any {
     /// result, behind the op's own, instead of converting it.
     fn cuda_also(&self, _inputs: &[&TensorType], _outputs: &[&TensorType], _also: DType) -> bool {
         false
+    }
+
+    /// The same by one call of a library of NVIDIA's, where there is one that gives the same numbers but for
+    /// the order of additions and the rounding of a bias. It is measured against [`Op::cuda`] when a plan is
+    /// bound on a device that has the library.
+    fn cuda_library(&self, _call: &CudaCall) -> Option<LibraryCall> {
+        None
     }
 
     /// Working memory that [`Op::cuda`] needs, in bytes, for operands and results of these shapes and

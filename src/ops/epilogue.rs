@@ -3,6 +3,7 @@
 use super::activation::{self, Kind};
 use crate::device::cpu::gemm::{self, Activation, Residual};
 use crate::device::cpu::math;
+use crate::device::library;
 use crate::ffi;
 use crate::graph::cuda::CudaOperand;
 use crate::graph::op::Operand;
@@ -101,6 +102,25 @@ impl Epilogue {
             act_b,
             gate_rows: 0,
             reserved: 0,
+        }
+    }
+
+    /// The activation as libraries know it; `None` if they do not, or if there is a gate.
+    pub(super) fn on_library(&self) -> Option<Option<library::Activation>> {
+        use library::Activation as A;
+        if self.gate {
+            return None;
+        }
+        let Some(kind) = self.act else { return Some(None) };
+        match kind {
+            Kind::Relu => Some(Some(A::Relu)),
+            Kind::LeakyRelu(slope) => Some(Some(A::LeakyRelu(slope))),
+            Kind::Gelu => Some(Some(A::Gelu)),
+            Kind::GeluTanh => Some(Some(A::GeluTanh)),
+            Kind::Silu => Some(Some(A::Silu)),
+            Kind::Sigmoid => Some(Some(A::Sigmoid)),
+            Kind::Tanh => Some(Some(A::Tanh)),
+            Kind::Clamp(..) | Kind::Exp | Kind::Ln | Kind::Sqrt | Kind::Sin | Kind::Cos | Kind::Abs => None,
         }
     }
 

@@ -5,6 +5,9 @@
 // Only what the program calls is here. What a stream is given is done as late as the program can tell: when it
 // waits, asks or frees memory. So a host that changes page-locked bytes under a copy, or reads them too early,
 // gets wrong numbers; and work of two streams on the same memory that no event orders is an error.
+//
+// Time is made up: a kernel takes FAKE_KERNEL_US microseconds (1000), a library's call what it says, a copy none.
+// An event has the time of all that its stream was given before.
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
@@ -30,6 +33,7 @@ enum : Result {
     INVALID_DEVICE = 101,
     NO_BINARY_FOR_GPU = 209,
     UNSUPPORTED_PTX_VERSION = 222,
+    INVALID_HANDLE = 400,
     NOT_FOUND = 500,
     NOT_READY = 600,
     ILLEGAL_ADDRESS = 700,
@@ -56,6 +60,9 @@ struct Work {
     Function* function;
     uint32_t grid[3];
     std::string params;
+    /// Of a library, in place of a kernel: given the parameters, 0 if all went well.
+    int (*call)(const void*) = nullptr;
+    double microseconds = 0;
 };
 struct Graph {
     std::vector<Work> work;
@@ -71,13 +78,17 @@ struct Stream {
     std::deque<std::function<Result()>> queue;
     uint64_t issued = 0;
     Order before;
+    /// Microseconds of all of it.
+    double us = 0;
 
     uint64_t done() const { return issued - queue.size(); }
 };
 struct Event {
+    bool timed;
     Stream* stream = nullptr;
     uint64_t number = 0;
     Order before;
+    double us = 0;
 };
 struct Allocation {
     size_t bytes;
@@ -92,6 +103,8 @@ std::map<uint64_t, Allocation> allocations;
 std::map<uint64_t, size_t> pinned;
 size_t used = 0;
 unsigned graph_launches = 0;
+/// Microseconds of all streams.
+double clock_us = 0;
 /// Waits of the host for the device, allocations (and frees) of any memory, copies from or to other than
 /// page-locked memory.
 unsigned waits = 0, allocated = 0, pageable = 0;
@@ -112,7 +125,13 @@ size_t capacity() {
 /// A kernel has failed: everything is refused from then on, as a driver does.
 bool lost = false;
 
+double kernel_us() {
+    const char* us = std::getenv("FAKE_KERNEL_US");
+    return us ? std::atof(us) : 1000;
+}
+
 Result run(const Work& w) {
+    if (w.call) return w.call(w.params.data()) ? LAUNCH_FAILED : SUCCESS;
     char error[1024];
     alignas(64) char params[4096];  // as tensor maps among the parameters need it
     if (w.params.size() > sizeof params) return INVALID_VALUE;
@@ -157,8 +176,10 @@ bool ordered(Stream* stream, Allocation& memory, bool write, const char* what) {
     (write ? memory.written : memory.read)[stream] = stream->issued + 1;
     return true;
 }
-/// The same for whatever a kernel's parameters point into: it may write to all of it.
+/// The same for whatever a kernel's parameters point into: it may write to all of it. A library's are its own
+/// affair.
 bool ordered(Stream* stream, const Work& w) {
+    if (w.call) return true;
     for (size_t i = 0; i + 8 <= w.params.size(); i += 8) {
         uint64_t word;
         std::memcpy(&word, w.params.data() + i, 8);
@@ -172,6 +193,20 @@ void enqueue(Stream* s, std::function<Result()> work) {
     s->queue.push_back(std::move(work));
     join(s->before, waited);
     s->before[s] = ++s->issued;
+}
+/// Work that takes its time.
+void enqueue(Stream* s, const Work& w, std::function<Result()> work) {
+    s->us += w.microseconds;
+    clock_us += w.microseconds;
+    enqueue(s, std::move(work));
+}
+/// Gives a stream a kernel or a library's call, or puts it into the graph that is captured.
+Result issue(Stream* s, const Work& work) {
+    if (s->capturing) return s->graph->work.push_back(work), SUCCESS;
+    join(s->before, waited);
+    if (!ordered(s, work)) return LAUNCH_FAILED;
+    enqueue(s, work, [work] { return run(work); });
+    return SUCCESS;
 }
 /// Does a stream's work up to a number.
 Result advance(Stream* s, uint64_t number) {
@@ -217,6 +252,14 @@ size_t fake_cuda_used() { return used; }
 unsigned fake_cuda_graph_launches() { return graph_launches; }
 /// Waits of the host so far, allocations and frees, and copies of pageable memory.
 void fake_cuda_counts(unsigned counts[3]) { counts[0] = waits, counts[1] = allocated, counts[2] = pageable; }
+/// Microseconds that all work so far took.
+double fake_cuda_clock() { return clock_us; }
+/// For the stand-ins of libraries: runs `call` on a copy of these bytes, in the stream's turn.
+Result fake_cuda_submit(void* stream, int (*call)(const void*), const void* data, size_t bytes, double us) {
+    Held held(lock);
+    return issue(static_cast<Stream*>(stream),
+                 {nullptr, {}, std::string(static_cast<const char*>(data), bytes), call, us});
+}
 
 Result cuInit(unsigned) {
     if (plays("none")) return NO_DEVICE;
@@ -304,14 +347,17 @@ Result cuStreamWaitEvent(void* stream, void* event, unsigned) {
     return SUCCESS;
 }
 
-Result cuEventCreate(void** event, unsigned) { return *event = new Event, SUCCESS; }
+Result cuEventCreate(void** event, unsigned flags) {
+    return *event = new Event{!(flags & 2)}, SUCCESS;  // 2: without times
+}
 Result cuEventDestroy_v2(void* event) { return delete static_cast<Event*>(event), SUCCESS; }
 Result cuEventRecord(void* event, void* stream) {
     if (Result r = refused(stream)) return r;
     Held held(lock);
     auto* s = static_cast<Stream*>(stream);
     join(s->before, waited);
-    *static_cast<Event*>(event) = {s, s->issued, s->before};
+    auto* e = static_cast<Event*>(event);
+    *e = {e->timed, s, s->issued, s->before, s->us};
     return SUCCESS;
 }
 /// Every question lets the device do one thing more.
@@ -334,6 +380,16 @@ Result cuEventSynchronize(void* event) {
     ++waits;
     join(waited, e->before);
     return advance(e->stream, e->number);
+}
+
+Result cuEventElapsedTime(float* ms, void* from, void* to) {
+    Held held(lock);
+    const auto *a = static_cast<Event*>(from), *b = static_cast<Event*>(to);
+    for (const Event* e : {a, b}) {
+        if (!e->timed || !e->stream) return INVALID_HANDLE;
+        if (e->stream->done() < e->number) return NOT_READY;
+    }
+    return *ms = float((b->us - a->us) / 1000), SUCCESS;
 }
 
 Result cuModuleLoadData(void** module, const void*) {
@@ -461,14 +517,9 @@ Result cuLaunchKernel(void* f, unsigned gx, unsigned gy, unsigned gz, unsigned b
     if (bx != function->kernel.threads || by != 1 || bz != 1 || shared != function->kernel.shared_bytes ||
         int(shared) > function->dynamic_shared)
         return INVALID_VALUE;
-    Work work{function, {gx, gy, gz}, std::string(static_cast<char*>(params[0]), function->kernel.param_bytes)};
     Held held(lock);
-    auto* s = static_cast<Stream*>(stream);
-    if (s->capturing) return s->graph->work.push_back(work), SUCCESS;
-    join(s->before, waited);
-    if (!ordered(s, work)) return LAUNCH_FAILED;
-    enqueue(s, [work] { return run(work); });
-    return SUCCESS;
+    const std::string given(static_cast<char*>(params[0]), function->kernel.param_bytes);
+    return issue(static_cast<Stream*>(stream), {function, {gx, gy, gz}, given, nullptr, kernel_us()});
 }
 
 Result cuStreamBeginCapture_v2(void* stream, int) {
@@ -502,7 +553,7 @@ Result cuGraphLaunch(void* exec, void* stream) {
     }
     for (const Work& w : graph->work)
         if (!ordered(s, w)) return LAUNCH_FAILED;
-    for (const Work& w : graph->work) enqueue(s, [graph, &w] { return run(w); });
+    for (const Work& w : graph->work) enqueue(s, w, [graph, &w] { return run(w); });
     return SUCCESS;
 }
 

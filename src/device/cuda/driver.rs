@@ -92,7 +92,7 @@ pub(super) fn start() -> Result<usize> {
 }
 
 /// The newest CUDA that the driver supports: 1000·major + 10·minor.
-fn supported() -> i32 {
+pub(super) fn supported() -> i32 {
     let mut supported = 0;
     // SAFETY: writes one integer; the driver's library was found.
     let _ = unsafe { sys::cuDriverGetVersion(&mut supported) };

@@ -12,24 +12,32 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use cudarc::driver::{result, sys};
+use sha2::{Digest, Sha256};
 
 mod copies;
+mod cublaslt;
+mod cudnn;
 mod driver;
+mod dynamic;
 pub mod first_use;
 mod graph;
 mod module;
 pub mod nvrtc;
 pub mod sources;
 mod tensor_map;
+mod tune;
 
 pub use driver::driver_found;
 pub use module::{Fatbin, runs_on};
+pub use tune::{MEASURED_CALLS, libraries_found};
 
 use copies::Copies;
 use driver::{does_not_start, failed, no_such_device, out_of_memory, start, too_old, words};
 use module::Kernel;
+use tune::Tuning;
 
 use super::kernel::{DeviceFacts, KernelDevice, KernelInfo, Launch, Mark, Recording, TensorMapSpec};
+use super::library::Libraries;
 use crate::error::Result;
 use crate::ffi;
 
@@ -45,6 +53,10 @@ pub struct CudaDevice {
     /// Bytes that `allocate` gave out and `free` has not got back.
     allocated: AtomicUsize,
     kernels: HashMap<String, Kernel>,
+    /// Of all images that were loaded.
+    code: Sha256,
+    /// Libraries that compute in place of kernels, if they are wanted.
+    tuning: Option<Tuning>,
     /// One caller at a time between making the context current and the call's end; a capture must not be
     /// interleaved with other launches.
     lock: Arc<Mutex<()>>,
@@ -119,6 +131,8 @@ impl CudaDevice {
             stream: std::ptr::null_mut(),
             allocated: AtomicUsize::new(0),
             kernels: HashMap::new(),
+            code: Sha256::new(),
+            tuning: None,
             lock: Arc::default(),
             copies,
         };
@@ -154,6 +168,11 @@ impl CudaDevice {
     /// As [`KernelDevice::launch`].
     unsafe fn start(&self, launches: &[Launch]) -> Result<(), (usize, String)> {
         for (i, launch) in launches.iter().enumerate() {
+            if let Some(call) = &launch.library {
+                // SAFETY: the caller's promise; our own stream.
+                unsafe { call.0.start(self.stream.cast()) }.map_err(|e| (i, e))?;
+                continue;
+            }
             let kernel = self
                 .kernels
                 .get(&launch.kernel)
@@ -185,6 +204,10 @@ impl Drop for CudaDevice {
             if !self.stream.is_null() {
                 let _ = result::stream::synchronize(self.stream);
                 let _ = result::stream::destroy(self.stream);
+            }
+            // While the context is there: `copies` releases it.
+            if let Some(tuning) = &mut self.tuning {
+                tuning.release();
             }
         }
     }
@@ -218,7 +241,8 @@ impl KernelDevice for CudaDevice {
 
     fn room(&self) -> Option<usize> {
         let (free, _) = self.memory().ok()?;
-        Some(free + self.allocated.load(Ordering::Relaxed))
+        let libraries = self.tuning.as_ref().map_or(0, Tuning::wanted);
+        Some((free + self.allocated.load(Ordering::Relaxed)).saturating_sub(libraries))
     }
 
     unsafe fn free(&self, address: u64, bytes: usize) {
@@ -281,6 +305,9 @@ impl KernelDevice for CudaDevice {
     }
 
     fn check(&self, launch: &Launch) -> Result<(), String> {
+        if launch.library.is_some() {
+            return Ok(()); // the library has checked it
+        }
         let kernel = self
             .kernels
             .get(&launch.kernel)
@@ -309,5 +336,9 @@ impl KernelDevice for CudaDevice {
         let _held = self.hold()?;
         // SAFETY: our own stream.
         unsafe { result::stream::synchronize(self.stream) }.map_err(failed("run the kernels"))
+    }
+
+    fn libraries(&self) -> Option<&dyn Libraries> {
+        self.tuning.as_ref().map(|_| self as &dyn Libraries)
     }
 }

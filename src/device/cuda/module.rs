@@ -5,6 +5,8 @@ use std::ffi::{CStr, CString};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 
+use sha2::Digest;
+
 use super::CudaDevice;
 use super::driver::{does_not_load, failed};
 use crate::device::kernel::KernelInfo;
@@ -33,6 +35,7 @@ impl CudaDevice {
         if !runs_on(family, self.facts.arch) {
             return Ok(());
         }
+        self.code.update(image);
         self.facts.hopper |= family.ends_with(FOR_HOPPER);
         // SAFETY: a fatbin that build.rs embedded or what NVRTC made, which the driver copies; functions are valid while the context is.
         unsafe {

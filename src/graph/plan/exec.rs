@@ -9,7 +9,7 @@ use super::steps::{Plan, Source, Step};
 use super::{Target, exec_cpu};
 use crate::device::Device;
 use crate::device::cpu::{Arena, CpuDevice};
-use crate::device::kernel::{DeviceMemory, KernelDevice};
+use crate::device::kernel::{DeviceMemory, KernelDevice, Launch};
 use crate::error::{Error, Result};
 use crate::graph::cuda::{CudaOperand, CudaResult};
 use crate::graph::ir::{Graph, Origin, TensorType, ValueId};
@@ -200,6 +200,15 @@ impl Executable {
         &self.plan.graph
     }
 
+    /// On a device that takes launches, those of each step, as the last run started them: which kernels, and
+    /// which calls of libraries were chosen in their place.
+    pub fn launches(&self) -> Option<&[Vec<Launch>]> {
+        match &self.side {
+            Side::Cpu { .. } => None,
+            Side::Kernels(run) => run.bound_launches(),
+        }
+    }
+
     /// Runs all steps; `inputs` are given by name, each exactly once.
     pub fn run(&mut self, inputs: &[(&str, HostTensor)]) -> Result<Outputs> {
         self.run_observed(inputs, |_, _| Ok(()))
@@ -238,7 +247,8 @@ impl Executable {
     }
 
     /// The launches of a plan whose inputs already are in device memory, each at the address that is given by
-    /// name and of type [`Plan::input_type`]. Results stay in device memory; the caller launches.
+    /// name and of type [`Plan::input_type`]. Results stay in device memory; the caller launches. Nothing in
+    /// `memory` may be of value any more: a device that has libraries may run steps in it to measure them.
     ///
     /// # Panics
     /// On a CPU, if the memory is too small for the plan, or if an input has no address.

@@ -14,12 +14,14 @@ use crate::device::Kernels;
 use crate::device::kernel::{
     DeviceFacts, DeviceMemory, DeviceParam, KernelDevice, Launch, Recording, TensorMapSpec,
 };
+use crate::device::library::{Libraries, LibraryCall, Parameter};
 use crate::error::{Error, Result};
 use crate::ffi;
 use crate::graph::Layout;
 use crate::graph::cuda::{CudaCall, CudaOperand, CudaResult};
 use crate::graph::ir::{Origin, TensorType, ValueId};
-use crate::tensor::HostTensor;
+use crate::graph::strided;
+use crate::tensor::{DType, HostTensor};
 use crate::trace;
 
 /// A plan's leaves in device memory, and its launches.
@@ -44,7 +46,8 @@ pub struct BoundPlan {
     pub launches: Vec<Launch>,
     /// Results by name: dense, in the working memory, until other launches use it.
     pub outputs: Vec<(String, CudaResult)>,
-    /// What the launches point into besides: parameters, and tables that ops brought along.
+    /// What the launches point into besides: parameters, as libraries want them too, and tables that ops
+    /// brought along.
     _params: Vec<Arc<DeviceParam>>,
     _constants: Vec<DeviceMemory>,
 }
@@ -55,9 +58,12 @@ struct Bound {
     /// Launches of each step.
     steps: Vec<Vec<Launch>>,
     recording: Option<Arc<dyn Recording>>,
-    /// Tables that ops brought along; the launches point into them.
+    /// Tables that ops brought along, and parameters as libraries want them; the launches point into them.
     _constants: Vec<DeviceMemory>,
 }
+
+/// A parameter in another order or element type: which, how it is read, and the copy.
+type Copied = ((ValueId, Layout, DType), DeviceMemory);
 
 impl KernelRun {
     /// Uploads parameters and constants.
@@ -160,7 +166,7 @@ impl KernelRun {
 
     /// Copies a tensor in device memory into another element type or layout.
     fn convert(&self, from: &CudaOperand, to: &CudaResult) -> Result<()> {
-        let launches = crate::graph::strided::cast(from, to).map_err(Error::Run)?;
+        let launches = strided::cast(from, to).map_err(Error::Run)?;
         // SAFETY: the caller's operands, and memory of `self` or of the workspace that is held.
         unsafe { self.device.launch(&launches) }
             .map_err(|(i, message)| Error::Run(format!("{}: {message}", launches[i].kernel)))
@@ -291,7 +297,7 @@ impl KernelRun {
         })
     }
 
-    /// The launches of each step, and the tables that they point into.
+    /// The launches of each step, and the tables and copies that they point into. Steps may run in the arena.
     fn launches(
         &self,
         plan: &Plan,
@@ -326,7 +332,89 @@ impl KernelRun {
             }
             steps.push(launches);
         }
+        if let Some(libraries) = self.device.libraries() {
+            constants.extend(self.hand_to_libraries(plan, arena, input, libraries, &mut steps)?);
+        }
         Ok((steps, constants))
+    }
+
+    /// The launches of each step, if they have been made.
+    pub fn bound_launches(&self) -> Option<&[Vec<Launch>]> {
+        self.bound.as_ref().map(|b| b.steps.as_slice())
+    }
+
+    /// Replaces the launches of steps that libraries are to compute. Nothing in the arena may be of value: both
+    /// ways may run to find out which is faster. Returns what the new launches point into.
+    fn hand_to_libraries(
+        &self,
+        plan: &Plan,
+        arena: u64,
+        input: &dyn Fn(ValueId) -> u64,
+        libraries: &dyn Libraries,
+        steps: &mut [Vec<Launch>],
+    ) -> Result<Vec<DeviceMemory>> {
+        let address = |place: &Place| self.address(plan, arena, input, place);
+        let (mut copies, mut calls) = (Vec::new(), Vec::new());
+        for (i, step) in plan.steps.iter().enumerate().filter(|(i, _)| !steps[*i].is_empty()) {
+            let described = library_call(step, &address, self.device.facts());
+            let Some(mut call) = described else { continue };
+            let mut placed = true;
+            for p in call.parameters_mut() {
+                placed &= self.place_parameter(step, p, &address, &mut copies)?;
+            }
+            if placed {
+                calls.push((i, call));
+            }
+        }
+        let asked: Vec<_> = calls.iter().map(|(i, call)| (call.clone(), steps[*i].as_slice())).collect();
+        // SAFETY: the plan's addresses, live as in `run`; the copies live until the launches go.
+        let chosen = unsafe { libraries.choose(&asked) }?;
+        let mut used = Vec::new();
+        for ((i, mut call), launch) in calls.into_iter().zip(chosen) {
+            let Some(launch) = launch else { continue };
+            tracing::debug!("{}: {} by {}", plan.steps[i].path, plan.steps[i].name(), call.library());
+            used.extend(call.parameters_mut().map(|p| p.address));
+            steps[i] = vec![launch];
+        }
+        Ok(copies.into_iter().map(|(_, m): Copied| m).filter(|m| used.contains(&m.address())).collect())
+    }
+
+    /// Puts a parameter where a library can read it as it wants; false if it is none of the plan's parameters
+    /// and lies otherwise.
+    fn place_parameter(
+        &self,
+        step: &Step,
+        p: &mut Parameter,
+        address: &dyn Fn(&Place) -> u64,
+        copies: &mut Vec<Copied>,
+    ) -> Result<bool> {
+        let place = &step.inputs[p.operand];
+        let layout = place.layout.permute(&p.order);
+        if layout.is_dense() && place.ty.dtype == p.dtype {
+            return Ok(true);
+        }
+        let Source::Leaf(v) = place.source else { return Ok(false) };
+        if !self.params.contains_key(&v) {
+            return Ok(false);
+        }
+        let key = (v, layout, p.dtype);
+        if let Some((_, memory)) = copies.iter().find(|(k, _)| *k == key) {
+            p.address = memory.address();
+            return Ok(true);
+        }
+        let layout = Layout { offset: 0, ..key.1.clone() };
+        let ty = |dtype| TensorType { dtype, shape: layout.shape.clone() };
+        // A device that has no room for a copy has the step's own launches.
+        let Ok(memory) = DeviceMemory::new(&self.device, ty(p.dtype).bytes()) else { return Ok(false) };
+        let from = CudaOperand { ty: ty(place.ty.dtype), layout: &layout, address: address(place) };
+        let to = CudaResult { ty: ty(p.dtype), address: memory.address() };
+        let launches = strided::cast(&from, &to).map_err(|m| failed(step, m))?;
+        // SAFETY: a parameter and our own memory.
+        unsafe { self.device.launch(&launches) }
+            .map_err(|(i, message)| failed(step, format!("{}: {message}", launches[i].kernel)))?;
+        p.address = memory.address();
+        copies.push((key, memory));
+        Ok(true)
     }
 }
 
@@ -356,23 +444,50 @@ impl Plan {
     /// If an op has no kernel for what it is given here.
     pub fn cuda_launches(&self) -> Result<Vec<Vec<Launch>>> {
         let Target::Cuda { facts, .. } = self.target else { return Ok(vec![vec![]; self.steps.len()]) };
-        // Buffers far apart, so that no two look alike; leaves above all of them.
-        let address = |place: &Place| {
-            let start = match place.source {
-                Source::Arena(b) => (1 << 40) + self.buffers[b].offset as u64,
-                Source::Leaf(v) => (1 << 50) + ((v.index() as u64) << 36),
-            };
-            start + (place.layout.offset * place.ty.dtype.size()) as u64
-        };
+        let address = |place: &Place| self.imagined(place);
         self.steps
             .iter()
             .map(|step| {
                 let scratch = step.scratch.map_or(0, |b| (1 << 40) + self.buffers[b].offset as u64);
-                let no_map = |spec: &TensorMapSpec| spec.check().map(|()| Default::default());
                 launches(step, &address, scratch, facts, &mut |_| 1 << 60, &no_map)
             })
             .collect()
     }
+
+    /// What libraries can compute in place of a step's own launches, over the same addresses. Which of both
+    /// runs is measured on a device that has the library.
+    pub fn library_calls(&self) -> Vec<Option<LibraryCall>> {
+        let Target::Cuda { facts, .. } = self.target else { return vec![None; self.steps.len()] };
+        self.steps.iter().map(|step| library_call(step, &|place| self.imagined(place), facts)).collect()
+    }
+
+    /// An address that means nothing: buffers far apart, so that no two look alike; leaves above all of them.
+    fn imagined(&self, place: &Place) -> u64 {
+        let start = match place.source {
+            Source::Arena(b) => (1 << 40) + self.buffers[b].offset as u64,
+            Source::Leaf(v) => (1 << 50) + ((v.index() as u64) << 36),
+        };
+        start + (place.layout.offset * place.ty.dtype.size()) as u64
+    }
+}
+
+/// Shows a step to `look` as its op sees it on a device. `constants` takes tables to device memory.
+fn as_call<R>(
+    step: &Step,
+    address: &dyn Fn(&Place) -> u64,
+    scratch: u64,
+    device: DeviceFacts,
+    constants: &mut dyn FnMut(&[u8]) -> u64,
+    tensor_map: &dyn Fn(&TensorMapSpec) -> Result<ffi::TensorMap, String>,
+    look: impl FnOnce(&mut CudaCall) -> R,
+) -> R {
+    let locals: Vec<_> = step.inputs.iter().map(|p| Layout { offset: 0, ..p.layout.clone() }).collect();
+    let operands = step.inputs.iter().zip(&locals);
+    let inputs: Vec<_> =
+        operands.map(|(p, layout)| CudaOperand { ty: p.ty.clone(), layout, address: address(p) }).collect();
+    let outputs: Vec<_> =
+        step.outputs.iter().map(|p| CudaResult { ty: p.ty.clone(), address: address(p) }).collect();
+    look(&mut CudaCall { inputs, outputs, scratch, device, constants, tensor_map })
 }
 
 /// Turns a step into launches. `constants` takes tables to device memory.
@@ -384,18 +499,23 @@ fn launches(
     constants: &mut dyn FnMut(&[u8]) -> u64,
     tensor_map: &dyn Fn(&TensorMapSpec) -> Result<ffi::TensorMap, String>,
 ) -> Result<Vec<Launch>> {
-    let locals: Vec<_> = step.inputs.iter().map(|p| Layout { offset: 0, ..p.layout.clone() }).collect();
-    let operands = step.inputs.iter().zip(&locals);
-    let inputs: Vec<_> =
-        operands.map(|(p, layout)| CudaOperand { ty: p.ty.clone(), layout, address: address(p) }).collect();
-    let outputs: Vec<_> =
-        step.outputs.iter().map(|p| CudaResult { ty: p.ty.clone(), address: address(p) }).collect();
-    let made = match &step.op {
-        Some(op) => op.cuda(&mut CudaCall { inputs, outputs, scratch, device, constants, tensor_map }),
+    as_call(step, address, scratch, device, constants, tensor_map, |call| match &step.op {
+        Some(op) => op.cuda(call),
         // The same copies and conversions, whether an op asks for them or the plan.
-        None => crate::graph::strided::cast(&inputs[0], &outputs[0]),
-    };
-    made.map_err(|m| failed(step, m))
+        None => strided::cast(&call.inputs[0], &call.outputs[0]),
+    })
+    .map_err(|m| failed(step, m))
+}
+
+/// What a library can compute in place of a step's launches.
+fn library_call(step: &Step, address: &dyn Fn(&Place) -> u64, device: DeviceFacts) -> Option<LibraryCall> {
+    let op = step.op.as_ref()?;
+    as_call(step, address, 0, device, &mut |_| 0, &no_map, |call| op.cuda_library(call))
+}
+
+/// A tensor map of nothing, where addresses mean nothing.
+fn no_map(spec: &TensorMapSpec) -> Result<ffi::TensorMap, String> {
+    spec.check().map(|()| Default::default())
 }
 
 fn failed(step: &Step, message: String) -> Error {

@@ -160,9 +160,10 @@ impl Plan {
     }
 
     /// One line a step: op, result, buffer and offset, path, and why memory is shared or copied; on a CUDA
-    /// target the kernels that it launches, too.
+    /// target the kernels that it launches, too, and the library that can take their place (which of both runs
+    /// is measured on the device; `--verbose` tells).
     pub fn explain(&self) -> String {
-        let launches = self.cuda_launches();
+        let (launches, libraries) = (self.cuda_launches(), self.library_calls());
         let mut out = String::new();
         let _ = writeln!(
             out,
@@ -190,6 +191,9 @@ impl Plan {
             }
             if let Ok(launches) = &launches {
                 launches[i].iter().for_each(|l| _ = write!(out, " [{} {:?}]", l.kernel, l.grid));
+            }
+            if let Some(call) = &libraries[i] {
+                let _ = write!(out, " or {}", call.library());
             }
             let _ = writeln!(out, "  {}", s.path);
         }

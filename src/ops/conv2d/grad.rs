@@ -1,7 +1,8 @@
 //! Gradients of `conv2d`.
 
-use super::{ConvSpec, cpu, cuda_grad, expect_f32, weight_storage};
+use super::{ConvSpec, cpu, cuda_grad, expect_f32, library, weight_storage};
 use crate::device::kernel::Launch;
+use crate::device::library::LibraryCall;
 use crate::error::Result;
 use crate::graph::cuda::{CudaCall, Storage};
 use crate::graph::{Cost, Gradient, GradientContext, Layout, Op, TensorType, op::CpuCall};
@@ -96,6 +97,10 @@ impl Op for Conv2dGradInput {
 
     fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
         cuda_grad::grad_input(self, call)
+    }
+
+    fn cuda_library(&self, call: &CudaCall) -> Option<LibraryCall> {
+        library::grad_input(self, call)
     }
 
     fn cuda_scratch(&self, inputs: &[&TensorType], _outputs: &[&TensorType]) -> usize {

@@ -9,6 +9,7 @@ mod cpu;
 mod cuda;
 mod cuda_grad;
 mod grad;
+mod library;
 mod reference;
 
 pub use grad::{Conv2dGradInput, Conv2dGradWeight};
@@ -19,6 +20,7 @@ use super::epilogue::{Epilogue, FUSED};
 use super::group_norm::GroupNormAffine;
 use super::weight::expect_weight;
 use crate::device::kernel::Launch;
+use crate::device::library::LibraryCall;
 use crate::error::Result;
 use crate::graph::cuda::{CudaCall, Storage};
 use crate::graph::{
@@ -299,6 +301,10 @@ impl Op for Conv2d {
 
     fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
         cuda::forward(self, call)
+    }
+
+    fn cuda_library(&self, call: &CudaCall) -> Option<LibraryCall> {
+        library::forward(self, call)
     }
 
     fn cuda_scratch(&self, inputs: &[&TensorType], outputs: &[&TensorType]) -> usize {

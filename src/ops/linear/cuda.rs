@@ -45,6 +45,10 @@ pub(in crate::ops) fn in_tiles(inputs: &[&TensorType]) -> bool {
 
 /// With `norms` of the rows of the result. A second result is the first one in x's type.
 pub(in crate::ops) fn forward(op: &Linear, call: &CudaCall, norms: RowNorms) -> Result<Vec<Launch>, String> {
+    product(op, call, norms).launches(call)
+}
+
+pub(super) fn product(op: &Linear, call: &CudaCall, norms: RowNorms) -> Product {
     let (x, w) = (&call.inputs[0], &call.inputs[1]);
     let (_, k, step) = x.layout.as_rows().expect("accepts() asks for rows");
     let y = &call.outputs[0];
@@ -55,7 +59,7 @@ pub(in crate::ops) fn forward(op: &Linear, call: &CudaCall, norms: RowNorms) -> 
         epilogue.gate_step = sample_step(&call.inputs[i]);
         epilogue.gate_rows = y.ty.shape[1] as i32;
     }
-    let product = Product {
+    Product {
         extents: extents(&x.ty, &w.ty),
         a: Matrix::new(x, step, 0),
         b: Matrix::new(w, k, 0),
@@ -65,6 +69,5 @@ pub(in crate::ops) fn forward(op: &Linear, call: &CudaCall, norms: RowNorms) -> 
         norms,
         scratch: call.scratch,
         group: vec![],
-    };
-    product.launches(call)
+    }
 }

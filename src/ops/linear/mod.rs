@@ -10,6 +10,7 @@ use super::rows::{PerSample, expect_per_sample};
 use super::weight::expect_weight;
 use super::{Case, CaseInput, OpEntry};
 use crate::device::kernel::Launch;
+use crate::device::library::LibraryCall;
 use crate::error::Result;
 use crate::ffi::RowNorms;
 use crate::graph::cuda::{CudaCall, Storage};
@@ -124,6 +125,12 @@ impl Op for Linear {
 
     fn cuda_also(&self, inputs: &[&TensorType], outputs: &[&TensorType], also: DType) -> bool {
         inputs[0].dtype == also && outputs[0].dtype == DType::F32 && cuda::in_tiles(inputs)
+    }
+
+    fn cuda_library(&self, call: &CudaCall) -> Option<LibraryCall> {
+        let only = call.outputs.len() == 1; // not in another element type as well
+        let product = || cuda::product(self, call, RowNorms::default());
+        only.then(product)?.library(&self.epilogue, self.bias.then_some(2))
     }
 
     fn cuda_scratch(&self, inputs: &[&TensorType], _outputs: &[&TensorType]) -> usize {

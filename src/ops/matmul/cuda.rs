@@ -3,6 +3,7 @@
 
 use super::{Dims, MatMul};
 use crate::device::kernel::Launch;
+use crate::device::library::{self, Activation, LibraryCall, Parameter};
 use crate::ffi;
 use crate::graph::cuda::{CudaCall, CudaOperand, Storage};
 use crate::graph::{Layout, TensorType};
@@ -255,6 +256,48 @@ impl Product {
         Launch::new(format!("gemm_sum_{}", self.y_dtype), [len.div_ceil(256) as u32, 1, 1], &params)
     }
 
+    /// The same by cuBLASLt, where that has the epilogue and multiplies such operands. `bias` is its operand.
+    /// It wants a bias in the type of the result, rounded once more than ours.
+    pub fn library(&self, epilogue: &Epilogue, bias: Option<usize>) -> Option<LibraryCall> {
+        let e = &self.extents;
+        let act = epilogue.on_library()?;
+        let has_act = match act {
+            None => true,
+            Some(Activation::Relu | Activation::GeluTanh) => !epilogue.residual && epilogue.alpha == 1.0,
+            Some(_) => false,
+        };
+        let scaled_bias = bias.is_some() && epilogue.alpha != 1.0;
+        let types = self.a.dtype == self.b.dtype && [DType::F32, self.a.dtype].contains(&self.y_dtype);
+        if e.grouped || e.batch * e.m * e.n * e.k == 0 || !has_act || scaled_bias || !types {
+            return None;
+        }
+        let matrix = |x: &Matrix, rows: usize, columns: usize, transposed: bool| {
+            let (rows, columns) = if transposed { (columns, rows) } else { (rows, columns) };
+            let Matrix { address, dtype, step, batch_step } = *x;
+            let repeated = rows > 1 && step < columns;
+            (!repeated).then_some(library::Matrix { address, dtype, step, batch_step, transposed })
+        };
+        Some(LibraryCall::Matmul(library::Matmul {
+            batch: e.batch,
+            m: e.m,
+            n: e.n,
+            k: e.k,
+            a: matrix(&self.a, e.m, e.k, e.trans_a)?,
+            b: matrix(&self.b, e.k, e.n, e.trans_b)?,
+            y: self.y,
+            y_dtype: self.y_dtype,
+            alpha: epilogue.alpha,
+            bias: bias.map(|operand| Parameter {
+                operand,
+                address: self.epilogue.bias,
+                order: vec![0],
+                dtype: self.y_dtype,
+            }),
+            act,
+            residual: epilogue.residual.then_some(self.epilogue.residual),
+        }))
+    }
+
     fn kernel(&self, tile: Tile) -> String {
         let e = &self.extents;
         let (a, b) = (self.a.dtype, self.b.dtype);
@@ -317,7 +360,7 @@ pub(super) fn scratch(op: &MatMul, inputs: &[&TensorType]) -> usize {
     extents(op, inputs[0], inputs[1]).0.scratch()
 }
 
-pub(super) fn forward(op: &MatMul, call: &CudaCall) -> Result<Vec<Launch>, String> {
+pub(super) fn product(op: &MatMul, call: &CudaCall) -> Product {
     let [a, b] = &call.inputs[..] else { unreachable!("infer takes two operands") };
     let (extents, d) = extents(op, &a.ty, &b.ty);
     let (a_step, a_batch) = if op.trans_a {
@@ -328,7 +371,7 @@ pub(super) fn forward(op: &MatMul, call: &CudaCall) -> Result<Vec<Launch>, Strin
     };
     let (b_step, b_batch) = matrices(b.layout).expect("accepts() asked");
     let y = &call.outputs[0];
-    let product = Product {
+    Product {
         extents,
         a: Matrix::new(a, a_step, if d.step_a == 0 || d.batch == 1 { 0 } else { a_batch }),
         b: Matrix::new(b, b_step, b_batch),
@@ -338,6 +381,5 @@ pub(super) fn forward(op: &MatMul, call: &CudaCall) -> Result<Vec<Launch>, Strin
         norms: ffi::RowNorms::default(),
         scratch: call.scratch,
         group: vec![],
-    };
-    product.launches(call)
+    }
 }

@@ -6,9 +6,11 @@ mod cuda_sm90;
 mod reference;
 
 use super::activation::expect_f32;
+use super::epilogue::Epilogue;
 use super::weight::expect_weight;
 use super::{Case, CaseInput, OpEntry};
 use crate::device::kernel::Launch;
+use crate::device::library::LibraryCall;
 use crate::error::Result;
 use crate::graph::cuda::{CudaCall, Storage};
 use crate::graph::{
@@ -123,7 +125,11 @@ impl Op for MatMul {
     }
 
     fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
-        cuda::forward(self, call)
+        cuda::product(self, call).launches(call)
+    }
+
+    fn cuda_library(&self, call: &CudaCall) -> Option<LibraryCall> {
+        cuda::product(self, call).library(&Epilogue::default(), None)
     }
 
     fn cuda_scratch(&self, inputs: &[&TensorType], _outputs: &[&TensorType]) -> usize {

@@ -173,6 +173,8 @@ pub(super) fn run(
         .map(|(subject, parts)| Picture::new(&mut l, subject, parts, steps.history))
         .collect::<Result<_>>()?;
     for group in &groups {
+        // Binding may run steps in the working memory to measure them. Nothing of value lies there then: what an
+        // earlier group computes once was copied out by launches that come first.
         let ready = denoiser.ready.get(&group.shape).expect("made above");
         l.network(group, ready, &working, &mut pictures, control.timestep, group.texts(subjects)?)?;
         l.start(watch.cancel)?;
