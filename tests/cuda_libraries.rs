@@ -4,10 +4,14 @@
 
 #[path = "fake_cuda/mod.rs"]
 mod fake_cuda;
+#[path = "support/loop_case.rs"]
+mod loop_case;
+mod support;
 
 use std::path::Path;
 use std::sync::Arc;
 
+use dreamclear::cancel::Cancel;
 use dreamclear::device::Device;
 use dreamclear::device::cpu::CpuDevice;
 use dreamclear::device::cuda::CudaDevice;
@@ -15,8 +19,10 @@ use dreamclear::device::library::KernelChoice;
 use dreamclear::graph::{Array, Executable, Graph, GraphBuilder, Plan};
 use dreamclear::ops::case::to_host;
 use dreamclear::ops::{Case, registry};
+use dreamclear::pipelines::tiled::Watch;
 use dreamclear::tensor::{DType, HostTensor};
 use fake_cuda::{CUBLASLT, CUDNN, DRIVER, Fake, StandIn, child};
+use loop_case::LoopCase;
 
 const ALL: [StandIn; 3] = [DRIVER, CUBLASLT, CUDNN];
 
@@ -271,6 +277,39 @@ fn child_runs_a_convolution() {
     let us = driver.clock() - before - 1000.0 * own; // casts run as they would without
     let us = (us * 1e6).round() / 1e6;
     assert_eq!(format!("{us}"), variable("EXPECT"));
+}
+
+#[test]
+fn measuring_leaves_the_denoising_loop_alone() {
+    child("child_runs_the_denoising_loop", &ALL, &[]);
+}
+
+/// Plans of several shapes share their working memory: each is measured there, and the loop on the device gives
+/// the bits of the loop on the host, which binds them one by one.
+#[test]
+#[ignore = "run by measuring_leaves_the_denoising_loop_alone"]
+fn child_runs_the_denoising_loop() {
+    let driver = Fake::driver();
+    let mut case = LoopCase::new();
+    case.settings.steps = 2;
+    case.limit = 3;
+    let watch = Watch { cancel: &Cancel::new(), progress: &|_| {} };
+    let own_device = device(cuda(KernelChoice::Own, None).unwrap(), DType::F32);
+    let own = case.denoiser(&own_device).run(&case.subjects(), &case.settings, case.limit, watch).unwrap();
+    assert_eq!(Fake::open(CUBLASLT).cublaslt_searches(), 0, "own means own");
+    let by_libraries = device(cuda(KernelChoice::Library, None).unwrap(), DType::F32);
+    let mut denoiser = case.denoiser(&by_libraries);
+    let got = denoiser.run(&case.subjects(), &case.settings, case.limit, watch).unwrap();
+    assert!(Fake::open(CUBLASLT).cublaslt_searches() > 0, "products were handed over");
+    let host = denoiser.run_on_host(&case.subjects(), &case.settings, case.limit, watch).unwrap();
+    for ((g, h), o) in got.iter().zip(&host).zip(&own) {
+        assert!(g.latent == h.latent, "the loop on the device is the loop on the host");
+        let far = g.latent.iter().zip(&o.latent).map(|(g, o)| (g - o).abs()).fold(0.0, f32::max);
+        eprintln!("largest difference from own kernels: {far:.1e}");
+        assert!(far < 1e-3, "{far} from own kernels");
+    }
+    drop((denoiser, by_libraries, own_device));
+    assert_eq!(driver.used(), 0, "all device memory was given back");
 }
 
 // ---- Refusals -----------------------------------------------------------------------------------
