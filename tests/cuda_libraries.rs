@@ -305,8 +305,8 @@ fn child_runs_the_denoising_loop() {
     for ((g, h), o) in got.iter().zip(&host).zip(&own) {
         assert!(g.latent == h.latent, "the loop on the device is the loop on the host");
         let far = g.latent.iter().zip(&o.latent).map(|(g, o)| (g - o).abs()).fold(0.0, f32::max);
-        eprintln!("largest difference from own kernels: {far:.1e}");
-        assert!(far < 1e-3, "{far} from own kernels");
+        let large = o.latent.iter().fold(0.0, |m: f32, o| m.max(o.abs()));
+        assert!(far < 1e-5 * large, "{far} from own kernels, of {large}"); // f32, in another order
     }
     drop((denoiser, by_libraries, own_device));
     assert_eq!(driver.used(), 0, "all device memory was given back");
