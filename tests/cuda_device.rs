@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex};
 
 use dreamclear::Error;
 use dreamclear::cancel::Cancel;
-use dreamclear::data::pixels::FloatImage;
+use dreamclear::data::color_fix::ColorFix;
+use dreamclear::data::pixels::{FloatImage, Rounding};
 use dreamclear::device::Device;
 use dreamclear::device::cpu::CpuDevice;
 use dreamclear::device::cuda::CudaDevice;
@@ -18,6 +19,10 @@ use dreamclear::device::sim::Simulator;
 use dreamclear::graph::{Executable, Graph, GraphBuilder, Plan, Workspace};
 use dreamclear::models;
 use dreamclear::models::load::Loaded;
+use dreamclear::pipelines::dreamclear::captions::Source;
+use dreamclear::pipelines::dreamclear::components::{Chosen, Sources};
+use dreamclear::pipelines::dreamclear::memory::PictureMemory;
+use dreamclear::pipelines::dreamclear::{DreamClearRestorer, Settings, denoise};
 use dreamclear::pipelines::tiled::{TiledNetwork, Watch};
 use dreamclear::tensor::{DType, HostTensor};
 use dreamclear::verify::{self, Filter, Options, Place, Slice, What};
@@ -118,6 +123,16 @@ fn what_is_verified_runs_through_the_driver() {
 }
 
 #[test]
+fn less_memory_is_a_smaller_plan_of_the_whole_pipeline() {
+    child_with("child_plans_within_the_device", &[("FAKE_CUDA_MIB", "256")]);
+}
+
+#[test]
+fn plans_run_on_a_stream_of_another_program() {
+    child("child_borrows_a_stream", "");
+}
+
+#[test]
 fn kernels_are_compiled_at_first_use() {
     let dir = tempfile::tempdir().unwrap();
     let library = dir.path().join("libnvrtc.so");
@@ -182,6 +197,16 @@ impl Fake {
             );
         }
         counts
+    }
+
+    /// Where the last graph was started.
+    fn last_stream(&self) -> *mut c_void {
+        // SAFETY: see `install`.
+        unsafe {
+            std::mem::transmute::<*mut c_void, extern "C" fn() -> *mut c_void>(
+                self.symbol("fake_cuda_last_stream"),
+            )()
+        }
     }
 
     /// Graphs started so far.
@@ -548,6 +573,150 @@ fn child_is_verified() {
             assert_eq!(report.rows[0].found["recorded"], report.rows[0].found["plans"]);
         }
     }
+}
+
+/// Device memory of another program: only the driver knows of it.
+fn occupy(bytes: usize) {
+    // SAFETY: never freed, never touched.
+    unsafe { cudarc::driver::result::malloc_sync(bytes) }.unwrap();
+}
+
+#[test]
+#[ignore = "run by less_memory_is_a_smaller_plan_of_the_whole_pipeline"]
+fn child_plans_within_the_device() {
+    let _fake = Fake::install();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/restore_tiled.safetensors");
+    let (tensors, metadata) = support::golden(&golden);
+    let folder = tempfile::tempdir().unwrap();
+    let path = |network: &str| folder.path().join(network);
+    for network in ["swinir", "vae", "dreamclear"] {
+        std::fs::create_dir(path(network)).unwrap();
+        std::fs::write(path(network).join("config.json"), &metadata[&format!("{network}_config")]).unwrap();
+        let prefix = format!("{network}.");
+        let own = tensors.iter().filter_map(|(k, t)| Some((k.strip_prefix(&prefix)?, t)));
+        let views = own.map(|(k, t)| (k.to_owned(), View(t)));
+        safetensors::serialize_to_file(views, None, &path(network).join("model.safetensors")).unwrap();
+    }
+    let chosen = Chosen {
+        swinir: Some(path("swinir")),
+        vae: Some(path("vae")),
+        dreamclear: Some(path("dreamclear")),
+        ..Chosen::default()
+    };
+    let case: serde_json::Value = serde_json::from_str(&metadata["case"]).unwrap();
+    let options: serde_json::Value = serde_json::from_str(&metadata["options"]).unwrap();
+    let number = |of: &serde_json::Value| of.as_f64().unwrap() as usize;
+    let settings = Settings {
+        upscale: case["upscale"].as_f64().unwrap(),
+        min_size: number(&options["min_size"]),
+        denoise: denoise::Settings {
+            sampler: "iddpm".into(),
+            steps: 4,
+            cfg: 4.0,
+            guided: None,
+            tile: (number(&options["latent_tiled_size"]), number(&options["latent_tiled_overlap"])),
+            untiled: (1, 1),
+        },
+        start_point: None,
+        color_fix: ColorFix::None,
+        rounding: Rounding::Truncate,
+        seed: 0,
+        negative: None,
+        caption_fallback: false,
+        batch: 1,
+        tile_batch: None,
+        memory: None,
+        matrices: None,
+    };
+    let sources = Sources::new(&chosen, folder.path()).unwrap();
+    let device = cuda();
+    let mut restorer = DreamClearRestorer::new(sources, Source::Null, settings, device.clone()).unwrap();
+    let size = [(tensors["image"].shape()[0], tensors["image"].shape()[1])];
+
+    let room = device.room().unwrap();
+    let roomy = restorer.memory(&size).unwrap();
+    assert!(roomy.peak_bytes < room && roomy.tile_batch > 1 && !roomy.streamed, "{roomy:?}");
+    let working = roomy.peak_bytes - roomy.resident_weight_bytes;
+    occupy(room - roomy.resident_weight_bytes - working / 2);
+    let room = device.room().unwrap();
+    assert!(room < roomy.peak_bytes);
+    let tight = restorer.memory(&size).unwrap();
+    assert!(tight.peak_bytes <= room, "{tight:?} in {room}");
+    let cuts = |m: &PictureMemory| m.stages.iter().map(|s| s.note.clone()).collect::<Vec<_>>();
+    assert_ne!(cuts(&tight), cuts(&roomy), "some stage is cut finer");
+
+    occupy(room - (1 << 20));
+    let e = restorer.memory(&size).unwrap_err().to_string();
+    assert!(e.contains("Fake A100") && e.contains("MiB free for this picture, which needs"), "{e}");
+    assert!(e.contains("close other programs"), "{e}");
+}
+
+/// A tensor as the writer of safetensors wants it.
+struct View<'a>(&'a HostTensor);
+
+impl safetensors::View for View<'_> {
+    fn dtype(&self) -> safetensors::Dtype {
+        safetensors::Dtype::F32
+    }
+    fn shape(&self) -> &[usize] {
+        self.0.shape()
+    }
+    fn data(&self) -> std::borrow::Cow<'_, [u8]> {
+        self.0.bytes().into()
+    }
+    fn data_len(&self) -> usize {
+        self.0.bytes().len()
+    }
+}
+
+#[test]
+#[ignore = "run by plans_run_on_a_stream_of_another_program"]
+fn child_borrows_a_stream() {
+    use cudarc::driver::result;
+    let fake = Fake::install();
+    result::init().unwrap();
+    let card = result::device::get(0).unwrap();
+    // SAFETY: another program's own context and stream, kept to the end.
+    let stream = unsafe {
+        result::ctx::set_current(result::primary_ctx::retain(card).unwrap()).unwrap();
+        result::stream::create(result::stream::StreamKind::NonBlocking).unwrap()
+    };
+    // SAFETY: the stream outlives the device.
+    let gpu = unsafe { CudaDevice::on_stream(stream.cast(), &[("all", b"stand-in")]) }.unwrap();
+    let device = Device::kernels(Arc::new(CpuDevice::new(1).unwrap()), Arc::new(gpu), DType::F32);
+    let plan = Plan::new(graph(), &device).unwrap();
+    let workspace = Workspace::new();
+    let params = |_: &str| Some(wave(&[1, 1, 64], 0.1));
+    let mut exe = Executable::in_workspace(plan, device.clone(), params, &workspace).unwrap();
+    let x = wave(&[2, 3, 64], 0.7);
+    let want = exe.run(&[("x", x.clone())]).unwrap().remove(0).1;
+    assert_eq!((fake.graph_launches(), fake.last_stream()), (1, stream.cast()), "launched on that stream");
+
+    // Over that program's memory, where the result stays.
+    let kernels = &device.as_kernels().unwrap().device;
+    let held = workspace.hold(kernels, exe.plan().arena_bytes).unwrap();
+    let mut got = vec![0u8; want.bytes().len()];
+    // SAFETY: memory of the sizes that the plan says, kept until the stream is done.
+    unsafe {
+        let theirs = result::malloc_sync(x.bytes().len()).unwrap();
+        result::memcpy_htod_async(theirs, x.bytes(), stream).unwrap();
+        let bound = exe.bind(&held, &[("x", theirs)]).unwrap();
+        kernels.launch(&bound.launches).unwrap();
+        result::memcpy_dtoh_async(&mut got, bound.outputs[0].1.address, stream).unwrap();
+        result::stream::synchronize(stream).unwrap();
+        result::free_sync(theirs).unwrap();
+    }
+    assert_eq!(got, want.bytes());
+    drop(held);
+    drop((exe, workspace, device));
+    // SAFETY: the stream was lent only, and is still there.
+    unsafe {
+        result::stream::synchronize(stream).unwrap();
+        result::stream::destroy(stream).unwrap();
+    }
+    // SAFETY: null is CUDA's default stream.
+    let e = unsafe { CudaDevice::on_stream(std::ptr::null_mut(), &[]) }.err().unwrap().to_string();
+    assert!(e.contains("default stream: make a stream"), "{e}");
 }
 
 #[test]

@@ -112,6 +112,7 @@ unsigned waits = 0, allocated = 0, pageable = 0;
 Order waited;
 std::recursive_mutex lock;
 using Held = std::lock_guard<std::recursive_mutex>;
+void* last_stream = nullptr;
 
 bool plays(const char* fault) {
     const char* f = std::getenv("FAKE_CUDA");
@@ -260,6 +261,8 @@ Result fake_cuda_submit(void* stream, int (*call)(const void*), const void* data
     return issue(static_cast<Stream*>(stream),
                  {nullptr, {}, std::string(static_cast<const char*>(data), bytes), call, us});
 }
+/// The stream that the last graph was started on.
+void* fake_cuda_last_stream() { return last_stream; }
 
 Result cuInit(unsigned) {
     if (plays("none")) return NO_DEVICE;
@@ -315,6 +318,8 @@ Result cuDevicePrimaryCtxRetain(void** context, int) {
 }
 Result cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
 Result cuCtxSetCurrent(void*) { return SUCCESS; }
+Result cuCtxGetDevice(int* device) { return *device = 0, SUCCESS; }
+Result cuStreamGetCtx(void*, void** context) { return *context = &functions, SUCCESS; }
 Result cuStreamCreate(void** stream, unsigned) {
     Held held(lock);
     streams.push_back(new Stream);
@@ -544,6 +549,7 @@ Result cuGraphLaunch(void* exec, void* stream) {
     if (Result r = refused(stream)) return r;
     Held held(lock);
     ++graph_launches;
+    last_stream = stream;
     auto* s = static_cast<Stream*>(stream);
     const auto graph = *static_cast<std::shared_ptr<const Graph>*>(exec);
     join(s->before, waited);

@@ -20,8 +20,10 @@ const BLOCK: usize = 16 << 20;
 /// The streams of both directions and their blocks. Keeps the context for as long as the device or a mark
 /// needs it.
 pub(super) struct Copies {
-    context: sys::CUcontext,
+    pub(super) context: sys::CUcontext,
     device: sys::CUdevice,
+    /// Whether the context is our own.
+    pub(super) own: bool,
     up: sys::CUstream,
     down: sys::CUstream,
     uploads: Mutex<Blocks>,
@@ -93,14 +95,15 @@ fn pieces(bytes: usize) -> impl Iterator<Item = (usize, usize)> {
 }
 
 impl Copies {
-    /// Takes over a context that was retained, and is current.
-    pub(super) fn new(context: sys::CUcontext, device: sys::CUdevice) -> Result<Arc<Self>> {
+    /// Works in a context that is current; one of our own has been retained, and is taken over.
+    pub(super) fn new(context: sys::CUcontext, device: sys::CUdevice, own: bool) -> Result<Arc<Self>> {
         let stream = || {
             result::stream::create(result::stream::StreamKind::NonBlocking).map_err(failed("make a stream"))
         };
         Ok(Arc::new(Copies {
             context,
             device,
+            own,
             up: stream()?,
             down: stream()?,
             uploads: Mutex::default(),
@@ -195,7 +198,9 @@ impl Drop for Copies {
                     let _ = result::free_host(block.memory);
                 }
             }
-            let _ = result::primary_ctx::release(self.device);
+            if self.own {
+                let _ = result::primary_ctx::release(self.device);
+            }
         }
     }
 }

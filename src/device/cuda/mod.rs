@@ -21,6 +21,7 @@ mod driver;
 mod dynamic;
 pub mod first_use;
 mod graph;
+pub mod interop;
 mod module;
 pub mod nvrtc;
 pub mod sources;
@@ -49,6 +50,8 @@ pub struct CudaDevice {
     /// Bytes of shared memory that a block may have.
     most_shared: u32,
     context: sys::CUcontext,
+    /// Whether context and stream are our own.
+    own: bool,
     stream: sys::CUstream,
     /// Bytes that `allocate` gave out and `free` has not got back.
     allocated: AtomicUsize,
@@ -61,6 +64,42 @@ pub struct CudaDevice {
     /// interleaved with other launches.
     lock: Arc<Mutex<()>>,
     copies: Arc<Copies>,
+}
+
+/// What a card says of itself.
+struct Card {
+    name: String,
+    /// Major·10 + minor.
+    capability: u32,
+    multiprocessors: u32,
+    /// Bytes of shared memory that a block may have.
+    most_shared: u32,
+}
+
+impl Card {
+    /// # Errors
+    /// If it is too old.
+    fn of(device: sys::CUdevice) -> Result<Self> {
+        let name = result::device::get_name(device).map_err(failed("read the device's name"))?;
+        let attribute = |which| {
+            // SAFETY: a device of the driver's.
+            unsafe { result::device::get_attribute(device, which) }
+                .map_err(failed("read the device's properties"))
+        };
+        use sys::CUdevice_attribute_enum as A;
+        let major = attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+        let minor = attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+        let capability = (10 * major + minor) as u32;
+        if let Some(e) = too_old(&name, capability) {
+            return Err(e);
+        }
+        Ok(Card {
+            name,
+            capability,
+            multiprocessors: attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as u32,
+            most_shared: attribute(A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)? as u32,
+        })
+    }
 }
 
 // SAFETY: the driver's handles may be used from any thread while the context is current there, which
@@ -102,32 +141,31 @@ impl CudaDevice {
             return Err(no_such_device(ordinal, count));
         }
         let device = result::device::get(ordinal as i32).map_err(failed("open the device"))?;
-        let name = result::device::get_name(device).map_err(failed("read the device's name"))?;
-        let attribute = |which| {
-            // SAFETY: a device of the driver's.
-            unsafe { result::device::get_attribute(device, which) }
-                .map_err(failed("read the device's properties"))
-        };
-        use sys::CUdevice_attribute_enum as A;
-        let major = attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
-        let minor = attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
-        let arch = (10 * major + minor) as u32;
-        if let Some(e) = too_old(&name, arch) {
-            return Err(e);
-        }
-        let multiprocessors = attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as u32;
-        let most_shared = attribute(A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)? as u32;
+        let card = Card::of(device)?;
         // SAFETY: the context is released when the device is dropped.
-        let context = unsafe { result::primary_ctx::retain(device) }.map_err(|e| does_not_start(&name, e))?;
+        let context =
+            unsafe { result::primary_ctx::retain(device) }.map_err(|e| does_not_start(&card.name, e))?;
         // SAFETY: retained above.
         unsafe { result::ctx::set_current(context) }.map_err(failed("switch to the device"))?;
-        let copies = Copies::new(context, device)?;
-        let mut opened = CudaDevice {
+        let mut opened = Self::over(ordinal, card, Copies::new(context, device, true)?);
+        opened.stream = result::stream::create(result::stream::StreamKind::NonBlocking)
+            .map_err(failed("make a stream"))?;
+        Ok(opened)
+    }
+
+    /// Without a stream yet.
+    fn over(ordinal: usize, card: Card, copies: Arc<Copies>) -> Self {
+        CudaDevice {
             ordinal,
-            name,
-            facts: DeviceFacts { arch, multiprocessors, hopper: false },
-            most_shared,
-            context,
+            name: card.name,
+            facts: DeviceFacts {
+                arch: card.capability,
+                multiprocessors: card.multiprocessors,
+                hopper: false, // until kernels for it are loaded
+            },
+            most_shared: card.most_shared,
+            context: copies.context,
+            own: copies.own,
             stream: std::ptr::null_mut(),
             allocated: AtomicUsize::new(0),
             kernels: HashMap::new(),
@@ -135,10 +173,7 @@ impl CudaDevice {
             tuning: None,
             lock: Arc::default(),
             copies,
-        };
-        opened.stream = result::stream::create(result::stream::StreamKind::NonBlocking)
-            .map_err(failed("make a stream"))?;
-        Ok(opened)
+        }
     }
 
     /// The stream of launches for one caller, with the context current.
@@ -203,6 +238,8 @@ impl Drop for CudaDevice {
             let _ = result::ctx::set_current(self.context);
             if !self.stream.is_null() {
                 let _ = result::stream::synchronize(self.stream);
+            }
+            if self.own && !self.stream.is_null() {
                 let _ = result::stream::destroy(self.stream);
             }
             // While the context is there: `copies` releases it.

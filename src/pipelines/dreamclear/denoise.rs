@@ -20,6 +20,7 @@ use crate::models::latent_tiles::{Blend, Grid};
 use crate::ops::fuse;
 use crate::pipelines::tiled::Watch;
 use crate::tensor::{DType, HostTensor};
+use crate::trace;
 use crate::weights::WeightSet;
 
 /// Channels of the latent.
@@ -251,6 +252,7 @@ impl Denoiser {
         }
         let calls = walks.first().map_or(0, |w| w.sampler.len());
         for k in 0..calls {
+            let _range = trace::range(|| format!("step {}", k + 1));
             let time = walks[0].sampler.timestep(k) as f32;
             let mut results: Vec<Collected> = parts.iter().map(Collected::new).collect();
             for (n, launch) in launches.iter().enumerate() {

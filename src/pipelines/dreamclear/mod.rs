@@ -35,6 +35,7 @@ use crate::error::{Error, Result};
 use crate::graph::Workspace;
 use crate::tensor::{DType, HostTensor};
 use crate::text::features::CaptionFeatures;
+use crate::trace;
 use crate::weights::WeightSet;
 
 /// Pixels of the picture that one latent pixel stands for, along each axis.
@@ -204,7 +205,7 @@ impl DreamClearRestorer {
 
     /// Everything up to the start of the loop.
     fn before(&mut self, job: &Job<'_>) -> Result<Picture> {
-        let mut clock = Clock::new();
+        let mut clock = Clock::new("resize");
         let mut notes = Vec::new();
         let ready = |p: &Prepared| p.downcast_ref::<Enlarged>().cloned();
         let Enlarged { sizes, lq, seconds: resizing } = match job.prepared.and_then(ready) {
@@ -213,6 +214,8 @@ impl DreamClearRestorer {
         };
         let (h, w) = sizes.working;
         self.keep("img_lq_u8", || planar_u8(&lq));
+        clock.next("swinir");
+        // Where it was enlarged ahead of time, it took that.
         clock.laps.insert("resize".into(), json!(resizing));
 
         let tiling = self.swinir.tiling((h, w))?;
@@ -240,15 +243,15 @@ impl DreamClearRestorer {
             }
         };
         self.keep("img_pre", || planar(&pre));
-        clock.lap("swinir");
+        clock.next("caption");
 
         let reference = photo_of(&pre, Rounding::Truncate);
         let caption =
             self.captions.caption(job.name, &reference, self.settings.caption_fallback, job.cancel)?;
         notes.extend(caption.note.clone());
-        clock.lap("caption");
+        clock.next("text");
         let text = self.text_of(&caption, job)?;
-        clock.lap("text");
+        clock.next("encode");
 
         let (device_lq, pre_on_device) = on_device.take().unzip();
         let latent_lq = self.encode(&lq, device_lq.as_ref(), watch)?;
@@ -256,7 +259,7 @@ impl DreamClearRestorer {
         let latent_pre = self.encode(&pre, pre_on_device.as_ref(), watch)?;
         self.keep("latent_lq", || latent_lq.clone());
         self.keep("latent_pre", || latent_pre.clone());
-        clock.lap("encode");
+        let seconds = clock.into_map();
 
         let noise = match self.replay.take() {
             Some(noise) => noise,
@@ -272,7 +275,6 @@ impl DreamClearRestorer {
         self.keep("z_T", || {
             HostTensor::from_f32([2, shape[1], shape[2], shape[3]], [&start[..], &start].concat())
         });
-        let seconds = clock.into_map();
         Ok(Picture {
             sizes,
             pre,
@@ -338,7 +340,7 @@ impl DreamClearRestorer {
     ) -> Result<Finish> {
         let Picture { sizes, pre, pre_on_device, caption, text, mut seconds, mut notes, latent_pre, .. } =
             picture;
-        let mut clock = Clock::new();
+        let clock = Clock::new("decode");
         let shape = latent_pre.shape().to_vec();
         let Denoised { latent, other } = denoised;
         if let Some(other) = other {
@@ -373,7 +375,6 @@ impl DreamClearRestorer {
                 (Pixels::OnHost(image), false)
             }
         };
-        clock.lap("decode");
         seconds.insert("denoise".into(), json!(denoising));
         seconds.extend(clock.into_map());
         let words = match &caption.found {
@@ -458,11 +459,10 @@ impl Last {
             Pixels::OnHost(image) => image,
             Pixels::OnDevice(mark, image) => image.read(&*mark)?,
         };
-        let mut clock = Clock::new();
+        let clock = Clock::new("color_fix");
         if !self.fixed {
             image = self.color_fix.apply(image, &self.pre);
         }
-        clock.lap("color_fix");
         self.seconds.extend(clock.into_map());
         Ok(image)
     }
@@ -470,7 +470,7 @@ impl Last {
     fn finish(mut self, input: &Photo) -> Result<Restored> {
         let mut image = self.colors()?;
         let Last { pre, rounding, output: (h, w), mut seconds, notes, mut details, .. } = self;
-        let mut clock = Clock::new();
+        let clock = Clock::new("output");
         image.data.iter_mut().for_each(|x| *x = x.clamp(0.0, 1.0));
         let fidelity = fidelity(&image, input);
         if (image.height, image.width) != (h, w) {
@@ -478,7 +478,6 @@ impl Last {
         }
         let alpha = photo_alpha(input, h, w);
         let photo = input.with_pixels(&image, alpha.as_ref(), rounding)?;
-        clock.lap("output");
         seconds.extend(clock.into_map());
         details.insert("stage_seconds".into(), seconds.into());
         details.insert("peak_bytes".into(), json!(memory::process_peak()));
@@ -572,6 +571,7 @@ impl DreamClearRestorer {
             false => {
                 let progress = |f: f32| ready.iter().for_each(|(i, _)| (jobs[*i].progress)(f));
                 let watch = Watch { cancel: jobs[0].cancel, progress: &progress };
+                let _range = trace::range(|| "denoise");
                 self.denoiser.run(&subjects, &self.settings.denoise, limit, watch)
             }
         };
@@ -648,22 +648,33 @@ fn planar_u8(image: &FloatImage) -> HostTensor {
 
 /// Seconds of each stage.
 struct Clock {
-    last: Instant,
+    stage: &'static str,
+    since: Instant,
+    range: Option<trace::Range>,
     laps: Map<String, serde_json::Value>,
 }
 
 impl Clock {
-    fn new() -> Self {
-        Clock { last: Instant::now(), laps: Map::new() }
+    fn new(stage: &'static str) -> Self {
+        let range = Some(trace::range(|| stage));
+        Clock { stage, since: Instant::now(), range, laps: Map::new() }
     }
 
-    fn lap(&mut self, stage: &str) {
-        let now = Instant::now();
-        self.laps.insert(stage.to_owned(), json!((now - self.last).as_secs_f64()));
-        self.last = now;
+    /// The stage is over, another begins.
+    fn next(&mut self, stage: &'static str) {
+        self.end();
+        (self.stage, self.since) = (stage, Instant::now());
+        self.range = Some(trace::range(|| stage));
     }
 
-    fn into_map(self) -> Map<String, serde_json::Value> {
+    fn end(&mut self) {
+        self.range = None;
+        self.laps.insert(self.stage.to_owned(), json!(self.since.elapsed().as_secs_f64()));
+    }
+
+    /// Ends the last stage; seconds of each.
+    fn into_map(mut self) -> Map<String, serde_json::Value> {
+        self.end();
         self.laps
     }
 }

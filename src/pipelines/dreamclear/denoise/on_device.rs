@@ -23,6 +23,7 @@ use crate::models::latent_tiles;
 use crate::pipelines::dreamclear::noise::NoiseSource;
 use crate::pipelines::tiled::Watch;
 use crate::tensor::{DType, HostTensor};
+use crate::trace;
 
 /// Steps that are started before the oldest of them is done: the device always has a next one.
 const AHEAD: usize = 2;
@@ -401,6 +402,7 @@ fn replay(l: &mut Loop, faults: u64, pictures: usize, calls: usize, watch: Watch
     }
     let share = |done: f32| (watch.progress)(done / calls as f32);
     for k in 0..calls {
+        let _range = trace::range(|| format!("step {}", k + 1));
         let slot = &l.slots[k % AHEAD];
         if let Some(before) = k.checked_sub(AHEAD) {
             finish(slot, calls, watch.cancel)?;
