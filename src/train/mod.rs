@@ -1,3 +1,4 @@
-//! Training: so far the optimiser's kernels.
+//! Training: the optimiser, and weights to begin with.
 
 pub mod adamw;
+pub mod init;
