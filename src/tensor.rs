@@ -54,9 +54,24 @@ impl DType {
         }
     }
 
+    /// Whether this is one of the 16-bit float types.
+    pub const fn is_half(self) -> bool {
+        matches!(self, DType::F16 | DType::BF16)
+    }
+
     /// Whether the type holds real numbers (f64, f32, f16, bf16).
     pub const fn is_float(self) -> bool {
         matches!(self, DType::F64 | DType::F32 | DType::F16 | DType::BF16)
+    }
+
+    /// The nearest number that a float type holds (ties to even); `x` itself for other types.
+    pub fn nearest(self, x: f64) -> f64 {
+        match self {
+            DType::F32 => x as f32 as f64,
+            DType::F16 => f16_of(x).to_f64(),
+            DType::BF16 => bf16_of(x).to_f64(),
+            _ => x,
+        }
     }
 }
 
@@ -281,11 +296,34 @@ impl HostTensor {
         match dtype {
             DType::F64 => Self::from_f64(shape, self.to_f64()),
             DType::F32 => Self::from_f32(shape, self.to_f32().into_owned()),
-            DType::F16 => Self::from_elements(dtype, shape, self.convert(f16::from_f64)),
-            DType::BF16 => Self::from_elements(dtype, shape, self.convert(bf16::from_f64)),
+            DType::F16 => Self::from_elements(dtype, shape, self.convert(f16_of)),
+            DType::BF16 => Self::from_elements(dtype, shape, self.convert(bf16_of)),
             other => panic!("cast to {other}: only float types"),
         }
     }
+}
+
+/// `x` rounded once to f16, ties to even.
+fn f16_of(x: f64) -> f16 {
+    f16::from_f32(to_odd(x))
+}
+
+/// `x` rounded once to bf16, ties to even.
+fn bf16_of(x: f64) -> bf16 {
+    bf16::from_f32(to_odd(x))
+}
+
+/// `x` in f32 so that rounding it once more, to a shorter type, gives what rounding `x` itself would: what f32
+/// cannot hold goes into its last bit ("rounding to odd"). `from_f64` of the crate half looks at the upper 32
+/// bits of `x` alone, and so takes some numbers for ties that are none.
+fn to_odd(x: f64) -> f32 {
+    let y = x as f32;
+    if !y.is_finite() || y as f64 == x || y.to_bits() & 1 == 1 {
+        return y;
+    }
+    // Of the two neighbours of `x` the nearest is even, so the other one is odd.
+    let up = (y.abs() as f64) < x.abs();
+    f32::from_bits(if up { y.to_bits() + 1 } else { y.to_bits() - 1 })
 }
 
 impl fmt::Debug for HostTensor {
@@ -304,6 +342,34 @@ mod tests {
         assert_eq!(x.cast(DType::BF16).to_f64(), [1.0, 1.0, -2.5]);
         assert_eq!(x.cast(DType::F16).to_f64()[1], 1.0 + 1.0 / 256.0);
         assert!(std::ptr::eq(x.cast(DType::F32).bytes(), x.bytes()));
+    }
+
+    #[test]
+    fn half_precision_is_rounded_once() {
+        // Just above and below the middle of two neighbours, by less than f32 (or an upper word of f64) tells.
+        for (middle, below, above) in [(1.0 + 1.0 / 256.0, 1.0, 1.0 + 1.0 / 128.0)] {
+            for tiny in [1e-6, 1e-9, 1e-12] {
+                let x = HostTensor::from_f64(
+                    [4],
+                    vec![middle + tiny, middle - tiny, -middle - tiny, -middle + tiny],
+                );
+                assert_eq!(x.cast(DType::BF16).to_f64(), [above, below, -above, -below], "{tiny}");
+            }
+        }
+        let middle = 1.0 + 1.0 / 2048.0;
+        let x = HostTensor::from_f64([3], vec![middle + 1e-12, middle - 1e-12, middle]);
+        assert_eq!(x.cast(DType::F16).to_f64(), [1.0 + 1.0 / 1024.0, 1.0, 1.0]);
+        // f32 to half precision is what half does with f32.
+        let values: Vec<f32> = (0..1 << 16).map(|i| f32::from_bits(0x3f00_0000 + 37 * i)).collect();
+        let x = HostTensor::from_f32([values.len()], values.clone());
+        let (bf, h) = (x.cast(DType::BF16).to_f64(), x.cast(DType::F16).to_f64());
+        for (i, &v) in values.iter().enumerate() {
+            assert_eq!(bf[i], bf16::from_f32(v).to_f64(), "{v}");
+            assert_eq!(h[i], f16::from_f32(v).to_f64(), "{v}");
+        }
+        let ends = HostTensor::from_f64([4], vec![f64::INFINITY, f64::NAN, 1e300, 0.0]);
+        let ends = ends.cast(DType::BF16).to_f64();
+        assert!(ends[0] == f64::INFINITY && ends[1].is_nan() && ends[2] == f64::INFINITY && ends[3] == 0.0);
     }
 
     #[test]

@@ -3,13 +3,11 @@
 //! tables of the PTX ISA, written out once more here.
 #![cfg(not(windows))]
 
-use dreamclear::Result;
 use dreamclear::device::kernel::Launch;
 use dreamclear::device::sim::{GuardedBuffer, Schedule, Simulator};
-use dreamclear::graph::cuda::CudaCall;
-use dreamclear::graph::op::CpuCall;
-use dreamclear::graph::{Array, Cost, Gradient, GradientContext, Op, Real, Reference, TensorType};
-use dreamclear::ops::{Case, CaseInput, check_cuda};
+
+#[path = "support/twice.rs"]
+mod twice;
 
 /// The parameters of every kernel of `cuda/sim/faults.cpp`.
 #[repr(C)]
@@ -29,45 +27,16 @@ fn simulator() -> Option<Simulator> {
 
 // ---- Faults -----------------------------------------------------------------------------------------
 
-/// An op that doubles 130 numbers by a kernel that errs in block 1.
-#[derive(Debug)]
-struct Twice(&'static str);
-
 const N: usize = 130;
 
-impl Reference for Twice {
-    fn eval<T: Real>(&self, inputs: &[Array<T>]) -> Vec<Array<T>> {
-        let x = &inputs[0];
-        vec![Array::new(x.shape.clone(), x.data.iter().map(|&x| x + x).collect())]
-    }
-}
-
-impl Op for Twice {
-    fn name(&self) -> &'static str {
-        "twice"
-    }
-    fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
-        Ok(vec![inputs[0].clone()])
-    }
-    fn gradient(&self, _: &mut GradientContext) -> Result<Gradient> {
-        Ok(Gradient::NotDifferentiable("a test"))
-    }
-    fn cost(&self, inputs: &[&TensorType], outputs: &[&TensorType]) -> Cost {
-        Cost::dense(N as f64, inputs, outputs)
-    }
-    fn cpu(&self, _: CpuCall) -> Result<(), String> {
-        unreachable!("a test of CUDA kernels")
-    }
-    fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
-        let p =
-            Probe { x: call.inputs[0].address, y: call.outputs[0].address, more: 0, n: N as i32, first: 1 };
-        Ok(vec![Launch::new(self.0, [N.div_ceil(64) as u32, 1, 1], &p)])
-    }
-}
-
-/// Runs a kernel as those of all ops are run by `tests/cuda_sim.rs`.
+/// Runs a kernel that shall double 130 numbers, and errs in block 1, as those of all ops are run by
+/// `tests/cuda_sim.rs`.
 fn check(kernel: &'static str) -> Result<(), String> {
-    check_cuda::kernels(&Case::test("twice", Twice(kernel), vec![CaseInput::normal([N])]))
+    twice::check(N, move |call| {
+        let (x, y) = (call.inputs[0].address, call.outputs[0].address);
+        let p = Probe { x, y, more: 0, n: N as i32, first: 1 };
+        Ok(vec![Launch::new(kernel, [N.div_ceil(64) as u32, 1, 1], &p)])
+    })
 }
 
 /// What must be said of each fault. `@` stands for kernel, block and thread 5.

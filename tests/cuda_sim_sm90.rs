@@ -3,15 +3,13 @@
 //! the tables of the PTX ISA, written out once more here.
 #![cfg(not(windows))]
 
-use dreamclear::Result;
 use dreamclear::device::kernel::{Launch, Swizzle, TensorMapSpec};
 use dreamclear::device::sim::{GuardedBuffer, Schedule, Simulator};
 use dreamclear::ffi::TensorMap;
-use dreamclear::graph::cuda::CudaCall;
-use dreamclear::graph::op::CpuCall;
-use dreamclear::graph::{Array, Cost, Gradient, GradientContext, Op, Real, Reference, TensorType};
-use dreamclear::ops::{Case, CaseInput, check_cuda};
 use dreamclear::tensor::DType;
+
+#[path = "support/twice.rs"]
+mod twice;
 
 /// The parameters of every kernel of `cuda/sim/faults_sm90.cpp`.
 #[repr(C, align(64))]
@@ -34,10 +32,6 @@ fn simulator() -> Option<Simulator> {
 
 // ---- Faults -----------------------------------------------------------------------------------------
 
-/// An op that doubles 136 numbers by a kernel that errs in block 1.
-#[derive(Debug)]
-struct Twice(&'static str);
-
 const N: usize = 136;
 
 /// Rows of four numbers, of which a block copies sixteen.
@@ -52,30 +46,10 @@ fn rows_of_four(address: u64) -> TensorMapSpec {
     }
 }
 
-impl Reference for Twice {
-    fn eval<T: Real>(&self, inputs: &[Array<T>]) -> Vec<Array<T>> {
-        let x = &inputs[0];
-        vec![Array::new(x.shape.clone(), x.data.iter().map(|&x| x + x).collect())]
-    }
-}
-
-impl Op for Twice {
-    fn name(&self) -> &'static str {
-        "twice"
-    }
-    fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
-        Ok(vec![inputs[0].clone()])
-    }
-    fn gradient(&self, _: &mut GradientContext) -> Result<Gradient> {
-        Ok(Gradient::NotDifferentiable("a test"))
-    }
-    fn cost(&self, inputs: &[&TensorType], outputs: &[&TensorType]) -> Cost {
-        Cost::dense(N as f64, inputs, outputs)
-    }
-    fn cpu(&self, _: CpuCall) -> Result<(), String> {
-        unreachable!("a test of CUDA kernels")
-    }
-    fn cuda(&self, call: &mut CudaCall) -> Result<Vec<Launch>, String> {
+/// Runs a kernel that shall double 136 numbers, and errs in block 1, as those of all ops are run by
+/// `tests/cuda_sim.rs`.
+fn check(kernel: &'static str) -> Result<(), String> {
+    twice::check(N, move |call| {
         let (x, y) = (call.inputs[0].address, call.outputs[0].address);
         let p = TensorProbe {
             x_map: (call.tensor_map)(&rows_of_four(x))?,
@@ -86,13 +60,8 @@ impl Op for Twice {
             first: 1,
             ..Default::default()
         };
-        Ok(vec![Launch::new(self.0, [N.div_ceil(64) as u32, 1, 1], &p)])
-    }
-}
-
-/// Runs a kernel as those of all ops are run by `tests/cuda_sim.rs`.
-fn check(kernel: &'static str) -> Result<(), String> {
-    check_cuda::kernels(&Case::test("twice", Twice(kernel), vec![CaseInput::normal([N])]))
+        Ok(vec![Launch::new(kernel, [N.div_ceil(64) as u32, 1, 1], &p)])
+    })
 }
 
 /// What must be said of each fault.

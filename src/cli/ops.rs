@@ -1,5 +1,7 @@
 //! `dreamclear ops`: the op registry.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde_json::json;
 
 use crate::device::kernel::DeviceFacts;
@@ -23,18 +25,29 @@ struct Row {
     gradient: String,
     /// Compute types for which the first case has kernels.
     cuda: Vec<DType>,
+    /// Architectures of cards on which all kernels of the first case gave the right numbers.
+    hardware: Vec<String>,
     tests: usize,
     benches: usize,
 }
 
 /// Prints the registry.
 pub fn run(args: &Args) -> Result<()> {
+    let proven = Hardware::known();
     let rows: Vec<Row> = registry()
         .map(|entry| {
             let cases = (entry.cases)();
             let benches = cases.iter().filter(|c| c.bench).count();
             let first = cases.iter().find(|c| !c.bench).unwrap_or(&cases[0]);
-            Row { entry, gradient: gradient(first), cuda: cuda(first), tests: cases.len() - benches, benches }
+            let hardware = proven.of(first);
+            Row {
+                entry,
+                gradient: gradient(first),
+                cuda: cuda(first),
+                hardware,
+                tests: cases.len() - benches,
+                benches,
+            }
         })
         .collect();
     let text = if args.json {
@@ -48,7 +61,7 @@ pub fn run(args: &Args) -> Result<()> {
                     "cpu": true,
                     "cuda": r.cuda.iter().map(|d| d.name()).collect::<Vec<_>>(),
                     "proven_in_simulator": !r.cuda.is_empty(),
-                    "verified_on_hardware": false,
+                    "verified_on_hardware": r.hardware,
                     "test_cases": r.tests,
                     "bench_cases": r.benches,
                 })
@@ -69,10 +82,43 @@ pub fn run(args: &Args) -> Result<()> {
                 r.entry.name, short, "yes", r.tests, r.benches, r.entry.about
             );
         }
-        text += "CUDA kernels are proven in the simulator; none has run on hardware yet.\n";
+        text += "CUDA kernels are proven in the simulator; what has run on hardware: docs/verification.md.\n";
         text
     };
     super::print(&text)
+}
+
+/// What is known from cards: the committed results of `tools/verify-gpu`.
+struct Hardware(BTreeMap<String, BTreeSet<String>>);
+
+impl Hardware {
+    fn known() -> Self {
+        let json: serde_json::Value = serde_json::from_str(include_str!("../../docs/verification.json"))
+            .expect("docs/verification.json is written by tools/verification-report");
+        let places = json.as_object().into_iter().flatten().filter(|(place, _)| place.starts_with("sm_"));
+        let passed = |part: &serde_json::Value| {
+            part["rows"].as_u64() > Some(0) && part["failed"].as_u64().unwrap_or(0) == 0
+        };
+        let kernels = |known: &serde_json::Value| {
+            let all = known["kernels"].as_object().into_iter().flatten();
+            all.filter(|(_, parts)| passed(&parts["ops"])).map(|(name, _)| name.clone()).collect()
+        };
+        Hardware(places.map(|(place, known)| (place.clone(), kernels(known))).collect())
+    }
+
+    /// The architectures on which every kernel that `case` launches there has passed.
+    fn of(&self, case: &Case) -> Vec<String> {
+        let all = |place: &str, passed: &BTreeSet<String>| {
+            let facts = if place == "sm_90" { DeviceFacts::H100 } else { DeviceFacts::A100 };
+            let launches = check_cuda::storages(case)
+                .into_iter()
+                .filter_map(|s| check_cuda::launches(case, &s, facts).ok())
+                .flatten();
+            let mut kernels = launches.map(|l| l.kernel).peekable();
+            kernels.peek().is_some() && kernels.all(|k| passed.contains(&*k))
+        };
+        self.0.iter().filter(|(place, passed)| all(place, passed)).map(|(place, _)| place.clone()).collect()
+    }
 }
 
 /// The compute types in which a plan may keep this case's operands, as far as there are kernels for them.

@@ -68,13 +68,7 @@ impl CaseInput {
             }
             Fill::Values(v) => v.clone(),
         };
-        let round = |x: f64| match self.ty.dtype {
-            DType::F32 => x as f32 as f64,
-            DType::BF16 => bf16::from_f64(x).to_f64(),
-            DType::F16 => f16::from_f64(x).to_f64(),
-            _ => x,
-        };
-        Array::new(self.ty.shape.clone(), data.into_iter().map(round).collect())
+        Array::new(self.ty.shape.clone(), data.into_iter().map(|x| self.ty.dtype.nearest(x)).collect())
     }
 }
 

@@ -1,6 +1,6 @@
 //! A plan's launches captured as one CUDA graph, and its replay.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use cudarc::driver::result;
 use cudarc::driver::sys;
@@ -29,8 +29,8 @@ impl CudaDevice {
             }
             let exec = result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0)).map_err(&what);
             let _ = result::graph::destroy(graph);
-            let (context, stream) = (self.context, self.stream);
-            Ok(Arc::new(CudaGraph { exec: exec?, context, stream }) as Arc<dyn Recording>)
+            let (context, stream, lock) = (self.context, self.stream, self.lock.clone());
+            Ok(Arc::new(CudaGraph { exec: exec?, context, stream, lock }) as Arc<dyn Recording>)
         }
     }
 }
@@ -40,15 +40,17 @@ struct CudaGraph {
     exec: sys::CUgraphExec,
     context: sys::CUcontext,
     stream: sys::CUstream,
+    lock: Arc<Mutex<()>>,
 }
 
 // SAFETY: as for `CudaDevice`.
 unsafe impl Send for CudaGraph {}
-// SAFETY: launching a graph twice at once is ordered by its stream.
+// SAFETY: starts are ordered by the device's lock, and on the device by its stream.
 unsafe impl Sync for CudaGraph {}
 
 impl Recording for CudaGraph {
     unsafe fn start(&self) -> Result<()> {
+        let _held = self.lock.lock().unwrap_or_else(|e| e.into_inner());
         // SAFETY: the plan that holds this recording holds the device too.
         unsafe {
             result::ctx::set_current(self.context).map_err(failed("switch to the device"))?;

@@ -1,8 +1,6 @@
 //! What an unfused program in half precision computes: it stores the probabilities, and on the way back the
 //! gradients of the scores, and reads them again for the next product. Everything else is exact here.
 
-use half::{bf16, f16};
-
 use super::reference::Problem;
 use super::{Attention, AttentionGrad};
 use crate::graph::Array;
@@ -10,11 +8,7 @@ use crate::tensor::DType;
 
 /// The nearest number that `dtype` holds.
 fn stored(x: f64, dtype: DType) -> f64 {
-    match dtype {
-        DType::BF16 => bf16::from_f64(x).to_f64(),
-        DType::F16 => f16::from_f64(x).to_f64(),
-        _ => x,
-    }
+    if dtype.is_half() { dtype.nearest(x) } else { x }
 }
 
 pub(super) fn forward(op: &Attention, inputs: &[Array<f64>], dtype: DType) -> Vec<Array<f64>> {

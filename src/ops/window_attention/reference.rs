@@ -79,11 +79,7 @@ pub(super) fn backward_in(op: &WindowAttention, inputs: &[Array<f64>], dtype: DT
 }
 
 fn round_to(x: f64, dtype: DType) -> f64 {
-    match dtype {
-        DType::BF16 => half::bf16::from_f64(x).to_f64(),
-        DType::F16 => half::f16::from_f64(x).to_f64(),
-        _ => x,
-    }
+    if dtype.is_half() { dtype.nearest(x) } else { x }
 }
 
 /// `stored` is what becomes of a weight when it is written to memory.
