@@ -87,6 +87,11 @@ pub trait Bytes: Send + Sync {
     /// The bytes, always the same ones.
     fn bytes(&self) -> &[u8];
 
+    /// The bytes for writing, where the memory is our own.
+    fn bytes_mut(&mut self) -> Option<&mut [u8]> {
+        None
+    }
+
     /// Gives the physical memory of a range back where that loses nothing (a mapped file); the
     /// next look at the bytes reads them again.
     fn release(&self, _range: Range<usize>) {}
@@ -105,6 +110,10 @@ impl<T: bytemuck::Pod + Send + Sync> Bytes for Elements<T> {
     fn bytes(&self) -> &[u8] {
         bytemuck::cast_slice(&self.0)
     }
+
+    fn bytes_mut(&mut self) -> Option<&mut [u8]> {
+        Some(bytemuck::cast_slice_mut(&mut self.0))
+    }
 }
 
 /// Owned bytes in 8-byte words: aligned for any dtype. The second field is the byte count.
@@ -113,6 +122,10 @@ struct Words(Vec<u64>, usize);
 impl Bytes for Words {
     fn bytes(&self) -> &[u8] {
         &bytemuck::cast_slice(&self.0)[..self.1]
+    }
+
+    fn bytes_mut(&mut self) -> Option<&mut [u8]> {
+        Some(&mut bytemuck::cast_slice_mut(&mut self.0)[..self.1])
     }
 }
 
@@ -204,6 +217,20 @@ impl HostTensor {
     /// Gives physical memory back where the bytes can be read again from a mapped file.
     pub fn release(&self) {
         self.data.release(0..self.bytes().len());
+    }
+
+    /// The elements of an f32 tensor for writing. They are copied first if they lie in a mapped file or are
+    /// shared with another tensor, which keeps what it has.
+    ///
+    /// # Panics
+    /// If the dtype is not f32.
+    pub fn f32_mut(&mut self) -> &mut [f32] {
+        assert_eq!(self.dtype, DType::F32, "a tensor that is written to");
+        if Arc::get_mut(&mut self.data).and_then(|data| data.bytes_mut()).is_none() {
+            *self = HostTensor::copy_of(self.dtype, &self.shape, self.bytes());
+        }
+        let data = Arc::get_mut(&mut self.data).and_then(|data| data.bytes_mut());
+        bytemuck::cast_slice_mut(data.expect("our own and unshared"))
     }
 
     /// The same bytes under another shape.
@@ -370,6 +397,17 @@ mod tests {
         let ends = HostTensor::from_f64([4], vec![f64::INFINITY, f64::NAN, 1e300, 0.0]);
         let ends = ends.cast(DType::BF16).to_f64();
         assert!(ends[0] == f64::INFINITY && ends[1].is_nan() && ends[2] == f64::INFINITY && ends[3] == 0.0);
+    }
+
+    #[test]
+    fn writing_leaves_other_tensors_as_they_are() {
+        let mut x = HostTensor::from_f32([2], vec![1.0, 2.0]);
+        let at = x.bytes().as_ptr();
+        x.f32_mut()[0] = 3.0;
+        assert!(std::ptr::eq(x.bytes().as_ptr(), at), "nobody else looks: in place");
+        let seen = x.clone();
+        x.f32_mut()[1] = 4.0;
+        assert_eq!((x.to_f32().as_ref(), seen.to_f32().as_ref()), (&[3.0, 4.0][..], &[3.0, 2.0][..]));
     }
 
     #[test]

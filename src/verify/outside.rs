@@ -14,7 +14,8 @@ use crate::diffusion::cuda::{self, NoiseStep, StepAddresses, Steps};
 use crate::diffusion::{Ddim, Guided, Noise, SaSolver, Sampler, guidance, image_key, sampler};
 use crate::models::latent_tiles::{self, Blend, Grid};
 use crate::ops::check_cuda::Executor;
-use crate::train::adamw::{AdamW, GlobalNorm, Tensor};
+use crate::train::adamw::AdamW;
+use crate::train::adamw::cuda::{GlobalNorm, Tensor};
 
 /// Names of all checks, in the order of [`run`].
 pub const NAMES: [&str; 10] = [
@@ -322,7 +323,7 @@ fn colours<E: Executor>(on: &On<E>) -> Result<(), String> {
 
 /// Three steps against the paper's formulas in f64.
 fn adamw<E: Executor>(on: &On<E>) -> Result<(), String> {
-    let op = AdamW { rate: 1e-2, betas: [0.9, 0.999], eps: 1e-8, decay: 0.1 };
+    let op = AdamW { betas: [0.9, 0.999], eps: 1e-8, decay: 0.1 };
     for n in [1024, 333] {
         let start = numbers(n, 1);
         let (mut w, mut m, mut v) =
@@ -340,7 +341,7 @@ fn adamw<E: Executor>(on: &On<E>) -> Result<(), String> {
             let (g, clip) = (on.put(&grad)?, on.put(&[0.5f32])?);
             let moments = [on.at(&first), on.at(&second)];
             let tensor = Tensor { param: on.at(&param), grad: on.at(&g), moments, len: n };
-            on.run(op.step(t, &tensor, Some(on.at(&clip))))?;
+            on.run(op.launch(t as u64, 1e-2, &tensor, Some(on.at(&clip))))?;
         }
         for (i, (got, want)) in on.floats(&param)?.iter().zip(&w).enumerate() {
             if !((f64::from(*got) - want).abs() <= 5e-7) {

@@ -313,6 +313,49 @@ impl Executable {
         self.run_steps(inputs, false, observe)
     }
 
+    /// Runs all steps on the CPU; each of [`Plan::early`] is shown to `take` as soon as it is there: its number
+    /// and its bytes.
+    ///
+    /// # Panics
+    /// On a device with memory of its own.
+    pub fn run_with_early(
+        &mut self,
+        inputs: &[(&str, HostTensor)],
+        take: impl FnMut(usize, &[u8]) -> Result<()> + Send,
+    ) -> Result<Outputs> {
+        let inputs = self.given(inputs)?;
+        let Executable { plan, workspace, side: Side::Cpu { device, leaves, streamed } } = self else {
+            panic!("early outputs of another device stay in its memory")
+        };
+        leaves.extend(inputs);
+        exec_cpu::run(plan, leaves, workspace, device, streamed.as_ref(), |_, _| Ok(()), take)
+    }
+
+    /// The parameters of a plan on the CPU, by key, to be changed between runs.
+    ///
+    /// # Panics
+    /// On a device with memory of its own.
+    pub fn params_mut(&mut self) -> impl Iterator<Item = (&str, &mut HostTensor)> {
+        let Executable { plan, side: Side::Cpu { leaves, .. }, .. } = self else {
+            panic!("parameters of another device are in its memory")
+        };
+        leaves.iter_mut().filter_map(|(v, t)| match &plan.graph.values[v.index()].origin {
+            Origin::Param(key) => Some((key.as_str(), t)),
+            _ => None,
+        })
+    }
+
+    /// A parameter of a plan on the CPU, as it is now.
+    ///
+    /// # Panics
+    /// As [`Executable::params_mut`].
+    pub fn param(&self, key: &str) -> Option<&HostTensor> {
+        let Side::Cpu { leaves, .. } = &self.side else {
+            panic!("parameters of another device are in its memory")
+        };
+        self.plan.graph.params().find(|(k, _)| *k == key).map(|(_, v)| &leaves[&v])
+    }
+
     /// Starts all steps `times` times over the inputs of the last run, then waits: what a bench measures on a
     /// device with memory of its own.
     ///
@@ -341,7 +384,7 @@ impl Executable {
         match side {
             Side::Cpu { device, leaves, streamed } => {
                 leaves.extend(inputs);
-                exec_cpu::run(plan, leaves, workspace, device, streamed.as_ref(), observe)
+                exec_cpu::run(plan, leaves, workspace, device, streamed.as_ref(), observe, |_, _| Ok(()))
             }
             Side::Kernels(run) => run.run(plan, inputs, workspace, show, observe),
         }

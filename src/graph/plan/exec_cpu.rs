@@ -11,7 +11,8 @@ use crate::graph::op::{CpuCall, Operand, OperandData, Output};
 use crate::tensor::HostTensor;
 use crate::trace;
 
-/// Runs all steps over `leaves`; after each step calls `observe` with its results.
+/// Runs all steps over `leaves`; after each step calls `observe` with its results, and `take` with the early
+/// outputs that are there by then: their numbers and bytes.
 pub(super) fn run(
     plan: &Plan,
     leaves: &HashMap<ValueId, HostTensor>,
@@ -19,12 +20,22 @@ pub(super) fn run(
     device: &CpuDevice,
     streamed: Option<&Vec<Vec<ValueId>>>,
     mut observe: impl FnMut(&Step, &[super::StepResult]) -> Result<()> + Send,
+    mut take: impl FnMut(usize, &[u8]) -> Result<()> + Send,
 ) -> Result<super::Outputs> {
     let mut slot = workspace.host();
     let base = super::exec::reserve(&mut slot, plan.arena_bytes)?.as_mut_ptr();
     let memory = Memory { plan, leaves, base };
     device.run(|| {
         let mut ranges = trace::Ops::default();
+        let mut early = plan.early.iter().enumerate().peekable();
+        let mut hand_over = |done: usize| {
+            while let Some((k, output)) = early.next_if(|(_, output)| output.after == done) {
+                // SAFETY: no step runs now, and none later has written to it.
+                take(k, unsafe { memory.bytes(&output.place) })?;
+            }
+            Ok(())
+        };
+        hand_over(0)?;
         for (i, step) in plan.steps.iter().enumerate() {
             {
                 let _range = ranges.begin(&step.path, step.name());
@@ -36,6 +47,7 @@ pub(super) fn run(
             // SAFETY: the step is over; nothing else touches the arena now.
             let results: Vec<_> = step.outputs.iter().map(|p| (&p.ty, unsafe { memory.bytes(p) })).collect();
             observe(step, &results)?;
+            hand_over(i + 1)?;
         }
         // SAFETY: all steps are over.
         Ok(plan.outputs.iter().map(|(n, p)| (n.clone(), unsafe { memory.to_host(p) })).collect())

@@ -16,5 +16,5 @@ mod target;
 
 pub use exec::{Executable, HeldMemory, Outputs, StepResult, StepTime, Workspace};
 pub use exec_kernels::BoundPlan;
-pub use steps::{Buffer, Place, Plan, Source, Step};
+pub use steps::{Buffer, EarlyOutput, Place, Plan, Source, Step};
 pub use target::Target;

@@ -70,6 +70,17 @@ pub struct Buffer {
     pub offset: usize,
 }
 
+/// A named result that is read as soon as it is there; its memory may hold something else afterwards.
+#[derive(Clone, Debug)]
+pub struct EarlyOutput {
+    /// Its name among the graph's outputs.
+    pub name: String,
+    /// How many steps are over when it is there, and none more.
+    pub after: usize,
+    /// Where it then is, dense.
+    pub place: Place,
+}
+
 /// What to run, in which order, where everything lies.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -83,6 +94,8 @@ pub struct Plan {
     pub arena_bytes: usize,
     /// Where the graph's outputs are when the last step is done.
     pub outputs: Vec<(String, Place)>,
+    /// Outputs that [`Plan::with_early`] takes out of `outputs`, in the order in which they come.
+    pub early: Vec<EarlyOutput>,
     /// What the plan is for.
     pub target: Target,
     /// Element types of leaves in memory, where they are not the graph's.
@@ -106,22 +119,32 @@ struct Planner<'g> {
     converted: HashMap<(ValueId, DType), Place>,
     /// The steps that compute values as their result 0.
     made_by: HashMap<ValueId, usize>,
+    early: Vec<EarlyOutput>,
 }
 
 impl Plan {
     /// Plans a graph for a device: a [`Target`], or the number of threads of a CPU.
     pub fn new(graph: Graph, target: impl Into<Target>) -> Result<Plan> {
+        Self::with_early(graph, target, |_| false)
+    }
+
+    /// As [`Plan::new`]; graph outputs whose names `early` picks are to be read at once when they are computed
+    /// (gradients, which are added up elsewhere), and keep no memory until the end.
+    pub fn with_early(graph: Graph, target: impl Into<Target>, early: impl Fn(&str) -> bool) -> Result<Plan> {
         let mut last_use = vec![0; graph.values.len()];
         for (i, n) in graph.nodes.iter().enumerate() {
             for v in &n.inputs {
                 last_use[v.index()] = i;
             }
         }
-        for (_, v) in &graph.outputs {
+        let (early, late): (Vec<_>, Vec<_>) =
+            graph.outputs.iter().cloned().partition(|(name, _)| early(name));
+        for (_, v) in &late {
             last_use[v.index()] = usize::MAX;
         }
         let mut p = Planner {
             graph: &graph,
+            early: Vec::with_capacity(early.len()),
             steps: Vec::new(),
             sizes: Vec::new(),
             taken_from: Vec::new(),
@@ -135,13 +158,24 @@ impl Plan {
         };
         p.leaf_storage();
         p.leaves();
-        for i in 0..graph.nodes.len() {
-            p.node(i)?;
+        let mut ready: HashMap<ValueId, Vec<String>> = HashMap::new();
+        for (name, v) in early {
+            ready.entry(v).or_default().push(name);
         }
-        let outputs = p.outputs();
+        for (i, value) in graph.values.iter().enumerate() {
+            if !matches!(value.origin, Origin::Node { .. }) {
+                p.hand_over(ValueId(i as u32), &mut ready);
+            }
+        }
+        for (i, node) in graph.nodes.iter().enumerate() {
+            p.node(i)?;
+            node.outputs.iter().for_each(|&v| p.hand_over(v, &mut ready));
+        }
+        let outputs = p.outputs(&late);
+        let early = std::mem::take(&mut p.early);
         let (target, leaf_types) = (p.target, std::mem::take(&mut p.leaf_types));
         let (steps, buffers, arena_bytes) = p.place();
-        Ok(Plan { steps, buffers, arena_bytes, outputs, target, leaf_types, graph })
+        Ok(Plan { steps, buffers, arena_bytes, outputs, early, target, leaf_types, graph })
     }
 
     /// Bytes of all parameters in the element types that the plan keeps them in.
@@ -453,15 +487,32 @@ impl Planner<'_> {
         values && self.converted.iter().all(copies)
     }
 
-    fn outputs(&mut self) -> Vec<(String, Place)> {
-        let graph = self.graph;
-        let mut outputs = Vec::new();
-        for (name, v) in &graph.outputs {
-            let mut place = self.place_of(*v).clone();
-            if !place.layout.is_dense() {
-                let dtype = place.ty.dtype;
-                place = self.copy(place, dtype, &Arc::from(format!("output {name}")));
+    /// The place of an output, dense.
+    fn output(&mut self, name: &str, v: ValueId) -> Place {
+        let place = self.place_of(v).clone();
+        if place.layout.is_dense() {
+            return place;
+        }
+        let dtype = place.ty.dtype;
+        self.copy(place, dtype, &Arc::from(format!("output {name}")))
+    }
+
+    /// Lets early outputs that are `v` be read now. Their memory is kept through the step that was added last.
+    fn hand_over(&mut self, v: ValueId, ready: &mut HashMap<ValueId, Vec<String>>) {
+        for name in ready.remove(&v).unwrap_or_default() {
+            let place = self.output(&name, v);
+            let after = self.steps.len();
+            if let Source::Arena(b) = place.source {
+                self.sizes[b].last = self.sizes[b].last.max(after.saturating_sub(1));
             }
+            self.early.push(EarlyOutput { name, after, place });
+        }
+    }
+
+    fn outputs(&mut self, named: &[(String, ValueId)]) -> Vec<(String, Place)> {
+        let mut outputs = Vec::new();
+        for (name, v) in named {
+            let place = self.output(name, *v);
             self.touch(place.source);
             outputs.push((name.clone(), place));
         }

@@ -1,6 +1,6 @@
-//! AdamW (Loshchilov and Hutter, 2019) and the clipping of gradients by their global norm, as PyTorch defines
-//! them, as launches of `cuda/adamw.cu`. Addresses are device memory, tensors are f32.
+//! Launches of `cuda/adamw.cu`. Addresses are device memory, tensors are f32.
 
+use super::AdamW;
 use crate::device::kernel::Launch;
 use crate::ffi::{AdamwNormParts, AdamwNormTotal, AdamwStep};
 
@@ -8,19 +8,6 @@ use crate::ffi::{AdamwNormParts, AdamwNormTotal, AdamwStep};
 const THREADS: usize = 256;
 /// Elements whose squares one block sums.
 const NORM_BLOCK: usize = 16384;
-
-/// What the optimiser is set to.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct AdamW {
-    /// Learning rate.
-    pub rate: f64,
-    /// Decay rates of the first and second moments.
-    pub betas: [f64; 2],
-    /// Added to the root of the second moment.
-    pub eps: f64,
-    /// Weight decay, apart from the gradient.
-    pub decay: f64,
-}
 
 /// One tensor of parameters with what belongs to it, each of the same length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,10 +23,10 @@ pub struct Tensor {
 }
 
 impl AdamW {
-    /// Step `t` (the first is 1) for one tensor. `clip` is the address of the clipping factor that
-    /// [`GlobalNorm`] leaves, if gradients are to be clipped.
-    pub fn step(&self, t: i32, tensor: &Tensor, clip: Option<u64>) -> Option<Launch> {
-        let correction = self.betas.map(|b| 1.0 / (1.0 - b.powi(t)));
+    /// Step `t` (the first is 1) at this learning rate for one tensor. `clip` is the address of the clipping
+    /// factor that [`GlobalNorm`] leaves, if gradients are to be clipped.
+    pub fn launch(&self, t: u64, rate: f64, tensor: &Tensor, clip: Option<u64>) -> Option<Launch> {
+        let correction = self.betas.map(|b| 1.0 / (1.0 - b.powf(t as f64)));
         let params = AdamwStep {
             param: tensor.param,
             grad: tensor.grad,
@@ -47,11 +34,11 @@ impl AdamW {
             second: tensor.moments[1],
             grad_scale: clip.unwrap_or(0),
             len: tensor.len as i64,
-            rate: self.rate as f32,
+            rate: rate as f32,
             beta1: self.betas[0] as f32,
             beta2: self.betas[1] as f32,
             eps: self.eps as f32,
-            keep: (1.0 - self.rate * self.decay) as f32,
+            keep: (1.0 - rate * self.decay) as f32,
             correct1: correction[0] as f32,
             correct2: correction[1].sqrt() as f32,
             reserved: 0,

@@ -1,0 +1,3 @@
+//! The objectives: one file a network.
+
+pub mod swinir;

@@ -1,0 +1,46 @@
+//! SwinIR as it is trained to remove degradations: the distance of its output from the clean picture
+//! (DiffBIR's `train_stage1.py`: the sum of squares over the batch; SwinIR's own recipes: the mean of |x − y|).
+
+use crate::error::Result;
+use crate::graph::{GraphBuilder, ValueId};
+use crate::models::swinir::SwinIr;
+use crate::models::{ImageNetwork, Shapes};
+use crate::tensor::DType;
+use crate::train::objective::{Distance, Objective, Recorded, Reduction};
+
+/// Inputs of a batch: `x`, degraded pictures, f32 `[B, C, H, W]` in 0..1, and `target`, the clean ones,
+/// `[B, C, H·scale, W·scale]`.
+#[derive(Clone, Debug)]
+pub struct SwinIrObjective {
+    /// The network.
+    pub network: SwinIr,
+    /// Height and width of the degraded pictures in pixels.
+    pub size: [usize; 2],
+    /// How far output and target are apart.
+    pub distance: Distance,
+    /// How that becomes one number.
+    pub reduction: Reduction,
+}
+
+impl Objective for SwinIrObjective {
+    fn parameters(&self) -> Result<Shapes> {
+        let side = self.network.fixed_side().unwrap_or(self.network.multiple());
+        Ok(self.network.graph(1, side, side, false)?.param_shapes().into_iter().collect())
+    }
+
+    fn record(&self, b: &mut GraphBuilder, batch: usize) -> Result<Recorded> {
+        let [h, w] = self.size;
+        let scale = self.network.scale();
+        let x = pictures(b, "x", [batch, self.network.channels(), h, w])?;
+        let target = pictures(b, "target", [batch, self.network.channels(), h * scale, w * scale])?;
+        let y = self.network.build(b, x)?;
+        let loss = self.distance.record(b, y, target, self.reduction)?;
+        Ok(Recorded { loss, terms: vec![(self.distance.name(), loss)] })
+    }
+}
+
+/// An input `[B, C, H, W]`, as `[B, H, W, C]`.
+fn pictures(b: &mut GraphBuilder, name: &str, shape: [usize; 4]) -> Result<ValueId> {
+    let x = b.input(name, DType::F32, shape)?;
+    b.permute(x, [0, 2, 3, 1])
+}
