@@ -18,6 +18,7 @@ pub mod graph;
 pub mod models;
 pub mod nn;
 pub mod ops;
+pub mod philox;
 pub mod pipelines;
 pub mod tensor;
 pub mod text;

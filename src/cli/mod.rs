@@ -20,6 +20,7 @@ use crate::weights::hub;
 
 pub mod bench;
 pub mod convert;
+pub mod degrade;
 pub mod fetch;
 pub mod forward;
 pub mod info;
@@ -50,6 +51,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Restore(Box<restore::Args>),
+    Degrade(Box<degrade::Args>),
     Forward(forward::Args),
     Fetch(fetch::Args),
     Inspect(inspect::Args),
@@ -188,6 +190,7 @@ pub fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Restore(args) => return restore::run(&args),
+        Command::Degrade(args) => return degrade::run(&args),
         Command::Forward(args) => forward::run(&args)?,
         Command::Fetch(args) => fetch::run(&args)?,
         Command::Inspect(args) => inspect::run(&args, &crate::models::load::strict_by_name)?,

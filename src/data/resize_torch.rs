@@ -13,7 +13,7 @@ use crate::device::cpu::simd::{Level, simd_fn};
 const A: f32 = -0.75;
 
 /// Source indices (clamped to the border) and weights of one output index.
-type Taps = ([usize; 4], [f32; 4]);
+pub(super) type Taps = ([usize; 4], [f32; 4]);
 
 /// `torch.nn.functional.interpolate(mode="bicubic", size=(height, width))`: a = −0.75, no
 /// antialiasing; the identity where sizes agree. Equal to PyTorch 2.11 on the golden
@@ -48,7 +48,11 @@ pub fn bicubic_torch(image: &FloatImage, height: usize, width: usize) -> FloatIm
 }
 
 fn axis(input: usize, output: usize) -> Vec<Taps> {
-    let scale = input as f32 / output as f32;
+    bicubic_taps(input, output, input as f32 / output as f32)
+}
+
+/// Taps of `output` indices that lie `scale` source pixels apart.
+pub(super) fn bicubic_taps(input: usize, output: usize, scale: f32) -> Vec<Taps> {
     (0..output)
         .map(|i| {
             let position = scale.mul_add(i as f32 + 0.5, -0.5);
@@ -72,12 +76,12 @@ fn outer(x: f32) -> f32 {
 
 /// Σ weight·value in PyTorch's order: the second product alone, the others fused onto it.
 #[inline(always)]
-fn mix([a, b, c, d]: [f32; 4], [wa, wb, wc, wd]: [f32; 4]) -> f32 {
+pub(super) fn mix([a, b, c, d]: [f32; 4], [wa, wb, wc, wd]: [f32; 4]) -> f32 {
     d.mul_add(wd, c.mul_add(wc, a.mul_add(wa, b * wb)))
 }
 
 simd_fn! {
-    fn mix_rows(rows: [&[f32]; 4], weights: [f32; 4], out: &mut [f32]) {
+    pub(super) fn mix_rows(rows: [&[f32]; 4], weights: [f32; 4], out: &mut [f32]) {
         let [a, b, c, d] = rows;
         for ((((o, &a), &b), &c), &d) in out.iter_mut().zip(a).zip(b).zip(c).zip(d) {
             *o = mix([a, b, c, d], weights);

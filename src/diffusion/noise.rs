@@ -1,8 +1,9 @@
 //! Normally distributed noise as a pure function of seed, image, step and element.
 //!
-//! Philox 4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", 2011) maps a
-//! counter to random bits. The counter is made of what the noise belongs to, so it is the same
-//! bytes whatever the batch, the tiles, the shard, the threads or the machine.
+//! The counter of [`philox`] is made of what the noise belongs to, so it is the same bytes whatever the
+//! batch, the tiles, the shard, the threads or the machine.
+
+use crate::philox::{halves, philox};
 
 /// Noise of one image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +32,6 @@ impl Noise {
     /// # Panics
     /// If more than 2³⁴ elements are asked for.
     pub fn fill(&self, step: u32, out: &mut [f32]) {
-        let halves = |x: u64| [x as u32, (x >> 32) as u32];
         let [low, high] = halves(self.image);
         for (block, out) in out.chunks_mut(4).enumerate() {
             let block = u32::try_from(block).expect("at most 2^34 elements");
@@ -41,21 +41,6 @@ impl Noise {
             out.copy_from_slice(&[a, b, c, d][..out.len()]);
         }
     }
-}
-
-/// Philox 4x32 with ten rounds.
-fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
-    for _ in 0..10 {
-        let product = |x: u32, m: u32| {
-            let p = u64::from(x) * u64::from(m);
-            ((p >> 32) as u32, p as u32)
-        };
-        let (high0, low0) = product(counter[0], 0xD251_1F53);
-        let (high1, low1) = product(counter[2], 0xCD9E_8D57);
-        counter = [high1 ^ counter[1] ^ key[0], low1, high0 ^ counter[3] ^ key[1], low0];
-        key = [key[0].wrapping_add(0x9E37_79B9), key[1].wrapping_add(0xBB67_AE85)];
-    }
-    counter
 }
 
 /// Two normals from 64 random bits (Box and Muller, 1958). In f64 with the portable functions of
@@ -72,22 +57,6 @@ fn box_muller(radius: u32, angle: u32) -> [f32; 2] {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-
-    /// The known answers that Random123 publishes for `philox4x32 10`.
-    #[test]
-    fn philox_gives_the_published_answers() {
-        for (counter, key, expected) in [
-            ([0; 4], [0; 2], [0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8]),
-            ([u32::MAX; 4], [u32::MAX; 2], [0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd]),
-            (
-                [0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344],
-                [0xa4093822, 0x299f31d0],
-                [0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1],
-            ),
-        ] {
-            assert_eq!(philox(counter, key), expected);
-        }
-    }
 
     #[test]
     fn names_give_the_keys_of_fnv1a() {

@@ -220,19 +220,30 @@ pub fn run(
 }
 
 /// Why the whole job ends early: the user's wish, or a fault that would fail every picture.
-struct Stop {
+pub(super) struct Stop {
     cancel: Cancel,
     reason: Mutex<Option<String>>,
 }
 
 impl Stop {
-    fn new(cancel: &Cancel) -> Self {
+    pub(super) fn new(cancel: &Cancel) -> Self {
         Stop { cancel: cancel.child(), reason: Mutex::new(None) }
     }
 
-    fn because(&self, reason: String) {
+    /// Ends the job; the first reason is kept.
+    pub(super) fn because(&self, reason: String) {
         self.reason.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(reason);
         self.cancel.cancel();
+    }
+
+    /// Whether nothing more is to be begun.
+    pub(super) fn is_raised(&self) -> bool {
+        self.cancel.is_cancelled()
+    }
+
+    /// Why the job gave up, if it did.
+    pub(super) fn into_reason(self) -> Option<String> {
+        self.reason.into_inner().unwrap_or_else(|e| e.into_inner())
     }
 }
 
@@ -429,7 +440,7 @@ impl Stage<'_> {
 }
 
 /// Whether every further picture would fail like this one.
-fn fails_all(error: &Error) -> bool {
+pub(super) fn fails_all(error: &Error) -> bool {
     use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
     match error {
         Error::Io { source, .. } => {
@@ -441,7 +452,7 @@ fn fails_all(error: &Error) -> bool {
 }
 
 /// Turns a panic (a fault in a decoder, say) into an error of this one picture.
-fn guarded<T>(doing: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+pub(super) fn guarded<T>(doing: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         Err(Error::Run(format!("internal error while {doing}: {}", panic_text(&*panic))))
     })

@@ -2,6 +2,7 @@
 
 pub mod batch;
 pub mod compare;
+pub mod degrade;
 pub mod device_image;
 pub mod dreamclear;
 pub mod journal;
