@@ -28,6 +28,7 @@ pub mod inspect;
 pub mod ops;
 pub mod restore;
 pub mod restore_dreamclear;
+pub mod train;
 pub mod verify;
 
 /// Restores real-world low-quality photos.
@@ -52,6 +53,7 @@ struct Cli {
 enum Command {
     Restore(Box<restore::Args>),
     Degrade(Box<degrade::Args>),
+    Train(Box<train::Args>),
     Forward(forward::Args),
     Fetch(fetch::Args),
     Inspect(inspect::Args),
@@ -191,6 +193,7 @@ fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Restore(args) => return restore::run(&args),
         Command::Degrade(args) => return degrade::run(&args),
+        Command::Train(args) => return train::run(&args),
         Command::Forward(args) => forward::run(&args)?,
         Command::Fetch(args) => fetch::run(&args)?,
         Command::Inspect(args) => inspect::run(&args, &crate::models::load::strict_by_name)?,

@@ -1,14 +1,23 @@
-//! Training: objectives, the optimiser and its step, weights to begin with.
+//! Training: what is learned, how a step is made, and the run around it.
 //!
 //! An [`Objective`] records a network with its loss. A [`TrainStep`] differentiates it once, plans it once, and
 //! then runs: [`accumulate`](TrainStep::accumulate) forwards and backwards over one batch,
-//! [`update`](TrainStep::update) changes the parameters.
+//! [`update`](TrainStep::update) changes the parameters. [`trainers`] make batches of samples, [`run()`](run::run())
+//! repeats that by its [`settings`], with [`checkpoint`]s and a [`log`].
 
 pub mod adamw;
+pub mod checkpoint;
+pub mod config;
 pub mod init;
+pub mod log;
 pub mod objective;
 pub mod objectives;
+pub mod run;
+pub mod schedule;
+pub mod settings;
 pub mod step;
+pub mod tensorboard;
+pub mod trainers;
 
 pub use objective::{Objective, Recorded};
 pub use step::{StepOptions, Terms, TrainStep, Update};
