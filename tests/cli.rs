@@ -76,7 +76,7 @@ fn names(folder: &Path) -> Vec<String> {
 
 #[test]
 fn help_of_every_command_shows_an_example() {
-    for name in ["restore", "forward", "inspect", "convert", "fetch", "ops", "info"] {
+    for name in ["restore", "degrade", "forward", "inspect", "convert", "fetch", "ops", "info"] {
         let out = dreamclear(&[name, "--help"]);
         assert_code(&out, 0);
         assert!(

@@ -266,10 +266,12 @@ impl Line {
         if !inside {
             return Err(Error::Run(format!("the file {:?} would lie outside its folder", self.file)));
         }
-        let Framing { height, width, .. } = self.framing;
+        let Framing { top, left, height, width, .. } = self.framing;
         let pixels = height as u128 * width as u128;
-        if pixels == 0 || pixels > u128::from(MAX_PIXELS) {
-            return Err(Error::Run(format!("a framing of {width}×{height} pixels cannot be")));
+        if pixels == 0 || pixels.max(top as u128).max(left as u128) > u128::from(MAX_PIXELS) {
+            return Err(Error::Run(format!(
+                "a framing of {width}×{height} pixels from {left}, {top} cannot be"
+            )));
         }
         match self.cut {
             Some([h, w]) if h == 0 || w == 0 || h > height || w > width => {
