@@ -2,7 +2,7 @@
 //!
 //! Written by `tools/bindgen`; change the headers, not this file.
 #![allow(rustdoc::broken_intra_doc_links)] // shapes in comments of C are no links
-// headers sha256: 6e7acd7b18e0e361ced6f11d3b3649f0747f581ef2f623631fd604d7760cd1ce
+// headers sha256: 22241cae14d990361645c3679227cc6207f8983f45f820528cd50a68dfc5f581
 
 /// As in the headers.
 pub const ACTIVATION_NONE: u32 = 0;
@@ -2303,6 +2303,89 @@ const _: () = {
     ["Offset of field: LinearModulate::vectors"][::std::mem::offset_of!(LinearModulate, vectors) - 560usize];
     ["Offset of field: LinearModulate::reserved"]
         [::std::mem::offset_of!(LinearModulate, reserved) - 564usize];
+};
+/// Parameters of `max_pool_fwd_*`: the largest value of each window of an image.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct MaxPoolFwd {
+    /// x, dense `[batch, from[0], from[1], channels]`.
+    pub x: u64,
+    /// y, dense `[batch, height, width, channels]`.
+    pub y: u64,
+    /// channels, in units: neighbouring elements that a thread handles at once.
+    pub channels: Divisor,
+    /// See `channels`.
+    pub width: Divisor,
+    /// See `channels`.
+    pub height: Divisor,
+    /// Height and width of x.
+    pub from: [i32; 2usize],
+    /// Rows and columns of a window, pixels between windows, pixels by which the first stands out.
+    pub size: i32,
+    /// See `size`.
+    pub stride: i32,
+    /// See `size`.
+    pub pad: i32,
+    /// Units of y, below 2^31.
+    pub units: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MaxPoolFwd"][::std::mem::size_of::<MaxPoolFwd>() - 88usize];
+    ["Alignment of MaxPoolFwd"][::std::mem::align_of::<MaxPoolFwd>() - 8usize];
+    ["Offset of field: MaxPoolFwd::x"][::std::mem::offset_of!(MaxPoolFwd, x) - 0usize];
+    ["Offset of field: MaxPoolFwd::y"][::std::mem::offset_of!(MaxPoolFwd, y) - 8usize];
+    ["Offset of field: MaxPoolFwd::channels"][::std::mem::offset_of!(MaxPoolFwd, channels) - 16usize];
+    ["Offset of field: MaxPoolFwd::width"][::std::mem::offset_of!(MaxPoolFwd, width) - 32usize];
+    ["Offset of field: MaxPoolFwd::height"][::std::mem::offset_of!(MaxPoolFwd, height) - 48usize];
+    ["Offset of field: MaxPoolFwd::from"][::std::mem::offset_of!(MaxPoolFwd, from) - 64usize];
+    ["Offset of field: MaxPoolFwd::size"][::std::mem::offset_of!(MaxPoolFwd, size) - 72usize];
+    ["Offset of field: MaxPoolFwd::stride"][::std::mem::offset_of!(MaxPoolFwd, stride) - 76usize];
+    ["Offset of field: MaxPoolFwd::pad"][::std::mem::offset_of!(MaxPoolFwd, pad) - 80usize];
+    ["Offset of field: MaxPoolFwd::units"][::std::mem::offset_of!(MaxPoolFwd, units) - 84usize];
+};
+/// Parameters of `max_pool_bwd_*`.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct MaxPoolBwd {
+    /// x, dense `[batch, height, width, channels]`.
+    pub x: u64,
+    /// dy, dense `[batch, windows[0], windows[1], channels]`.
+    pub dy: u64,
+    /// dx, dense as x.
+    pub dx: u64,
+    /// channels, in units: neighbouring elements that a thread handles at once.
+    pub channels: Divisor,
+    /// See `channels`.
+    pub width: Divisor,
+    /// See `channels`.
+    pub height: Divisor,
+    /// Height and width of dy.
+    pub windows: [i32; 2usize],
+    /// As of `max_pool_fwd_*`.
+    pub size: i32,
+    /// See `size`.
+    pub stride: i32,
+    /// See `size`.
+    pub pad: i32,
+    /// Units of x, below 2^31.
+    pub units: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MaxPoolBwd"][::std::mem::size_of::<MaxPoolBwd>() - 96usize];
+    ["Alignment of MaxPoolBwd"][::std::mem::align_of::<MaxPoolBwd>() - 8usize];
+    ["Offset of field: MaxPoolBwd::x"][::std::mem::offset_of!(MaxPoolBwd, x) - 0usize];
+    ["Offset of field: MaxPoolBwd::dy"][::std::mem::offset_of!(MaxPoolBwd, dy) - 8usize];
+    ["Offset of field: MaxPoolBwd::dx"][::std::mem::offset_of!(MaxPoolBwd, dx) - 16usize];
+    ["Offset of field: MaxPoolBwd::channels"][::std::mem::offset_of!(MaxPoolBwd, channels) - 24usize];
+    ["Offset of field: MaxPoolBwd::width"][::std::mem::offset_of!(MaxPoolBwd, width) - 40usize];
+    ["Offset of field: MaxPoolBwd::height"][::std::mem::offset_of!(MaxPoolBwd, height) - 56usize];
+    ["Offset of field: MaxPoolBwd::windows"][::std::mem::offset_of!(MaxPoolBwd, windows) - 72usize];
+    ["Offset of field: MaxPoolBwd::size"][::std::mem::offset_of!(MaxPoolBwd, size) - 80usize];
+    ["Offset of field: MaxPoolBwd::stride"][::std::mem::offset_of!(MaxPoolBwd, stride) - 84usize];
+    ["Offset of field: MaxPoolBwd::pad"][::std::mem::offset_of!(MaxPoolBwd, pad) - 88usize];
+    ["Offset of field: MaxPoolBwd::units"][::std::mem::offset_of!(MaxPoolBwd, units) - 92usize];
 };
 /// Parameters of `modulate_*`: y = x * (1 + gamma) + beta, row by row.
 #[repr(C)]

@@ -1,5 +1,5 @@
 // Written by tools/bindgen: what Rust believes of the structs of ffi/, for the C++ compilers to prove.
-// headers sha256: 6e7acd7b18e0e361ced6f11d3b3649f0747f581ef2f623631fd604d7760cd1ce
+// headers sha256: 22241cae14d990361645c3679227cc6207f8983f45f820528cd50a68dfc5f581
 #include <cstddef>
 
 #include "../../ffi/activation.h"
@@ -21,6 +21,7 @@
 #include "../../ffi/index.h"
 #include "../../ffi/layer_norm.h"
 #include "../../ffi/linear_modulate.h"
+#include "../../ffi/max_pool.h"
 #include "../../ffi/moe_modulate.h"
 #include "../../ffi/pixel_shuffle.h"
 #include "../../ffi/prelu.h"
@@ -590,6 +591,29 @@ static_assert(offsetof(LinearModulate, h_align) == 552, "offsetof(LinearModulate
 static_assert(offsetof(LinearModulate, w_align) == 556, "offsetof(LinearModulate, w_align)");
 static_assert(offsetof(LinearModulate, vectors) == 560, "offsetof(LinearModulate, vectors)");
 static_assert(offsetof(LinearModulate, reserved) == 564, "offsetof(LinearModulate, reserved)");
+static_assert(sizeof(MaxPoolFwd) == 88, "sizeof(MaxPoolFwd)");
+static_assert(offsetof(MaxPoolFwd, x) == 0, "offsetof(MaxPoolFwd, x)");
+static_assert(offsetof(MaxPoolFwd, y) == 8, "offsetof(MaxPoolFwd, y)");
+static_assert(offsetof(MaxPoolFwd, channels) == 16, "offsetof(MaxPoolFwd, channels)");
+static_assert(offsetof(MaxPoolFwd, width) == 32, "offsetof(MaxPoolFwd, width)");
+static_assert(offsetof(MaxPoolFwd, height) == 48, "offsetof(MaxPoolFwd, height)");
+static_assert(offsetof(MaxPoolFwd, from) == 64, "offsetof(MaxPoolFwd, from)");
+static_assert(offsetof(MaxPoolFwd, size) == 72, "offsetof(MaxPoolFwd, size)");
+static_assert(offsetof(MaxPoolFwd, stride) == 76, "offsetof(MaxPoolFwd, stride)");
+static_assert(offsetof(MaxPoolFwd, pad) == 80, "offsetof(MaxPoolFwd, pad)");
+static_assert(offsetof(MaxPoolFwd, units) == 84, "offsetof(MaxPoolFwd, units)");
+static_assert(sizeof(MaxPoolBwd) == 96, "sizeof(MaxPoolBwd)");
+static_assert(offsetof(MaxPoolBwd, x) == 0, "offsetof(MaxPoolBwd, x)");
+static_assert(offsetof(MaxPoolBwd, dy) == 8, "offsetof(MaxPoolBwd, dy)");
+static_assert(offsetof(MaxPoolBwd, dx) == 16, "offsetof(MaxPoolBwd, dx)");
+static_assert(offsetof(MaxPoolBwd, channels) == 24, "offsetof(MaxPoolBwd, channels)");
+static_assert(offsetof(MaxPoolBwd, width) == 40, "offsetof(MaxPoolBwd, width)");
+static_assert(offsetof(MaxPoolBwd, height) == 56, "offsetof(MaxPoolBwd, height)");
+static_assert(offsetof(MaxPoolBwd, windows) == 72, "offsetof(MaxPoolBwd, windows)");
+static_assert(offsetof(MaxPoolBwd, size) == 80, "offsetof(MaxPoolBwd, size)");
+static_assert(offsetof(MaxPoolBwd, stride) == 84, "offsetof(MaxPoolBwd, stride)");
+static_assert(offsetof(MaxPoolBwd, pad) == 88, "offsetof(MaxPoolBwd, pad)");
+static_assert(offsetof(MaxPoolBwd, units) == 92, "offsetof(MaxPoolBwd, units)");
 static_assert(sizeof(ModulateFwd) == 64, "sizeof(ModulateFwd)");
 static_assert(offsetof(ModulateFwd, x) == 0, "offsetof(ModulateFwd, x)");
 static_assert(offsetof(ModulateFwd, gamma) == 8, "offsetof(ModulateFwd, gamma)");

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
 
+use super::collective::Collectives;
 use super::library::{Libraries, Prepared};
 use crate::error::Result;
 use crate::ffi;
@@ -246,6 +247,11 @@ pub trait KernelDevice: Send + Sync {
 
     /// The libraries that may compute steps in place of own kernels, if there are any and they are wanted.
     fn libraries(&self) -> Option<&dyn Libraries> {
+        None
+    }
+
+    /// How it adds up with devices of other processes, if its memory is not the host's.
+    fn collectives(&self) -> Option<&dyn Collectives> {
         None
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::error::Result;
 use crate::tensor::DType;
 
+pub mod collective;
 pub mod cpu;
 pub mod cuda;
 pub mod fatbin;

@@ -27,6 +27,7 @@ pub mod linear_group;
 pub mod linear_modulate;
 pub mod linear_norm;
 pub mod matmul;
+pub mod max_pool;
 pub mod moe_modulate;
 pub mod pad;
 pub mod pad_edges;
@@ -74,6 +75,7 @@ pub static REGISTRY: &[&[OpEntry]] = &[
     linear_modulate::ENTRIES,
     linear_norm::ENTRIES,
     matmul::ENTRIES,
+    max_pool::ENTRIES,
     moe_modulate::ENTRIES,
     pad::ENTRIES,
     pad_edges::ENTRIES,

@@ -23,6 +23,7 @@ pub mod first_use;
 mod graph;
 pub mod interop;
 mod module;
+mod nccl;
 pub mod nvrtc;
 pub mod sources;
 mod tensor_map;
@@ -37,6 +38,7 @@ use driver::{does_not_start, failed, no_such_device, out_of_memory, start, too_o
 use module::Kernel;
 use tune::Tuning;
 
+use super::collective::Collectives;
 use super::kernel::{DeviceFacts, KernelDevice, KernelInfo, Launch, Mark, Recording, TensorMapSpec};
 use super::library::Libraries;
 use crate::error::Result;
@@ -373,6 +375,10 @@ impl KernelDevice for CudaDevice {
         let _held = self.hold()?;
         // SAFETY: our own stream.
         unsafe { result::stream::synchronize(self.stream) }.map_err(failed("run the kernels"))
+    }
+
+    fn collectives(&self) -> Option<&dyn Collectives> {
+        Some(self)
     }
 
     fn libraries(&self) -> Option<&dyn Libraries> {
