@@ -16,6 +16,7 @@ pub mod load;
 pub mod network;
 pub mod pixart;
 pub mod pixart_names;
+pub mod resnet;
 pub mod rrdbnet;
 pub mod sincos;
 pub mod srvgg;
@@ -123,6 +124,7 @@ pub static NETWORKS: &[(&str, network::FromConfig)] = &[
     ("pixart", |config, shapes| pixart::PixArt::from_config(config, shapes).map(|(n, i)| (Box::new(n) as _, i))),
     ("dreamclear", |config, shapes| controlformer::DreamClear::from_config(config, shapes).map(|(n, i)| (Box::new(n) as _, i))),
     ("t5-encoder", t5::from_config),
+    ("resnet50", |config, shapes| resnet::ResNet::from_config(config, shapes).map(|(n, i)| (Box::new(n) as _, i))),
 ];
 
 /// The network that a checkpoint belongs to, by its keys and shapes.

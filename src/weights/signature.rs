@@ -80,6 +80,11 @@ const SIGNATURES: &[(&str, &str, &[&str])] = &[
         "transformers names",
         &["text_model.embeddings.token_embedding.weight", "text_model.final_layer_norm.weight"],
     ),
+    (
+        "resnet50",
+        "torchvision names",
+        &["layer1.0.downsample.1.running_mean", "layer4.0.conv3.weight", "fc.weight"],
+    ),
     ("clip", "OpenAI names", &["visual.conv1.weight", "token_embedding.weight", "logit_scale"]),
     ("lpips", "linear heads", &["lin0.model.1.weight", "lin4.model.1.weight"]),
     ("dists", "channel weights", &["alpha", "beta"]),
