@@ -21,7 +21,8 @@ pub trait Objective: fmt::Debug + Send + Sync {
         true
     }
 
-    /// Declares the inputs of a batch of so many samples and records network and loss.
+    /// Declares the inputs of a batch of so many samples and records network and loss. A parameter that is not
+    /// trained, but that each batch changes (a running mean), has its new value as an output `next.KEY`.
     ///
     /// # Errors
     /// If the samples' sizes do not fit the network.

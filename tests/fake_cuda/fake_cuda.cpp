@@ -8,6 +8,8 @@
 //
 // Time is made up: a kernel takes FAKE_KERNEL_US microseconds (1000), a library's call what it says, a copy none.
 // An event has the time of all that its stream was given before.
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
@@ -132,7 +134,10 @@ double kernel_us() {
 }
 
 Result run(const Work& w) {
-    if (w.call) return w.call(w.params.data()) ? LAUNCH_FAILED : SUCCESS;
+    if (w.call) {
+        const int r = w.call(w.params.data());
+        return r == NOT_READY ? NOT_READY : r ? LAUNCH_FAILED : SUCCESS;
+    }
     char error[1024];
     alignas(64) char params[4096];  // as tensor maps among the parameters need it
     if (w.params.size() > sizeof params) return INVALID_VALUE;
@@ -209,13 +214,21 @@ Result issue(Stream* s, const Work& work) {
     enqueue(s, work, [work] { return run(work); });
     return SUCCESS;
 }
+/// Whether a stream that waits for another process is waited for. A question only asks.
+bool patient = true;
 /// Does a stream's work up to a number.
 Result advance(Stream* s, uint64_t number) {
     while (s->done() < number) {
         if (lost) return s->queue.clear(), ILLEGAL_ADDRESS;
-        auto work = std::move(s->queue.front());
+        const auto work = s->queue.front();
+        const Result r = work();
+        if (r == NOT_READY) {
+            if (!patient) return r;
+            usleep(1000);
+            continue;
+        }
         s->queue.pop_front();
-        if (Result r = work()) return r;
+        if (r) return r;
     }
     return SUCCESS;
 }
@@ -371,8 +384,10 @@ Result cuEventQuery(void* event) {
     if (lost) return ILLEGAL_ADDRESS;
     auto* e = static_cast<Event*>(event);
     if (e->stream && e->stream->done() < e->number) {
-        if (Result r = advance(e->stream, e->stream->done() + 1)) return r;
-        return NOT_READY;
+        patient = false;
+        const Result r = advance(e->stream, e->stream->done() + 1);
+        patient = true;
+        return r ? r : NOT_READY;
     }
     join(waited, e->before);
     return SUCCESS;

@@ -15,6 +15,7 @@ pub type StandIn = (&'static str, &'static str);
 pub const DRIVER: StandIn = ("fake_cuda.cpp", "libcuda.so.1");
 pub const CUBLASLT: StandIn = ("fake_cublaslt.cpp", "libcublasLt.so.12");
 pub const CUDNN: StandIn = ("fake_cudnn.cpp", "libcudnn.so.9");
+pub const NCCL: StandIn = ("fake_nccl.cpp", "libnccl.so.2");
 
 /// The compiled stand-in, made once for what its sources say.
 pub fn compiled(source: &str) -> PathBuf {

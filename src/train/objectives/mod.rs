@@ -1,3 +1,4 @@
 //! The objectives: one file a network.
 
+pub mod classifier;
 pub mod swinir;

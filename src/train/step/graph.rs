@@ -1,6 +1,8 @@
 //! From an objective to the graph of one step: forward, loss, gradients.
 
-use super::layout::GRADIENT;
+use std::collections::HashSet;
+
+use super::layout::{GRADIENT, NEXT};
 use crate::error::{Error, Result};
 use crate::graph::plan::Target;
 use crate::graph::{Graph, GraphBuilder, passes};
@@ -57,6 +59,9 @@ pub(super) fn differentiated(
     }
     passes::run(&mut graph, fuse::RULES, None)?;
     fuse::for_target(&mut graph, target)?;
-    passes::keep_stored(&mut graph, |key| if objective.trainable(key) { None } else { stored(key) });
+    let changed: HashSet<_> =
+        graph.outputs.iter().filter_map(|(name, _)| name.strip_prefix(NEXT)).map(str::to_owned).collect();
+    let fixed = |key: &str| !objective.trainable(key) && !changed.contains(key);
+    passes::keep_stored(&mut graph, |key| if fixed(key) { stored(key) } else { None });
     Ok(graph)
 }

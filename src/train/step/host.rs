@@ -4,13 +4,14 @@ use std::collections::HashMap;
 
 use rayon::prelude::*;
 
-use super::layout::{GRADIENT, Layout};
+use super::layout::{GRADIENT, Layout, NEXT};
 use super::{StepOptions, Tensors, Update};
 use crate::device::Device;
 use crate::error::Result;
 use crate::graph::{Executable, Outputs, Plan};
 use crate::tensor::HostTensor;
 use crate::train::adamw;
+use crate::train::reduce::{Bucket, Reduce};
 use crate::weights::WeightSet;
 
 /// Elements that a thread adds at a time.
@@ -20,15 +21,19 @@ pub(super) struct HostStep {
     device: Device,
     exe: Executable,
     layout: Layout,
-    /// Sums over the batches since the last update.
+    /// Keys of parameters that each batch gives a new value itself, and their shapes.
+    buffers: Vec<(String, Vec<usize>)>,
+    /// Sums over the batches since the last update. A bucket whose sum over processes has started is not here.
     gradients: Vec<Vec<f32>>,
     moments: [Vec<Vec<f32>>; 2],
     ema: Option<Vec<Vec<f32>>>,
 }
 
 impl HostStep {
-    pub fn new(plan: Plan, device: &Device, weights: &WeightSet, ema: bool) -> Result<Self> {
-        let layout = Layout::of(&plan);
+    pub fn new(plan: Plan, device: &Device, weights: &WeightSet, options: &StepOptions) -> Result<Self> {
+        let layout = Layout::of(&plan, options.bucket_bytes);
+        let next = plan.outputs.iter().filter_map(|(name, place)| Some((name.strip_prefix(NEXT)?, place)));
+        let buffers = next.map(|(key, place)| (key.to_owned(), place.ty.shape.clone())).collect();
         let exe = Executable::new(plan, device.clone(), |key| weights.get(key).cloned())?;
         let mut step = HostStep {
             gradients: layout.zeros(),
@@ -36,17 +41,39 @@ impl HostStep {
             ema: None,
             device: device.clone(),
             layout,
+            buffers,
             exe,
         };
-        if ema {
-            let mut averages = step.layout.zeros();
-            for (slot, average) in step.layout.slots.iter().zip(step.layout.cut_mut(&mut averages)) {
-                let param = step.exe.param(&slot.key).expect("a trained parameter is the plan's");
-                average.copy_from_slice(&param.to_f32());
-            }
-            step.ema = Some(averages);
+        if options.ema.is_some() {
+            step.start_ema();
         }
         Ok(step)
+    }
+
+    /// Averages start as the parameters are now.
+    fn start_ema(&mut self) {
+        let mut averages = self.layout.zeros();
+        for (slot, average) in self.layout.slots.iter().zip(self.layout.cut_mut(&mut averages)) {
+            let param = self.exe.param(&slot.key).expect("a trained parameter is the plan's");
+            average.copy_from_slice(&param.to_f32());
+        }
+        self.ema = Some(averages);
+    }
+
+    /// The parameters that steps change become those of the first process.
+    pub fn adopt(&mut self, reduce: &mut dyn Reduce) -> Result<()> {
+        let mut params: HashMap<&str, &mut HostTensor> = self.exe.params_mut().collect();
+        let changed = self.layout.slots.iter().map(|s| &s.key).chain(self.buffers.iter().map(|(key, _)| key));
+        for key in changed {
+            let param = params.get_mut(key.as_str()).expect("a parameter of the plan").f32_mut();
+            if let Bucket::Host(first) = reduce.broadcast(Bucket::Host(param.to_vec()))? {
+                param.copy_from_slice(&first);
+            }
+        }
+        if self.ema.is_some() {
+            self.start_ema();
+        }
+        Ok(())
     }
 
     pub fn executable(&self) -> &Executable {
@@ -57,10 +84,16 @@ impl HostStep {
         &self.layout
     }
 
-    /// Runs one batch; its gradients replace what was there if it is the first since the last update.
-    pub fn accumulate(&mut self, inputs: &[(&str, HostTensor)], first: bool) -> Result<Outputs> {
+    /// Runs one batch; its gradients replace what was there if it is the first since the last update. If it is the
+    /// last before the next, `reduce` gets each bucket as soon as all of it is there.
+    pub fn accumulate(
+        &mut self,
+        inputs: &[(&str, HostTensor)],
+        first: bool,
+        mut reduce: Option<&mut dyn Reduce>,
+    ) -> Result<Outputs> {
         let HostStep { exe, layout, gradients, .. } = self;
-        exe.run_with_early(inputs, |k, bytes| {
+        let outputs = exe.run_with_early(inputs, |k, bytes| {
             let slot = &layout.slots[k];
             let from: &[f32] = bytemuck::cast_slice(bytes);
             let pieces =
@@ -69,8 +102,45 @@ impl HostStep {
                 true => sum.copy_from_slice(gradient),
                 false => sum.iter_mut().zip(gradient).for_each(|(s, g)| *s += g),
             });
-            Ok(())
-        })
+            let complete = layout.slots.get(k + 1).is_none_or(|next| next.bucket != slot.bucket);
+            match &mut reduce {
+                Some(reduce) if complete => {
+                    reduce.start(Bucket::Host(std::mem::take(&mut gradients[slot.bucket])))
+                }
+                _ => Ok(()),
+            }
+        })?;
+        let (next, outputs) = outputs.into_iter().partition(|(name, _)| name.starts_with(NEXT));
+        self.replace(next);
+        Ok(outputs)
+    }
+
+    /// Buffers become what the batch has made of them.
+    fn replace(&mut self, next: Outputs) {
+        if next.is_empty() {
+            return;
+        }
+        let mut params: HashMap<&str, &mut HostTensor> = self.exe.params_mut().collect();
+        for (name, value) in next {
+            let param = params.get_mut(&name[NEXT.len()..]).expect("a parameter of the plan");
+            param.f32_mut().copy_from_slice(&value.to_f32());
+        }
+    }
+
+    /// Gradients become sums over all processes; `started` is whether [`accumulate`](Self::accumulate) gave them
+    /// away already.
+    pub fn add_up(&mut self, reduce: &mut dyn Reduce, started: bool) -> Result<()> {
+        if !started {
+            for bucket in &mut self.gradients {
+                reduce.start(Bucket::Host(std::mem::take(bucket)))?;
+            }
+        }
+        for (bucket, sums) in self.gradients.iter_mut().zip(reduce.finish()?) {
+            if let Bucket::Host(sums) = sums {
+                *bucket = sums;
+            }
+        }
+        Ok(())
     }
 
     /// Runs node by node and stops at the first tensor that is not finite.
@@ -80,7 +150,7 @@ impl HostStep {
 
     /// Changes the parameters: step `t`, with gradients that are sums over `batches`.
     pub fn update(&mut self, t: u64, rate: f64, batches: usize, options: &StepOptions) -> Update {
-        let HostStep { device, exe, layout, gradients, moments, ema } = self;
+        let HostStep { device, exe, layout, gradients, moments, ema, .. } = self;
         let mean = 1.0 / batches as f64;
         let grad_norm = mean * device.run(|| adamw::norm(gradients.iter().map(Vec::as_slice)));
         if !grad_norm.is_finite() {
@@ -126,6 +196,11 @@ impl HostStep {
             .collect()
     }
 
+    /// Keys of parameters that batches change without a gradient.
+    pub fn buffers(&self) -> impl Iterator<Item = &String> {
+        self.buffers.iter().map(|(key, _)| key)
+    }
+
     pub fn param(&self, key: &str) -> Option<HostTensor> {
         self.exe.param(key).cloned()
     }
@@ -157,11 +232,13 @@ impl HostStep {
         tensor: &dyn Fn(super::Kind, &str, &[usize]) -> Result<HostTensor>,
     ) -> Result<()> {
         use super::Kind;
-        let HostStep { exe, layout, moments: [first, second], ema, .. } = self;
+        let HostStep { exe, layout, buffers, moments: [first, second], ema, .. } = self;
         let mut params: HashMap<&str, &mut HostTensor> = exe.params_mut().collect();
-        for slot in &layout.slots {
-            let found = tensor(Kind::Param, &slot.key, &slot.shape)?;
-            let param = params.get_mut(slot.key.as_str()).expect("a trained parameter is the plan's");
+        let changed =
+            layout.slots.iter().map(|s| (&s.key, &s.shape)).chain(buffers.iter().map(|(k, s)| (k, s)));
+        for (key, shape) in changed {
+            let found = tensor(Kind::Param, key, shape)?;
+            let param = params.get_mut(key.as_str()).expect("a parameter of the plan");
             param.f32_mut().copy_from_slice(&found.to_f32());
         }
         let mut kinds = vec![(Kind::First, first), (Kind::Second, second)];

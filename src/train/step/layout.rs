@@ -5,13 +5,15 @@ use std::ops::Range;
 
 use crate::graph::Plan;
 
-/// Numbers of a buffer: 25 MiB, enough that starting a sum costs little beside the sum, and few enough that the
-/// last one, which nothing hides, is short.
-const BUCKET: usize = 25 * (1 << 20) / 4;
+/// Bytes of a buffer: enough that starting a sum costs little beside the sum, and few enough that the last one,
+/// which nothing hides, is short. As in PyTorch's DistributedDataParallel.
+pub(super) const BUCKET_BYTES: usize = 25 << 20;
 /// Tensors start at multiples of so many numbers (256 bytes), as kernels like them.
 const ALIGN: usize = 64;
 /// In front of a parameter's key in the name of its gradient.
 pub(super) const GRADIENT: &str = "grad.";
+/// In front of a parameter's key in the name of what a batch makes of it (see `Objective::record`).
+pub(super) const NEXT: &str = "next.";
 
 /// One trained parameter.
 #[derive(Clone, Debug)]
@@ -36,12 +38,14 @@ pub(super) struct Layout {
     pub slots: Vec<Slot>,
     /// Numbers of each buffer.
     pub buckets: Vec<usize>,
+    /// The most numbers of a buffer that holds several tensors.
+    most: usize,
 }
 
 impl Layout {
-    /// The order of a plan's early outputs.
-    pub fn of(plan: &Plan) -> Self {
-        let mut layout = Layout::default();
+    /// The order of a plan's early outputs, in buffers of about so many bytes.
+    pub fn of(plan: &Plan, bucket_bytes: usize) -> Self {
+        let mut layout = Layout { most: bucket_bytes / size_of::<f32>(), ..Layout::default() };
         for early in &plan.early {
             let key = early.name.strip_prefix(GRADIENT).expect("only gradients are early outputs").to_owned();
             layout.push(key, early.place.ty.shape.clone());
@@ -52,7 +56,7 @@ impl Layout {
     fn push(&mut self, key: String, shape: Vec<usize>) {
         let len: usize = shape.iter().product();
         match self.buckets.last() {
-            Some(n) if n + len <= BUCKET => {}
+            Some(n) if n + len <= self.most => {}
             _ => self.buckets.push(0),
         }
         let bucket = self.buckets.len() - 1;
@@ -90,7 +94,8 @@ mod tests {
 
     #[test]
     fn tensors_keep_apart_and_buffers_are_not_longer_than_they_may() {
-        let mut layout = Layout::default();
+        const BUCKET: usize = 1 << 12;
+        let mut layout = Layout { most: BUCKET, ..Layout::default() };
         for (i, len) in [3, 100, BUCKET - 500, 1000, 2 * BUCKET, 5].into_iter().enumerate() {
             layout.push(i.to_string(), vec![len]);
         }

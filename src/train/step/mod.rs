@@ -3,6 +3,7 @@
 mod graph;
 mod host;
 mod layout;
+mod processes;
 
 use std::collections::BTreeMap;
 
@@ -11,6 +12,7 @@ use layout::GRADIENT;
 
 use super::Objective;
 use super::adamw::AdamW;
+use super::reduce::Reduce;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::graph::Plan;
@@ -37,10 +39,15 @@ pub struct Group {
 pub struct StepOptions {
     /// Samples in one call of [`TrainStep::accumulate`].
     pub batch: usize,
+    /// Calls of [`TrainStep::accumulate`] before each update. Matters to several processes only: their sums start
+    /// during the last.
+    pub accumulate: usize,
     /// The optimiser.
     pub optimizer: AdamW,
     /// Exceptions from it; the first that fits a key counts.
     pub groups: Vec<Group>,
+    /// Bytes of gradients that are added up together over several processes.
+    pub bucket_bytes: usize,
     /// What the norm of all gradients together shall not exceed.
     pub clip: Option<f64>,
     /// How much a moving average of the parameters keeps at each step, if there is to be one: 0.999.
@@ -49,7 +56,15 @@ pub struct StepOptions {
 
 impl Default for StepOptions {
     fn default() -> Self {
-        StepOptions { batch: 1, optimizer: AdamW::default(), groups: vec![], clip: None, ema: None }
+        StepOptions {
+            batch: 1,
+            accumulate: 1,
+            bucket_bytes: layout::BUCKET_BYTES,
+            optimizer: AdamW::default(),
+            groups: vec![],
+            clip: None,
+            ema: None,
+        }
     }
 }
 
@@ -119,6 +134,8 @@ pub struct TrainStep {
     steps: u64,
     /// Batches since the last update.
     batches: usize,
+    /// The other processes that train the same parameters.
+    reduce: Option<Box<dyn Reduce>>,
 }
 
 impl TrainStep {
@@ -143,9 +160,9 @@ impl TrainStep {
             unused.insert(key.clone(), weights.get(key).expect("checked above").clone());
         }
         let plan = Plan::with_early(graph, target, |name| name.starts_with(GRADIENT))?;
-        let side = HostStep::new(plan, device, weights, options.ema.is_some())?;
+        let side = HostStep::new(plan, device, weights, &options)?;
         let keys = shapes.into_keys().collect();
-        Ok(TrainStep { options, side, unused, keys, steps: 0, batches: 0 })
+        Ok(TrainStep { options, side, unused, keys, steps: 0, batches: 0, reduce: None })
     }
 
     /// Runs forward and backward over one batch, whose tensors are given by the names that the objective
@@ -154,7 +171,20 @@ impl TrainStep {
     /// # Errors
     /// If a tensor is missing, unknown or of another shape.
     pub fn accumulate(&mut self, inputs: &[(&str, HostTensor)]) -> Result<Terms> {
-        let outputs = self.side.accumulate(inputs, self.batches == 0)?;
+        let reduce = match &mut self.reduce {
+            Some(_) if self.batches >= self.options.accumulate => {
+                let most = self.options.accumulate;
+                return Err(Error::Usage(format!(
+                    "expected an update after {most} batches, found another batch: the sums over all processes are \
+                     on their way; set StepOptions::accumulate"
+                )));
+            }
+            Some(reduce) if self.batches + 1 == self.options.accumulate => {
+                Some(&mut **reduce as &mut dyn Reduce)
+            }
+            _ => None,
+        };
+        let outputs = self.side.accumulate(inputs, self.batches == 0, reduce)?;
         self.batches += 1;
         let mut numbers = outputs.into_iter().map(|(name, t)| (name, t.to_f64()[0]));
         let (_, loss) = numbers.next().expect("the loss comes first");
@@ -170,7 +200,12 @@ impl TrainStep {
         if self.batches == 0 {
             return Err(Error::Usage("an update without a batch: accumulate one first".into()));
         }
-        let update = self.side.update(self.steps + 1, rate, self.batches, &self.options);
+        let mut batches = self.batches;
+        if let Some(reduce) = &mut self.reduce {
+            self.side.add_up(&mut **reduce, self.batches == self.options.accumulate)?;
+            batches *= reduce.world();
+        }
+        let update = self.side.update(self.steps + 1, rate, batches, &self.options);
         self.batches = 0;
         self.steps += u64::from(!update.skipped);
         Ok(update)
@@ -235,8 +270,8 @@ impl TrainStep {
     /// All that an update changes: trained parameters, moments, moving averages, the number of steps. A step
     /// that [`restore_state`](Self::restore_state) takes back goes on with the same bytes.
     pub fn state(&self) -> Tensors {
-        let trained = self.side.layout().slots.iter().map(|s| &s.key);
-        let mut tensors: Tensors = trained
+        let changed = self.side.layout().slots.iter().map(|s| &s.key).chain(self.side.buffers());
+        let mut tensors: Tensors = changed
             .map(|key| (format!("{}{key}", Kind::Param.prefix()), self.side.param(key).expect("the plan's")))
             .collect();
         tensors.extend(self.side.moments([Kind::First.prefix(), Kind::Second.prefix()]));

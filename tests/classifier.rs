@@ -1,0 +1,159 @@
+//! The classifier of quality: its network against torchvision on the golden files of `tools/golden/resnet.py`, its
+//! gradients and running statistics, and its loss.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use dreamclear::device::Device;
+use dreamclear::device::cpu::CpuDevice;
+use dreamclear::graph::{Executable, GraphBuilder, Plan};
+use dreamclear::models::network::Given;
+use dreamclear::models::resnet::{IMAGENET, ResNet};
+use dreamclear::models::{Shapes, load};
+use dreamclear::tensor::{DType, HostTensor};
+use dreamclear::train::objectives::classifier::ClassifierObjective;
+use dreamclear::train::{Objective, StepOptions, TrainStep};
+use dreamclear::weights::WeightSet;
+
+mod support;
+
+type Tensors = BTreeMap<String, HostTensor>;
+
+fn golden(name: &str) -> (Tensors, serde_json::Value) {
+    let path: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    let (tensors, metadata) = support::golden(&path);
+    (tensors, serde_json::from_str(&metadata["config"]).unwrap())
+}
+
+fn weights(golden: &Tensors) -> WeightSet {
+    let of_network = golden.iter().filter_map(|(key, t)| Some((key.strip_prefix("weight.")?.to_owned(), t)));
+    WeightSet::from_tensors(of_network.map(|(key, t)| (key, t.cast(DType::F32))))
+}
+
+/// `forward --model resnet50`: with its configuration, and as the shapes tell it.
+#[test]
+fn resnet_equals_torchvision() {
+    for name in ["resnet_50.safetensors", "resnet_tiny.safetensors", "resnet_tiny_groups.safetensors"] {
+        let (golden, config) = golden(name);
+        for config in [Some(&config), None] {
+            let (opened, ignored) = load::fit_config("resnet50", config, weights(&golden)).unwrap();
+            assert!(ignored.is_empty());
+            let given = Given::from_tensors([("x".to_owned(), golden["input.x"].clone())]);
+            let device = Arc::new(CpuDevice::new(2).unwrap());
+            let mut run = |graph, inputs: &[(&str, HostTensor)]| {
+                let plan = Plan::new(graph, 2)?;
+                Executable::new(plan, device.clone(), |key| opened.weights.get(key).cloned())?.run(inputs)
+            };
+            let out = opened.network.forward(&given, &mut run).unwrap();
+            assert_eq!(out[0].0, "out");
+            let error = support::relative(&out[0].1, &golden["out"]);
+            println!("{name}: relative L2 {error:.1e}");
+            assert!(error <= 1e-5, "{name}: {error:.1e}");
+        }
+    }
+}
+
+/// What torchvision's network sees for pictures in 0..1 that the golden run did not normalise.
+fn unnormalised(x: &HostTensor) -> HostTensor {
+    let plane = x.shape()[2] * x.shape()[3];
+    let values = x.to_f64();
+    let [mean, deviation] = IMAGENET;
+    let undo = |(i, v): (usize, &f64)| {
+        let c = i / plane % 3;
+        (v * f64::from(deviation[c]) + f64::from(mean[c])) as f32
+    };
+    HostTensor::from_f32(x.shape(), values.iter().enumerate().map(undo).collect())
+}
+
+/// Loss, gradients of all parameters and running statistics of a batch.
+#[test]
+fn a_batch_gives_the_gradients_and_statistics_of_torchvision() {
+    for name in ["resnet_tiny.safetensors", "resnet_tiny_groups.safetensors"] {
+        let (golden, config) = golden(name);
+        let (network, _) = ResNet::from_config(Some(&config), &Shapes::new()).unwrap();
+        let x = &golden["input.x"];
+        let [batch, _, h, w] = x.shape()[..] else { panic!("pictures") };
+        let objective = ClassifierObjective::new(network, [h, w]).unwrap();
+        let options = StepOptions { batch, ..StepOptions::default() };
+        let device = Device::cpu(2).unwrap();
+        let mut step = TrainStep::new(&objective, &device, &weights(&golden), options).unwrap();
+        let inputs = [("x", unnormalised(x)), ("label", golden["label"].clone())];
+        let terms = step.accumulate(&inputs).unwrap();
+        let loss = golden["train.loss"].to_f64()[0];
+        assert!((terms.loss / loss - 1.0).abs() <= 1e-5, "{name}: loss {} and {loss}", terms.loss);
+
+        let gradients: Tensors = step.gradients().into_iter().collect();
+        let now: Tensors = step.parameters().into_iter().collect();
+        let mut worst = (0.0, "");
+        let mut count = 0;
+        for (key, want) in &golden {
+            let got = match (key.strip_prefix("next."), key.starts_with("grad.")) {
+                (Some(key), _) => &now[key],
+                (_, true) => &gradients[key],
+                _ => continue,
+            };
+            let error = support::relative(got, want);
+            assert!(error <= 1e-4, "{name}: {key}: {error:.1e}");
+            worst = if error > worst.0 { (error, key) } else { worst };
+            count += 1;
+        }
+        assert_eq!(count, now.len(), "every parameter has a gradient or a new value");
+        println!("{name}: largest relative L2 {:.1e}, of {}", worst.0, worst.1);
+
+        // A state holds the statistics, too: a step that takes it over has them.
+        step.update(1e-3).unwrap();
+        let options = StepOptions { batch, ..StepOptions::default() };
+        let mut other = TrainStep::new(&objective, &device, &weights(&golden), options).unwrap();
+        other.restore_state(&WeightSet::from_tensors(step.state())).unwrap();
+        for s in [&mut step, &mut other] {
+            s.accumulate(&inputs).unwrap();
+        }
+        let bytes =
+            |s: &TrainStep| s.parameters().iter().map(|(_, t)| t.bytes().to_vec()).collect::<Vec<_>>();
+        assert!(bytes(&step) == bytes(&other));
+    }
+}
+
+/// Losses of certain logits, far from zero too, as the formula gives them in f64.
+#[test]
+fn the_loss_is_finite_and_right_for_all_logits() {
+    let (golden, config) = golden("resnet_tiny.safetensors");
+    let (network, _) = ResNet::from_config(Some(&config), &Shapes::new()).unwrap();
+    let objective = ClassifierObjective::new(network.clone(), [33, 33]).unwrap();
+    let features = 4 * (network.inplanes << 3);
+    for logit in [0.0f64, 2.5, -40.0, 75.0, 3000.0] {
+        // The head gives its bias whatever it sees.
+        let head = [
+            ("fc.weight", HostTensor::zeros(DType::F32, [1, features])),
+            ("fc.bias", HostTensor::from_f32([1], vec![logit as f32])),
+        ];
+        let tensors = weights(&golden).iter().map(|(k, t)| (k.to_owned(), t.clone())).collect::<Tensors>();
+        let with_head = tensors.into_iter().chain(head.map(|(k, t)| (k.to_owned(), t))).collect::<Tensors>();
+        let options = StepOptions { batch: 2, ..StepOptions::default() };
+        let set = WeightSet::from_tensors(with_head);
+        let mut step = TrainStep::new(&objective, &Device::cpu(1).unwrap(), &set, options).unwrap();
+        let inputs = [
+            ("x", support::recipe_tensor("x", &[2, 3, 33, 33], 0.5, 1, -22)),
+            ("label", HostTensor::from_f32([2], vec![1.0, 0.0])),
+        ];
+        let loss = step.accumulate(&inputs).unwrap().loss;
+        let of = |label: f64| logit.max(0.0) - logit * label + (-logit.abs()).exp().ln_1p();
+        let want = (of(1.0) + of(0.0)) / 2.0;
+        assert!((loss - want).abs() <= 1e-6 * want.max(1.0), "{logit}: {loss}, expected {want}");
+        let gradients: Tensors = step.gradients().into_iter().collect();
+        let (got, want) = (gradients["grad.fc.bias"].to_f64()[0], 1.0 / (1.0 + (-logit).exp()) - 0.5);
+        assert!((got - want).abs() <= 1e-6, "{logit}: gradient {got}, expected {want}");
+    }
+}
+
+#[test]
+fn other_heads_and_sizes_are_refused() {
+    let e = ClassifierObjective::new(ResNet::default(), [448, 448]).unwrap_err().to_string();
+    assert!(e.contains("num_classes 1, found 1000"), "{e}");
+    let network = ResNet { num_classes: 1, layers: vec![1; 4], inplanes: 4, ..ResNet::default() };
+    // One picture whose last stage is one pixel has no variance.
+    let objective = ClassifierObjective::new(network, [32, 32]).unwrap();
+    let e = objective.record(&mut GraphBuilder::new(), 1).unwrap_err().to_string();
+    assert!(e.contains("layer4") && e.contains("more than one value a channel"), "{e}");
+}
