@@ -1,16 +1,19 @@
 //! The classifier of quality: its network against torchvision on the golden files of `tools/golden/resnet.py`, its
-//! gradients and running statistics, and its loss.
+//! gradients and running statistics, its loss, and that it learns to
+//! tell blurred pictures from sharp ones.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use dreamclear::data::pixels::FloatImage;
 use dreamclear::device::Device;
 use dreamclear::device::cpu::CpuDevice;
 use dreamclear::graph::{Executable, GraphBuilder, Plan};
 use dreamclear::models::network::Given;
 use dreamclear::models::resnet::{IMAGENET, ResNet};
 use dreamclear::models::{Shapes, load};
+use dreamclear::pipelines::quality::QualityClassifier;
 use dreamclear::tensor::{DType, HostTensor};
 use dreamclear::train::objectives::classifier::ClassifierObjective;
 use dreamclear::train::{Objective, StepOptions, TrainStep};
@@ -36,7 +39,9 @@ fn weights(golden: &Tensors) -> WeightSet {
 fn resnet_equals_torchvision() {
     for name in ["resnet_50.safetensors", "resnet_tiny.safetensors", "resnet_tiny_groups.safetensors"] {
         let (golden, config) = golden(name);
-        for config in [Some(&config), None] {
+        // The whole network once: in a debug build its weights take a while to make.
+        let whole = name == "resnet_50.safetensors";
+        for config in [Some(&config), None].into_iter().skip(usize::from(whole)) {
             let (opened, ignored) = load::fit_config("resnet50", config, weights(&golden)).unwrap();
             assert!(ignored.is_empty());
             let given = Given::from_tensors([("x".to_owned(), golden["input.x"].clone())]);
@@ -156,4 +161,97 @@ fn other_heads_and_sizes_are_refused() {
     let objective = ClassifierObjective::new(network, [32, 32]).unwrap();
     let e = objective.record(&mut GraphBuilder::new(), 1).unwrap_err().to_string();
     assert!(e.contains("layer4") && e.contains("more than one value a channel"), "{e}");
+}
+
+// ---- Decisions ----------------------------------------------------------------------------------
+
+/// Noise of all frequencies, or the same seen through a box of 2 × 2 pixels; 0..1.
+fn picture(number: usize, [h, w]: [usize; 2], blurred: bool) -> FloatImage {
+    let noise = support::recipe_tensor(&format!("picture {number}"), &[h + 1, w + 1, 3], 0.5, 1, -22)
+        .to_f32()
+        .into_owned();
+    let at = |y: usize, x: usize, c: usize| noise[(y * (w + 1) + x) * 3 + c];
+    let value = |i: usize| {
+        let (y, x, c) = (i / 3 / w, i / 3 % w, i % 3);
+        if blurred {
+            (at(y, x, c) + at(y + 1, x, c) + at(y, x + 1, c) + at(y + 1, x + 1, c)) / 4.0
+        } else {
+            at(y, x, c)
+        }
+    };
+    FloatImage::new(h, w, 3, (0..h * w * 3).map(value).collect())
+}
+
+#[test]
+fn it_learns_to_tell_blurred_pictures_from_sharp_ones() {
+    const SIDE: usize = 24;
+    let (golden, config) = golden("resnet_tiny.safetensors");
+    let (network, _) = ResNet::from_config(Some(&config), &Shapes::new()).unwrap();
+    let objective = ClassifierObjective::new(network.clone(), [SIDE, SIDE]).unwrap();
+    let options = StepOptions { batch: 8, ..StepOptions::default() };
+    let device = Device::cpu(2).unwrap();
+    let mut step = TrainStep::new(&objective, &device, &weights(&golden), options).unwrap();
+    for number in 0..60 {
+        let mut x = Vec::new();
+        for i in 0..8 {
+            let p = picture(8 * number + i, [SIDE, SIDE], i % 2 == 1);
+            for c in 0..3 {
+                x.extend(p.data[c..].iter().step_by(3));
+            }
+        }
+        let label = (0..8).map(|i| if i % 2 == 1 { 0.0 } else { 1.0 }).collect();
+        let inputs =
+            [("x", HostTensor::from_f32([8, 3, SIDE, SIDE], x)), ("label", HostTensor::from_f32([8], label))];
+        step.accumulate(&inputs).unwrap();
+        step.update(3e-3).unwrap();
+    }
+    // With the running statistics, on larger pictures that it has not seen.
+    let trained = WeightSet::from_tensors(step.parameters());
+    let mut classifier = QualityClassifier::new(network, trained, SIDE, &device).unwrap();
+    for number in 1000..1006 {
+        let [sharp, blurred] =
+            [false, true].map(|b| classifier.probability(&picture(number, [40, 61], b)).unwrap());
+        println!("sharp {sharp:.3}, blurred {blurred:.3}");
+        assert!(sharp >= 0.5 && blurred < 0.5, "sharp {sharp}, blurred {blurred}");
+    }
+}
+
+/// Nine crops, each with the logit that the network gives it alone.
+#[test]
+fn a_picture_is_judged_by_nine_crops() {
+    let (golden, config) = golden("resnet_tiny.safetensors");
+    let (network, _) = ResNet::from_config(Some(&config), &Shapes::new()).unwrap();
+    let device = Device::cpu(2).unwrap();
+    let mut classifier = QualityClassifier::new(network.clone(), weights(&golden), 32, &device).unwrap();
+    let whole = picture(1, [52, 45], false);
+    let logits = classifier.logits(&whole).unwrap();
+    assert_eq!(logits.len(), 9);
+    let mean = logits.iter().sum::<f64>() / 9.0;
+    let p = classifier.probability(&whole).unwrap();
+    assert!((p - 1.0 / (1.0 + (-mean).exp())).abs() < 1e-12);
+
+    // The crop in the middle of the right side, by `forward`.
+    let (top, left) = ((52 - 32) / 2, 45 - 32);
+    let [mean, deviation] = IMAGENET;
+    let mut x = Vec::new();
+    for c in 0..3 {
+        for y in top..top + 32 {
+            x.extend((left..left + 32).map(|x| (whole.row(y)[3 * x + c] - mean[c]) / deviation[c]));
+        }
+    }
+    let graph = network.graph(1, 32, 32).unwrap();
+    let set = weights(&golden);
+    let mut exe =
+        Executable::new(Plan::new(graph, 2).unwrap(), device.clone(), |key| set.get(key).cloned()).unwrap();
+    let out = exe.run(&[("x", HostTensor::from_f32([1, 3, 32, 32], x))]).unwrap();
+    let alone = out[0].1.to_f64()[0];
+    assert!((logits[5] - alone).abs() <= 1e-5 * alone.abs(), "{} and {alone}", logits[5]);
+
+    // Smaller than a crop along one axis: seen whole there.
+    assert_eq!(classifier.logits(&picture(2, [20, 64], false)).unwrap().len(), 9);
+    let grey = FloatImage::zeros(40, 40, 1);
+    let e = classifier.probability(&grey).unwrap_err().to_string();
+    assert!(e.contains("40×40 pixels of 1 channels"), "{e}");
+    let many = ResNet { num_classes: 2, ..network };
+    assert!(QualityClassifier::new(many, weights(&golden), 32, &device).is_err());
 }

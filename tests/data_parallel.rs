@@ -193,6 +193,7 @@ mod by_mpi {
     use dreamclear::models::Shapes;
     use dreamclear::models::swinir::SwinIr;
     use dreamclear::tensor::HostTensor;
+    use dreamclear::train::adamw::AdamW;
     use dreamclear::train::objective::{Distance, Reduction};
     use dreamclear::train::objectives::swinir::SwinIrObjective;
     use dreamclear::train::{Objective, StepOptions, TrainStep};
@@ -297,11 +298,14 @@ mod by_mpi {
 
     const STEPS: usize = 3;
 
+    /// Some buckets of some tensors each. AdamW divides by the root of a mean of squares plus `eps`: with the usual
+    /// one, what is rounding in a gradient near zero is a whole step of its parameter. This one keeps proportions.
     fn step_options(batch: usize, accumulate: usize) -> StepOptions {
-        // Some buckets of some tensors each.
+        let optimizer = AdamW { eps: 1e-2, ..AdamW::default() };
         StepOptions {
             batch,
             accumulate,
+            optimizer,
             bucket_bytes: 8 << 10,
             clip: Some(0.1),
             ema: Some(0.9),
@@ -321,7 +325,7 @@ mod by_mpi {
                 let terms = step.accumulate(&pictures(number, first, batch)).unwrap();
                 loss += terms.loss / accumulate as f64;
             }
-            let update = step.update(1e-3).unwrap();
+            let update = step.update(1e-2).unwrap();
             let terms = dreamclear::train::Terms { loss, terms: vec![] };
             let mean = step.mean(terms).unwrap().loss;
             found.push((format!("loss{number}"), HostTensor::from_f64([2], vec![mean, update.grad_norm])));
@@ -359,10 +363,8 @@ mod by_mpi {
                 } else {
                     support::relative(got, want)
                 };
-                // AdamW divides by the root of a mean of squares: what is rounding in a gradient near zero is not
-                // in a parameter that was zero. Parameters are compared by what the steps have changed.
                 worst = worst.max(error);
-                assert!(error <= 2e-5, "{name} of {batch} × {accumulate}: {error:.1e}");
+                assert!(error <= 1e-5, "{name} of {batch} × {accumulate}: {error:.1e}");
             }
             println!("2 × {batch} × {accumulate}: largest relative difference {worst:.1e}");
         }
@@ -409,14 +411,6 @@ mod by_mpi {
             .unwrap();
         let e = step.with_processes(all).err().unwrap().to_string();
         assert!(e.contains("the same parameters") && e.contains("same configuration"), "{e}");
-        // In good order, although the step failed: both have.
-        std::process::exit(finish());
-    }
-
-    /// The report of the test harness, for a process that must not run MPI's end.
-    fn finish() -> i32 {
-        println!("test result: ok. 1 passed");
-        0
     }
 
     // ---- Processes that fail ------------------------------------------------------------------------

@@ -293,6 +293,17 @@ impl Recorder {
     }
 }
 
+/// An NHWC picture in 0..1 as networks of torchvision expect it: less the mean of [`IMAGENET`], divided by its
+/// standard deviation.
+///
+/// # Errors
+/// If it has neither three channels nor one.
+pub fn normalised(b: &mut GraphBuilder, x: ValueId) -> Result<ValueId> {
+    let [mean, deviation] = IMAGENET.map(|v| b.constant(HostTensor::from_f32([3], v.to_vec())));
+    let x = b.sub(x, mean)?;
+    b.div(x, deviation)
+}
+
 /// Whether a key is of a running statistic: no gradient reaches it.
 pub fn is_running(key: &str) -> bool {
     key.ends_with(".running_mean") || key.ends_with(".running_var")

@@ -7,6 +7,7 @@ pub mod device_image;
 pub mod dreamclear;
 pub mod journal;
 pub mod naming;
+pub mod quality;
 pub mod report;
 pub mod restore;
 pub mod tiled;

@@ -5,8 +5,8 @@ use crate::error::{Error, Result};
 use crate::graph::{GraphBuilder, ValueId};
 use crate::models::Shapes;
 use crate::models::network::Network;
-use crate::models::resnet::{IMAGENET, ResNet, Statistics, is_running};
-use crate::tensor::{DType, HostTensor};
+use crate::models::resnet::{ResNet, Statistics, is_running, normalised};
+use crate::tensor::DType;
 use crate::train::objective::{Objective, Recorded};
 
 /// From here on a logit's exponential is not taken: ln(1 + eᶻ) is z.
@@ -58,16 +58,6 @@ impl Objective for ClassifierObjective {
         let loss = binary_cross_entropy(b, logits, label)?;
         Ok(Recorded { loss, terms: vec![("bce", loss)] })
     }
-}
-
-/// An NHWC picture in 0..1 as networks of torchvision expect it.
-///
-/// # Errors
-/// If it has other than three channels.
-pub fn normalised(b: &mut GraphBuilder, x: ValueId) -> Result<ValueId> {
-    let [mean, deviation] = IMAGENET.map(|v| b.constant(HostTensor::from_f32([3], v.to_vec())));
-    let x = b.sub(x, mean)?;
-    b.div(x, deviation)
 }
 
 /// The mean of ln(1 + eᶻ) − z·label over logits z: PyTorch's `BCEWithLogitsLoss`. Labels may lie between 0 and 1.

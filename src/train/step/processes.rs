@@ -16,6 +16,7 @@ impl TrainStep {
         let mine = self.fingerprint();
         let theirs = reduce.broadcast(Bucket::Host(mine.clone()))?;
         if reduce.any(theirs != Bucket::Host(mine))? {
+            reduce.close()?; // all know, and each says so
             return Err(Error::Usage(format!(
                 "expected {} processes that train the same parameters, found one that does not: start all of them \
                  with the same configuration, build and number of threads",
