@@ -9,10 +9,12 @@ use std::sync::Arc;
 use dreamclear::data::pixels::FloatImage;
 use dreamclear::device::Device;
 use dreamclear::device::cpu::CpuDevice;
-use dreamclear::graph::{Executable, GraphBuilder, Plan};
+use dreamclear::device::sim::Simulator;
+use dreamclear::graph::{Executable, Graph, GraphBuilder, Plan, passes};
 use dreamclear::models::network::Given;
 use dreamclear::models::resnet::{IMAGENET, ResNet};
 use dreamclear::models::{Shapes, load};
+use dreamclear::ops::{fuse, gradients};
 use dreamclear::pipelines::quality::QualityClassifier;
 use dreamclear::tensor::{DType, HostTensor};
 use dreamclear::train::objectives::classifier::ClassifierObjective;
@@ -117,6 +119,60 @@ fn a_batch_gives_the_gradients_and_statistics_of_torchvision() {
         let bytes =
             |s: &TrainStep| s.parameters().iter().map(|(_, t)| t.bytes().to_vec()).collect::<Vec<_>>();
         assert!(bytes(&step) == bytes(&other));
+    }
+}
+
+/// The forward, and loss, gradients and statistics of a batch, by the kernels in the simulator.
+#[cfg(not(windows))]
+#[test]
+fn kernels_give_what_the_cpu_gives() {
+    if let Err(why) = Simulator::new() {
+        eprintln!("skipped: {why}");
+        return;
+    }
+    for name in ["resnet_tiny.safetensors", "resnet_tiny_groups.safetensors"] {
+        let (golden, config) = golden(name);
+        let (network, _) = ResNet::from_config(Some(&config), &Shapes::new()).unwrap();
+        let (x, set) = (&golden["input.x"], weights(&golden));
+        let [batch, _, h, w] = x.shape()[..] else { panic!("pictures") };
+        let run = |mut graph: Graph, inputs: &[(&str, HostTensor)], device: &Device| {
+            passes::run(&mut graph, fuse::RULES, None).unwrap();
+            fuse::for_target(&mut graph, device).unwrap();
+            let plan = Plan::new(graph, device).unwrap();
+            let mut exe = Executable::new(plan, device.clone(), |key| set.get(key).cloned()).unwrap();
+            exe.run(inputs).unwrap()
+        };
+        // bf16 keeps three digits of what is kept between layers.
+        for (compute, bar) in [(DType::F32, 1e-5), (DType::BF16, 2e-2), (DType::F16, 3e-3)] {
+            let device = Device::sim(2, compute).unwrap();
+            let out = run(network.graph(batch, h, w).unwrap(), &[("x", x.clone())], &device);
+            let error = support::relative(&out[0].1, &golden["out"]);
+            println!("{name} {compute}: relative L2 {error:.1e}");
+            assert!(error <= bar, "{name} {compute}: {error:.1e}");
+        }
+
+        let objective = ClassifierObjective::new(network, [h, w]).unwrap();
+        let mut b = GraphBuilder::new();
+        let recorded = objective.record(&mut b, batch).unwrap();
+        b.output("train.loss", recorded.loss);
+        let trained: Vec<_> = b.graph().params().filter(|(key, _)| objective.trainable(key)).collect();
+        let trained: Vec<_> = trained.into_iter().map(|(key, v)| (key.to_owned(), v)).collect();
+        let one = b.scalar(1.0);
+        let wanted: Vec<_> = trained.iter().map(|(_, v)| *v).collect();
+        for ((key, _), d) in trained.iter().zip(gradients(&mut b, &[(recorded.loss, one)], &wanted).unwrap())
+        {
+            b.output(&format!("grad.{key}"), d.expect("every parameter matters"));
+        }
+        let inputs = [("x", unnormalised(x)), ("label", golden["label"].clone())];
+        let device = Device::sim(2, DType::F32).unwrap();
+        let mut worst = 0.0f64;
+        for (key, got) in run(b.finish(), &inputs, &device) {
+            let want = &golden[&key];
+            let error = support::relative(&got.reshaped(want.shape()), want);
+            worst = worst.max(error);
+            assert!(error <= 1e-4, "{name}: {key}: {error:.1e}");
+        }
+        println!("{name}: largest relative L2 of a batch {worst:.1e}");
     }
 }
 

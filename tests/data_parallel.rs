@@ -257,6 +257,8 @@ mod by_mpi {
         }
         assert_eq!(all.broadcast(Bucket::Host(numbers(rank, 9))).unwrap(), Bucket::Host(numbers(0, 9)));
         assert!(all.any(rank == 2).unwrap() && !all.any(false).unwrap());
+        let large = u64::MAX - 12345;
+        assert!(all.same(large).unwrap() && !all.same(large - u64::from(rank == 2)).unwrap());
         all.close().unwrap();
     }
 

@@ -283,6 +283,21 @@ def pixel_unshuffle(a, x):
     return lambda: F.pixel_unshuffle(x, a["args"][0]), nhwc
 
 
+def max_pooling(a):
+    return lambda x: F.max_pool2d(x, a["size"], a["stride"], a["pad"])
+
+
+@op
+def max_pool(a, x):
+    function, x = max_pooling(a), nchw(x)
+    return lambda: function(x), nhwc
+
+
+@op
+def max_pool_grad(a, x, dy):
+    return backward(max_pooling(a["args"][0]), [nchw(x)], [0], nchw(dy)), nhwc
+
+
 def edge_padding(a):
     """F.pad takes widths from the last axis on, and continues the axes behind the channels only."""
     before, after = ([w[0], w[-1], *w[1:-1]] for w in (a["before"], a["after"]))

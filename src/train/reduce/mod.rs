@@ -121,6 +121,17 @@ impl dyn Reduce + '_ {
         Ok(self.sum(vec![f32::from(u8::from(here))])?[0] > 0.0)
     }
 
+    /// Whether all processes have the same number. As [`sum`](Self::sum).
+    ///
+    /// # Errors
+    /// If another process is gone.
+    pub fn same(&mut self, number: u64) -> Result<bool> {
+        // In pieces that f32 holds.
+        let mine: Vec<f32> = (0..4).map(|i| f32::from((number >> (16 * i)) as u16)).collect();
+        let first = self.broadcast(Bucket::Host(mine.clone()))?;
+        Ok(!self.any(first != Bucket::Host(mine))?)
+    }
+
     /// Waits until all processes are here. As [`sum`](Self::sum).
     ///
     /// # Errors

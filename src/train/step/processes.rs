@@ -3,7 +3,7 @@
 use super::{Terms, TrainStep};
 use crate::data::shard::stable_hash;
 use crate::error::{Error, Result};
-use crate::train::reduce::{Bucket, Reduce};
+use crate::train::reduce::Reduce;
 
 impl TrainStep {
     /// Joins processes that train the same objective with the same options. All start from the parameters of rank
@@ -13,9 +13,7 @@ impl TrainStep {
     /// # Errors
     /// If the others train something else, or are gone.
     pub fn with_processes(mut self, mut reduce: Box<dyn Reduce>) -> Result<Self> {
-        let mine = self.fingerprint();
-        let theirs = reduce.broadcast(Bucket::Host(mine.clone()))?;
-        if reduce.any(theirs != Bucket::Host(mine))? {
+        if !reduce.same(self.fingerprint())? {
             reduce.close()?; // all know, and each says so
             return Err(Error::Usage(format!(
                 "expected {} processes that train the same parameters, found one that does not: start all of them \
@@ -28,15 +26,14 @@ impl TrainStep {
         Ok(self)
     }
 
-    /// What must be the same everywhere, so that sums are of the same things: a hash in numbers that f32 holds.
-    fn fingerprint(&self) -> Vec<f32> {
+    /// What must be the same everywhere, so that sums are of the same things, as one number.
+    fn fingerprint(&self) -> u64 {
         let layout = self.side.layout();
         let mut text = format!("{:?} {}", layout.buckets, self.options.accumulate);
         for slot in &layout.slots {
             text += &format!(" {} {:?} {} {}", slot.key, slot.shape, slot.bucket, slot.start);
         }
-        let hash = stable_hash(text.as_bytes());
-        (0..4).map(|i| f32::from((hash >> (16 * i)) as u16)).collect()
+        stable_hash(text.as_bytes())
     }
 
     /// This process's number among those that train together, and how many there are.
@@ -66,11 +63,19 @@ impl TrainStep {
         self.reduce.as_mut().map_or(Ok(here), |reduce| reduce.any(here))
     }
 
+    /// Whether all processes have the same number (as of the update that they go on from); as [`mean`](Self::mean).
+    ///
+    /// # Errors
+    /// If another process is gone.
+    pub fn same(&mut self, number: u64) -> Result<bool> {
+        self.reduce.as_mut().map_or(Ok(true), |reduce| reduce.same(number))
+    }
+
     /// Waits for all processes, and leaves them; a process that ends without that is one that has failed.
     ///
     /// # Errors
     /// If another process is gone.
-    pub fn leave(mut self) -> Result<()> {
+    pub fn leave(&mut self) -> Result<()> {
         self.reduce.take().map_or(Ok(()), |mut reduce| reduce.close())
     }
 }
