@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use half::{bf16, f16};
-
 use crate::graph::{Array, Op, Real, TensorType};
 use crate::tensor::{DType, HostTensor};
 
