@@ -1,5 +1,8 @@
 //! Training: what a step promises, on small networks.
 
+use std::path::Path;
+use std::process::Command;
+
 use dreamclear::device::Device;
 use dreamclear::models::Shapes;
 use dreamclear::models::swinir::SwinIr;
@@ -7,7 +10,7 @@ use dreamclear::tensor::HostTensor;
 use dreamclear::train::objective::{Distance, Reduction};
 use dreamclear::train::objectives::swinir::SwinIrObjective;
 use dreamclear::train::{Objective, StepOptions, TrainStep};
-use dreamclear::weights::WeightSet;
+use dreamclear::weights::{WeightSet, safetensors};
 use serde_json::json;
 
 mod support;
@@ -161,4 +164,123 @@ fn a_batch_of_nan_is_skipped_and_named() {
         s.update(1e-3).unwrap();
     }
     assert_eq!(bytes(&fresh.state()), bytes(&step.state()));
+}
+
+/// `train-step` on a golden case; returns the worst relative L2 distances of gradients and steps.
+fn train_step(name: &str, device: &[&str]) -> [f64; 2] {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/train_{name}.safetensors"));
+    let (tensors, metadata) = support::golden(&path);
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let write = |prefix: &str| {
+        let strip = |(k, t): (&String, &HostTensor)| Some((k.strip_prefix(prefix)?.to_owned(), t.clone()));
+        let part: Vec<_> = tensors.iter().filter_map(strip).collect();
+        let path = at(&format!("{prefix}safetensors"));
+        safetensors::write(&path, part.iter().map(|(n, t)| (n.as_str(), t)), &Default::default(), None)
+            .unwrap();
+        path
+    };
+    let (weights, input) = (write("weight."), write("input."));
+    std::fs::write(at("c.json"), &metadata["config"]).unwrap();
+    let (grads, step) = (at("grads.safetensors"), at("step.safetensors"));
+    let out = Command::new(env!("CARGO_BIN_EXE_dreamclear"))
+        .args(["train-step", "--threads", "2", "--model", &metadata["network"], "--config"])
+        .args([at("c.json"), "--weights".into(), weights, "--input".into(), input])
+        .args(["--output".into(), grads.clone(), "--step-output".into(), step.clone()])
+        .args(device)
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let (grads, step) = (WeightSet::open(&grads).unwrap(), WeightSet::open(&step).unwrap());
+    let mut worst = [0.0f64; 2];
+    let mut found = [0, 0];
+    for (key, want) in tensors.iter().filter(|(k, _)| !k.starts_with("weight.") && !k.starts_with("input.")) {
+        let (set, which) = if key.starts_with("step.") { (&step, 1) } else { (&grads, 0) };
+        let got = set.get(key).unwrap_or_else(|| panic!("{name}: there is no {key}"));
+        found[which] += 1;
+        // Of long tensors the file holds evenly spaced elements.
+        let stride = (got.len().div_ceil(1024)) | 1;
+        let got: Vec<f32> = got.to_f32().iter().copied().step_by(stride).collect();
+        let got = HostTensor::from_f32(want.shape(), got);
+        let gradient = key.replacen("step.", "grad.", 1);
+        if (key.starts_with("grad.") || which == 1) && norm(&tensors[&gradient]) <= NO_GRADIENT {
+            assert!(which == 1 || norm(&got) <= 10.0 * NO_GRADIENT, "{name}: {key} is zero but for rounding");
+            continue;
+        }
+        let error = support::relative(&got, want);
+        if !(error <= worst[which]) {
+            worst[which] = error;
+        }
+        assert!(error <= 1e-4, "{name}: {key} is off by {error:.1e}");
+    }
+    let trained: usize = metadata["trained"].parse().unwrap();
+    assert!(
+        step.len() <= trained && found[1] == step.len(),
+        "every trained parameter is compared: {found:?}"
+    );
+    assert_eq!(grads.names().filter(|n| n.starts_with("grad.")).count(), step.len());
+    println!(
+        "{name:16} {} tensors: gradients {:.1e}, step {:.1e} (PyTorch's f32 against f64: {})",
+        step.len(),
+        worst[0],
+        worst[1],
+        metadata["f32_noise"]
+    );
+    worst
+}
+
+/// Below this norm a gradient is zero but for rounding (a key's bias in an attention).
+const NO_GRADIENT: f64 = 1e-6;
+
+fn norm(t: &HostTensor) -> f64 {
+    t.to_f64().iter().map(|x| x * x).sum::<f64>().sqrt()
+}
+
+#[test]
+fn steps_of_swinir_are_pytorchs() {
+    train_step("swinir", &[]);
+    train_step("swinir_mse", &[]);
+}
+
+#[test]
+fn a_step_of_the_autoencoder_is_pytorchs() {
+    train_step("vae", &[]);
+}
+
+#[test]
+fn steps_of_dreamclear_are_the_official_ones() {
+    train_step("dreamclear", &[]);
+    train_step("dreamclear_some", &[]);
+}
+
+/// Activations that are computed again save memory and change no bit.
+#[test]
+fn a_budget_is_kept_and_gradients_stay_the_same() {
+    let mut objective = swinir();
+    objective.network.depths = vec![4, 4];
+    objective.size = [48, 48];
+    let step = |memory_budget| {
+        let options = StepOptions { memory_budget, ..StepOptions::default() };
+        TrainStep::new(&objective, &Device::cpu(2).unwrap(), &weights(&objective), options)
+    };
+    let mut whole = step(None).unwrap();
+    let all = whole.memory();
+    assert!(all.activations > 5 << 20, "{all:?}");
+    // What does not fit at all is refused, with a number that does.
+    let e = step(Some(1 << 20)).err().unwrap().to_string();
+    let least: usize = e.split("give it ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    assert!(2 * (least << 20) < all.total(), "{e}");
+    let image = |name: &str| recipe_tensor(name, &[1, 3, 48, 48], 0.5, 1, -22);
+    let batch = [("x", image("x")), ("target", image("target"))];
+    let loss = whole.accumulate(&batch).unwrap();
+    let mut steps = 0;
+    for budget in [least << 20, (all.total() + (least << 20)) / 2, all.total()] {
+        let mut step = step(Some(budget)).unwrap();
+        assert!(step.memory().total() <= budget, "{:?} in {budget}", step.memory());
+        assert!(step.memory().activations <= all.activations);
+        assert_eq!(step.accumulate(&batch).unwrap(), loss);
+        assert_eq!(bytes(&step.gradients()), bytes(&whole.gradients()));
+        steps += usize::from(step.memory() == all);
+    }
+    assert_eq!(steps, 1, "only the largest budget computes nothing again");
 }

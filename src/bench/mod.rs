@@ -25,6 +25,7 @@ pub mod predict;
 pub mod report;
 pub mod roofline;
 pub mod torch;
+pub mod train;
 pub mod work;
 
 pub use filter::Filter;

@@ -39,6 +39,7 @@ const PROGRAM: &[(&str, &str)] = files![
     "dit.py",
     "official.py",
     "networks.py",
+    "train.py",
     "conversation.py"
 ];
 

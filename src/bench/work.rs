@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::models::{MODELS, ModelRow, ModelWork};
 use super::ops::OpWork;
+use super::train::{STEPS, TrainRow, TrainWork};
 use crate::device::cpu::CpuDevice;
 use crate::error::Result;
 use crate::graph::Cost;
@@ -20,7 +21,8 @@ pub trait Work: Send {
     /// Operations and compulsory bytes of one run.
     fn cost(&self) -> Cost;
 
-    /// What another implementation must build to do the same: `{"op": …}` or `{"model": …}`.
+    /// What another implementation must build to do the same: `{"op": …}`, `{"model": …}` or
+    /// `{"train": …}`.
     fn describe(&self) -> Value;
 
     /// All tensors that go in, by name.
@@ -56,6 +58,8 @@ pub enum Row {
     Op(&'static OpEntry, Case),
     /// A network.
     Model(&'static ModelRow),
+    /// A training step.
+    Train(&'static TrainRow),
 }
 
 impl Row {
@@ -64,6 +68,7 @@ impl Row {
         match self {
             Row::Op(entry, case) => format!("{}/{}", entry.name, case.name),
             Row::Model(m) => m.name.to_owned(),
+            Row::Train(t) => t.name.to_owned(),
         }
     }
 
@@ -71,7 +76,7 @@ impl Row {
     pub fn kind(&self) -> Kind {
         match self {
             Row::Op(..) => Kind::Op,
-            Row::Model(_) => Kind::Model,
+            Row::Model(_) | Row::Train(_) => Kind::Model,
         }
     }
 
@@ -80,12 +85,14 @@ impl Row {
         Ok(match self {
             Row::Op(_, case) => Box::new(OpWork::new(case, device)?),
             Row::Model(m) => Box::new(ModelWork::new(m, device)?),
+            Row::Train(t) => Box::new(TrainWork::new(t, device)?),
         })
     }
 }
 
-/// Every bench case of the op registry, then every model.
+/// Every bench case of the op registry, then every model, then the training steps.
 pub fn rows() -> Vec<Row> {
     let cases = |e: &'static OpEntry| (e.cases)().into_iter().filter(|c| c.bench).map(move |c| Row::Op(e, c));
-    registry().flat_map(cases).chain(MODELS.iter().map(Row::Model)).collect()
+    let models = MODELS.iter().map(Row::Model).chain(STEPS.iter().map(Row::Train));
+    registry().flat_map(cases).chain(models).collect()
 }

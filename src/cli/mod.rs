@@ -29,6 +29,7 @@ pub mod ops;
 pub mod restore;
 pub mod restore_dreamclear;
 pub mod train;
+pub mod train_step;
 pub mod verify;
 
 /// Restores real-world low-quality photos.
@@ -55,6 +56,7 @@ enum Command {
     Degrade(Box<degrade::Args>),
     Train(Box<train::Args>),
     Forward(forward::Args),
+    TrainStep(train_step::Args),
     Fetch(fetch::Args),
     Inspect(inspect::Args),
     Convert(convert::Args),
@@ -195,6 +197,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Degrade(args) => return degrade::run(&args),
         Command::Train(args) => return train::run(&args),
         Command::Forward(args) => forward::run(&args)?,
+        Command::TrainStep(args) => train_step::run(&args)?,
         Command::Fetch(args) => fetch::run(&args)?,
         Command::Inspect(args) => inspect::run(&args, &crate::models::load::strict_by_name)?,
         Command::Convert(args) => convert::run(&args)?,

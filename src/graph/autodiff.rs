@@ -32,7 +32,7 @@ pub fn gradients(
     }
     for n in &b.graph().nodes {
         if n.inputs.iter().any(|v| needs[v.index()]) {
-            for v in &n.outputs {
+            for v in n.outputs.iter().filter(|v| !b.is_held_constant(**v)) {
                 needs[v.index()] = true;
             }
         }
@@ -49,7 +49,8 @@ pub fn gradients(
         let node = b.graph().node(NodeId(i as u32)).clone();
         let d_outputs: Vec<_> = node.outputs.iter().map(|v| grads.get(v).copied()).collect();
         let wanted: Vec<_> = node.inputs.iter().map(|v| needs[v.index()]).collect();
-        if d_outputs.iter().all(Option::is_none) || !wanted.contains(&true) {
+        let constant = node.outputs.iter().all(|v| b.is_held_constant(*v));
+        if constant || d_outputs.iter().all(Option::is_none) || !wanted.contains(&true) {
             continue;
         }
         let scope = format!("{}.grad", node.path);

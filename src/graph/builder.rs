@@ -1,6 +1,6 @@
 //! Adds leaves and nodes to a graph, checking shapes and dtypes as it goes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::ir::{Graph, Node, NodeId, Origin, TensorType, Value, ValueId};
@@ -30,6 +30,7 @@ pub struct GraphBuilder {
     scope: Vec<String>,
     leaves: HashMap<String, ValueId>,
     matrices: Option<DType>,
+    constants: HashSet<ValueId>,
 }
 
 impl GraphBuilder {
@@ -47,7 +48,7 @@ impl GraphBuilder {
     /// Continues an existing graph.
     pub fn from_graph(graph: Graph) -> Self {
         let leaves = graph.inputs().chain(graph.params()).map(|(n, v)| (n.to_owned(), v)).collect();
-        GraphBuilder { graph, scope: Vec::new(), leaves, matrices: None }
+        GraphBuilder { graph, leaves, ..Self::default() }
     }
 
     /// The graph so far.
@@ -58,6 +59,16 @@ impl GraphBuilder {
     /// The graph with its outputs, as built.
     pub fn finish(self) -> Graph {
         self.graph
+    }
+
+    /// From here on differentiation takes `v` for a constant, whatever it was computed from.
+    pub fn hold_constant(&mut self, v: ValueId) {
+        self.constants.insert(v);
+    }
+
+    /// Whether differentiation takes `v` for a constant.
+    pub fn is_held_constant(&self, v: ValueId) -> bool {
+        self.constants.contains(&v)
     }
 
     /// Runs `f` with `name` (one or more dotted parts) appended to the path.

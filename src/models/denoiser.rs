@@ -8,7 +8,7 @@ use crate::graph::{GraphBuilder, ValueId};
 use crate::tensor::{DType, HostTensor};
 
 /// Arguments of `PixArtMS.forward` and `forward_with_cfg`.
-pub(super) const BASE_INPUTS: [&str; 7] =
+pub(crate) const BASE_INPUTS: [&str; 7] =
     ["x", "timestep", "y", "mask", "img_hw", "aspect_ratio", "cfg_scale"];
 
 /// Guided channels: the first three of the latent, not the fourth nor the variance (quirk 6).
@@ -16,7 +16,7 @@ const GUIDED: usize = 3;
 
 /// The arguments of one forward, ready for a graph: f32, captions with their valid tokens first.
 #[derive(Clone, Debug)]
-pub(super) struct Call {
+pub(crate) struct Call {
     /// `[B, C, H, W]`.
     pub x: HostTensor,
     timestep: HostTensor,
@@ -107,7 +107,7 @@ impl Call {
 }
 
 /// A latent that fits the network.
-pub(super) fn latent(net: &PixArt, given: &Given, name: &str) -> Result<HostTensor> {
+pub(crate) fn latent(net: &PixArt, given: &Given, name: &str) -> Result<HostTensor> {
     let (t, [_, c, h, w]) = given.shaped(name, "[B, C, H, W]")?;
     let (wanted, p) = (net.in_channels, net.patch_size);
     if c != wanted || h == 0 || w == 0 || !h.is_multiple_of(p) || !w.is_multiple_of(p) {
@@ -120,7 +120,7 @@ pub(super) fn latent(net: &PixArt, given: &Given, name: &str) -> Result<HostTens
 }
 
 /// A single number, if it was given.
-pub(super) fn number(given: &Given, name: &str) -> Result<Option<f64>> {
+pub(crate) fn number(given: &Given, name: &str) -> Result<Option<f64>> {
     let Some(t) = given.optional(name) else { return Ok(None) };
     match t.to_f64()[..] {
         [number] => Ok(Some(number)),
@@ -191,7 +191,7 @@ fn captions(net: &PixArt, given: &Given, batch: usize, masked: bool) -> Result<(
 
 /// `uncond + scale·(cond − uncond)` in the guided channels of both halves of `[2·B, C, H, W]`,
 /// whose first half is conditional; the other channels stay each half's own.
-pub(super) fn guide(out: &HostTensor, scale: f32) -> HostTensor {
+pub(crate) fn guide(out: &HostTensor, scale: f32) -> HostTensor {
     let [_, c, h, w] = out.shape()[..] else { panic!("a denoised latent is [B, C, H, W], found {out:?}") };
     let (sample, guided) = (c * h * w, GUIDED.min(c) * h * w);
     let mut values = out.to_f32().into_owned();

@@ -10,7 +10,7 @@ use crate::tensor::DType;
 
 mod config;
 pub mod controlformer;
-mod denoiser;
+pub(crate) mod denoiser;
 pub mod latent_tiles;
 pub mod load;
 pub mod network;

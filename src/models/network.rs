@@ -64,6 +64,14 @@ impl Given {
         Given { tensors: tensors.into_iter().collect(), path: PathBuf::from("memory") }
     }
 
+    /// The same with one tensor under another name, as a forward has it that knows no training.
+    pub fn renamed(mut self, from: &str, to: &str) -> Self {
+        if let Some(tensor) = self.tensors.remove(from) {
+            self.tensors.insert(to.to_owned(), tensor);
+        }
+        self
+    }
+
     /// The tensor of that name, if it was given.
     pub fn optional(&self, name: &str) -> Option<&HostTensor> {
         self.tensors.get(name)

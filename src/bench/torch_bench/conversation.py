@@ -32,6 +32,7 @@ from . import attention, ops  # noqa: F401, E402: their builders enter the table
 from .common import OPS, Refused, same, settings  # noqa: E402
 from .networks import build_model  # noqa: E402
 from .timing import timer  # noqa: E402
+from .train import build_training  # noqa: E402
 
 DTYPES = {"f32": torch.float32, "i64": torch.int64, "bf16": torch.bfloat16, "f16": torch.float16}
 
@@ -63,7 +64,7 @@ def load(ask):
     work, tensors = ask["work"], {t["name"]: read(t) for t in ask["inputs"]}
     # Equal calls over operands of their own take turns, so that no cache holds all operands.
     more = [{k: t.clone() for k, t in tensors.items()} for _ in range(work.get("sets", 1) - 1)]
-    build = build_op if "op" in work else build_model
+    build = build_op if "op" in work else build_training if "train" in work else build_model
     call, ours, how = build(work, tensors)
     calls = [call, *(build(work, again)[0] for again in more)]
     y = ours(call()).detach().float().cpu().contiguous()

@@ -145,7 +145,7 @@ class SwinIr(nn.Module):
         upscale = sf or upscale
         if resi_connection != "1conv" or not patch_norm or in_chans != 3:
             raise Refused("the rewritten SwinIR knows 1conv, patch_norm and RGB only")
-        if upsampler not in ("pixelshuffle", "nearest+conv"):
+        if upsampler not in ("pixelshuffle", "pixelshuffledirect", "nearest+conv"):
             raise Refused(f'the rewritten SwinIR does not know the upsampler "{upsampler}"')
         self.upscale, self.window, self.img_range = upscale, window_size, img_range
         self.unshuffle, self.upsampler = unshuffle, upsampler
@@ -163,6 +163,9 @@ class SwinIr(nn.Module):
         self.layers = nn.Sequential(*(SwinGroup(embed_dim, d, h, *rest) for d, h in groups))
         self.norm = nn.LayerNorm(embed_dim)
         self.conv_after_body = conv(embed_dim, embed_dim)
+        if upsampler == "pixelshuffledirect":
+            self.upsample = nn.Sequential(conv(embed_dim, in_chans * upscale**2), nn.PixelShuffle(upscale))
+            return
         self.conv_before_upsample = nn.Sequential(conv(embed_dim, 64), nn.LeakyReLU(inplace=True))
         stages = upscale.bit_length() - 1
         if upsampler == "pixelshuffle":
@@ -181,7 +184,10 @@ class SwinIr(nn.Module):
         x = (x - self.mean) * self.img_range
         x = self.conv_first(x)
         h = self.norm(self.layers(self.patch_embed.norm(nhwc(x))))
-        x = self.conv_before_upsample(self.conv_after_body(nchw(h)) + x)
+        x = self.conv_after_body(nchw(h)) + x
+        if self.upsampler == "pixelshuffledirect":
+            return self.finish(self.upsample(x), height, width)
+        x = self.conv_before_upsample(x)
         if self.upsampler == "pixelshuffle":
             x = self.upsample(x)
         else:
@@ -189,6 +195,9 @@ class SwinIr(nn.Module):
                 x = F.interpolate(x, scale_factor=2, mode="nearest")
                 x = F.leaky_relu(getattr(self, f"conv_up{i + 1}")(x), 0.2, inplace=True)
             x = F.leaky_relu(self.conv_hr(x), 0.2, inplace=True)
-        x = self.conv_last(x) / self.img_range + self.mean
+        return self.finish(self.conv_last(x), height, width)
+
+    def finish(self, x, height, width):
+        x = x / self.img_range + self.mean
         scale = 1 if self.unshuffle else self.upscale
         return x[:, :, : height * scale, : width * scale]

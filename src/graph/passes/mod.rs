@@ -7,6 +7,7 @@
 mod cse;
 mod dead_code;
 mod hoist;
+pub mod recompute;
 mod stored;
 
 pub use cse::merge_equal_nodes;

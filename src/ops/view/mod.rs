@@ -207,6 +207,16 @@ impl GraphBuilder {
         self.node1(Slice { axis, start, len }, &[x])
     }
 
+    /// The same elements, which differentiation takes for constants: `torch.Tensor.detach`. Needs an axis.
+    pub fn detach(&mut self, x: ValueId) -> Result<ValueId> {
+        let [n, ..] = *self.shape(x) else {
+            return Err(self.error("detach", "expected a tensor with an axis"));
+        };
+        let y = self.slice(x, 0, 0, n)?;
+        self.hold_constant(y);
+        Ok(y)
+    }
+
     /// Repeats axes of extent 1, and adds leading axes, to reach `shape`.
     pub fn broadcast_to(&mut self, x: ValueId, shape: &[usize]) -> Result<ValueId> {
         if self.shape(x) == shape { Ok(x) } else { self.node1(BroadcastTo(shape.to_vec()), &[x]) }

@@ -1,4 +1,6 @@
 //! The objectives: one file a network.
 
+pub mod autoencoder;
 pub mod classifier;
+pub mod dreamclear;
 pub mod swinir;

@@ -3,12 +3,13 @@
 mod graph;
 mod host;
 mod layout;
+mod memory;
 mod processes;
 
 use std::collections::BTreeMap;
 
 use host::HostStep;
-use layout::GRADIENT;
+pub use memory::Memory;
 
 use super::Objective;
 use super::adamw::AdamW;
@@ -52,6 +53,9 @@ pub struct StepOptions {
     pub clip: Option<f64>,
     /// How much a moving average of the parameters keeps at each step, if there is to be one: 0.999.
     pub ema: Option<f64>,
+    /// Bytes that all of it may take: parameters, gradients, moments, activations. Activations that do not fit are
+    /// computed again in the backward pass.
+    pub memory_budget: Option<usize>,
 }
 
 impl Default for StepOptions {
@@ -64,6 +68,7 @@ impl Default for StepOptions {
             groups: vec![],
             clip: None,
             ema: None,
+            memory_budget: None,
         }
     }
 }
@@ -142,7 +147,8 @@ impl TrainStep {
     /// A step over `weights`, which are read and not changed.
     ///
     /// # Errors
-    /// If a parameter is missing or has another shape, or the objective does not fit the batch.
+    /// If a parameter is missing or has another shape, the objective does not fit the batch, or no plan fits the
+    /// memory budget.
     pub fn new(
         objective: &dyn Objective,
         device: &Device,
@@ -159,7 +165,7 @@ impl TrainStep {
         for key in shapes.keys().filter(|key| !graph.params().any(|(k, _)| k == *key)) {
             unused.insert(key.clone(), weights.get(key).expect("checked above").clone());
         }
-        let plan = Plan::with_early(graph, target, |name| name.starts_with(GRADIENT))?;
+        let plan = memory::planned(graph, target, &options)?;
         let side = HostStep::new(plan, device, weights, &options)?;
         let keys = shapes.into_keys().collect();
         Ok(TrainStep { options, side, unused, keys, steps: 0, batches: 0, reduce: None })
@@ -224,11 +230,14 @@ impl TrainStep {
         self.steps
     }
 
-    /// Bytes of working memory for activations, and of all gradients and moments.
-    pub fn memory(&self) -> [usize; 2] {
-        let numbers: usize = self.side.layout().buckets.iter().sum();
-        let kinds = 3 + usize::from(self.options.ema.is_some());
-        [self.side.executable().plan().arena_bytes, 4 * numbers * kinds]
+    /// The plan of forward and backward.
+    pub fn plan(&self) -> &Plan {
+        self.side.executable().plan()
+    }
+
+    /// Bytes that the step takes.
+    pub fn memory(&self) -> Memory {
+        Memory::of(self.plan(), &self.options)
     }
 
     /// The keys that are trained, in the order of their names.
