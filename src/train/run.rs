@@ -130,7 +130,8 @@ fn announce(
     start: Option<&Checkpoint>,
     settings: &Settings,
 ) {
-    let [arena, state] = step.memory().map(|bytes| bytes >> 20);
+    let memory = step.memory();
+    let (arena, state) = (memory.activations >> 20, memory.optimizer >> 20);
     log.say(&format!(
         "{} updates of {} samples out of {} items; {} tensors are trained; memory: {arena} MiB for activations, \
          {state} MiB for gradients and optimiser",

@@ -10,9 +10,8 @@ use std::collections::{HashMap, HashSet};
 
 use crate::graph::ir::{Graph, Node, Origin, Value, ValueId};
 
-/// Forward nodes of a segment, views apart: not fewer, and not more, unless nothing better is found.
-const LEAST: usize = 4;
-const MOST: usize = 64;
+/// How many nodes before and after a cut have no less alive behind them.
+const AROUND: usize = 2;
 
 /// A part of the forward pass that can be computed again.
 #[derive(Clone, Debug)]
@@ -83,8 +82,8 @@ impl<'g> Forward<'g> {
         (0..self.graph.nodes.len()).filter(works).collect()
     }
 
-    /// The working nodes in parts, each of which ends where least is alive.
-    fn parts(&self) -> Vec<Vec<usize>> {
+    /// The working nodes in parts of at least so many, each of which ends where less is alive than around it.
+    fn parts(&self, least: usize) -> Vec<Vec<usize>> {
         let working = self.working();
         let at: HashMap<usize, usize> = working.iter().enumerate().map(|(k, &i)| (i, k)).collect();
         let mut last = HashMap::new();
@@ -108,21 +107,26 @@ impl<'g> Forward<'g> {
                 Some(*sum)
             })
             .collect();
+        let narrow = |k: usize| {
+            let around = k.saturating_sub(AROUND)..(k + AROUND + 1).min(working.len());
+            around.into_iter().all(|j| alive[k] <= alive[j])
+        };
         let (mut parts, mut start) = (Vec::new(), 0);
-        while start + LEAST < working.len() {
-            let ends = start + LEAST - 1..(start + MOST).min(working.len());
-            let end = ends.min_by_key(|&k| (alive[k], k)).expect("some nodes are left");
-            parts.push(working[start..=end].to_vec());
-            start = end + 1;
+        for end in 0..working.len() {
+            if end + 1 - start >= least.max(1) && narrow(end) {
+                parts.push(working[start..=end].to_vec());
+                start = end + 1;
+            }
         }
         parts
     }
 }
 
-/// The parts of a graph's forward pass, which computes `results`, that are worth recomputing.
-pub fn segments(graph: &Graph, results: &[ValueId]) -> Vec<Segment> {
+/// The parts of a graph's forward pass, which computes `results`, that are worth recomputing. Each has at least so
+/// many nodes: longer ones keep less, and need more while they are computed again.
+pub fn segments(graph: &Graph, results: &[ValueId], least: usize) -> Vec<Segment> {
     let forward = Forward::new(graph, results);
-    let parts = forward.parts();
+    let parts = forward.parts(least);
     let mut part_of = vec![usize::MAX; graph.nodes.len()];
     for (p, nodes) in parts.iter().enumerate() {
         nodes.iter().for_each(|&i| part_of[i] = p);

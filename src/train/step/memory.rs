@@ -7,6 +7,9 @@ use crate::graph::passes::recompute::{recompute, segments};
 use crate::graph::plan::Target;
 use crate::graph::{Graph, Plan};
 
+/// Nodes of a part of the forward pass that is computed again, at least; tried in turn.
+const PART: [usize; 5] = [4, 8, 16, 32, 64];
+
 /// Bytes that a step takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
@@ -47,33 +50,46 @@ pub(super) fn planned(graph: Graph, target: Target, options: &StepOptions) -> Re
     }
     let results: Vec<_> =
         graph.outputs.iter().filter(|(name, _)| !name.starts_with(GRADIENT)).map(|(_, v)| *v).collect();
-    let all = segments(&graph, &results);
-    // Those that save most for their work come first.
-    let mut order: Vec<_> = all.iter().collect();
-    order.sort_by(|a, b| (a.flops / a.saves as f64).total_cmp(&(b.flops / b.saves as f64)));
-    let with = |count: usize| plan(recompute(&graph, &results, &order[..count]));
-    let mut best = with(order.len())?;
-    if takes(&best) > budget {
-        let (least, most) = (mebibytes(takes(&best).min(takes(&whole))), mebibytes(takes(&whole)));
-        return Err(Error::OutOfMemory(format!(
-            "a batch of {} takes {least} MiB if activations are computed again ({most} MiB if not), and memory_budget \
-             is {} MiB: give it {least} MiB, or make the batch or its pictures smaller",
-            options.batch,
-            budget >> 20
-        )));
+    let mut least_found = takes(&whole);
+    for nodes in PART {
+        let all = segments(&graph, &results, nodes);
+        // Those that save most for their work come first.
+        let mut order: Vec<_> = all.iter().collect();
+        order.sort_by(|a, b| (a.flops / a.saves as f64).total_cmp(&(b.flops / b.saves as f64)));
+        let with = |count: usize| plan(recompute(&graph, &results, &order[..count]));
+        let best = with(order.len())?;
+        least_found = least_found.min(takes(&best));
+        if takes(&best) <= budget {
+            return fewest(best, order.len(), with, |plan| takes(plan) <= budget);
+        }
     }
-    // The fewest of them that do.
-    let (mut too_few, mut enough) = (0, order.len());
+    let (least, most) = (mebibytes(least_found), mebibytes(takes(&whole)));
+    Err(Error::OutOfMemory(format!(
+        "a batch of {} takes {least} MiB if activations are computed again ({most} MiB if not), and memory_budget is \
+         {} MiB: give it {least} MiB, or make the batch or its pictures smaller",
+        options.batch,
+        budget >> 20
+    )))
+}
+
+/// The plan with the fewest parts that fits; all of them, `best`, do.
+fn fewest(
+    mut best: Plan,
+    all: usize,
+    with: impl Fn(usize) -> Result<Plan>,
+    fits: impl Fn(&Plan) -> bool,
+) -> Result<Plan> {
+    let (mut too_few, mut enough) = (0, all);
     while too_few + 1 < enough {
         let middle = (too_few + enough) / 2;
         let found = with(middle)?;
-        if takes(&found) <= budget {
+        if fits(&found) {
             (enough, best) = (middle, found);
         } else {
             too_few = middle;
         }
     }
-    tracing::debug!("{enough} of {} parts of the forward pass are computed again", order.len());
+    tracing::debug!("{enough} of {all} parts of the forward pass are computed again");
     Ok(best)
 }
 
