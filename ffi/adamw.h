@@ -1,35 +1,64 @@
 #pragma once
 #include <stdint.h>
 
+/// The factors of one step for a group of parameters. They lie in device memory, since they change from step to
+/// step while the launches stay.
+typedef struct AdamwFactors {
+    /// 1 - rate * weight decay.
+    float keep;
+    /// -rate / (1 - beta1^t) at step t.
+    float along;
+    /// sqrt(1 - beta2^t).
+    float correct;
+    /// 1 - beta1.
+    float first;
+    /// beta2 and 1 - beta2.
+    float second;
+    float second_rest;
+    /// Added to the root of the second moment.
+    float eps;
+    /// Padding.
+    uint32_t reserved;
+} AdamwFactors;
+
 /// Parameters of `adamw_step_*`: one step for one tensor of parameters.
 typedef struct AdamwStep {
     /// Parameters, f32, changed in place.
     uint64_t param;
-    /// Their gradients, f32.
+    /// Sums of their gradients, f32.
     uint64_t grad;
     /// First and second moments, f32, changed in place.
     uint64_t first;
     uint64_t second;
-    /// One f32 number by which the gradients are multiplied: the clipping factor of `adamw_norm_total_f32`.
-    /// 0: they are taken as they are.
+    /// The moving average of the parameters, f32, changed in place. 0: there is none.
+    uint64_t ema;
+    /// The parameters as kernels read them, in the element type that the kernel's name ends with. `f32`: there
+    /// are none but the parameters themselves.
+    uint64_t copy;
+    /// AdamwFactors.
+    uint64_t factors;
+    /// One f32 number by which the gradients are multiplied: what `adamw_norm_total_f32` leaves. If it is no
+    /// finite number, nothing is changed. 0: the gradients are taken as they are.
     uint64_t grad_scale;
     /// Number of parameters.
     int64_t len;
-    /// Learning rate.
-    float rate;
-    /// Decay rates of the moments.
-    float beta1;
-    float beta2;
-    /// Added to the root of the second moment.
-    float eps;
-    /// 1 - rate * weight decay.
-    float keep;
-    /// 1 / (1 - beta1^t) and 1 / sqrt(1 - beta2^t) at step t.
-    float correct1;
-    float correct2;
+    /// How much the moving average keeps.
+    float ema_keep;
     /// Padding.
     uint32_t reserved;
 } AdamwStep;
+
+/// Parameters of `adamw_accumulate_*`: adds a gradient to a sum.
+typedef struct AdamwAccumulate {
+    /// Sums, f32, changed in place.
+    uint64_t sum;
+    /// The gradient, in the element type that the kernel's name ends with.
+    uint64_t grad;
+    /// One f32 number: 0 if the gradient takes the place of what is there, else it is added.
+    uint64_t add;
+    /// Number of elements.
+    int64_t len;
+} AdamwAccumulate;
 
 /// Parameters of `adamw_norm_parts_*`: sums of squares of blocks of one tensor.
 typedef struct AdamwNormParts {
@@ -45,7 +74,10 @@ typedef struct AdamwNormParts {
 typedef struct AdamwNormTotal {
     /// f32, the sums of all tensors' blocks.
     uint64_t parts;
-    /// Two f32 numbers: the norm, and min(1, most / (norm + 1e-6)).
+    /// One f32 number that makes means of the sums of gradients. 0: they are taken as they are.
+    uint64_t unit;
+    /// Two f32 numbers: the norm of the means, and unit * min(1, most / (norm + 1e-6)), which is no number if the
+    /// norm is not finite.
     uint64_t out;
     /// Number of sums.
     int64_t len;

@@ -2,7 +2,7 @@
 //!
 //! Written by `tools/bindgen`; change the headers, not this file.
 #![allow(rustdoc::broken_intra_doc_links)] // shapes in comments of C are no links
-// headers sha256: 22241cae14d990361645c3679227cc6207f8983f45f820528cd50a68dfc5f581
+// headers sha256: c894fbf54db8f41a215ea6a7b378ebd884a52771121597d474d2f292249b38a3
 
 /// As in the headers.
 pub const ACTIVATION_NONE: u32 = 0;
@@ -135,37 +135,68 @@ const _: () = {
     ["Offset of field: AdalnFwd::tokens"][::std::mem::offset_of!(AdalnFwd, tokens) - 64usize];
     ["Offset of field: AdalnFwd::eps"][::std::mem::offset_of!(AdalnFwd, eps) - 68usize];
 };
+/// The factors of one step for a group of parameters. They lie in device memory, since they change from step to
+/// step while the launches stay.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct AdamwFactors {
+    /// 1 - rate * weight decay.
+    pub keep: f32,
+    /// -rate / (1 - beta1^t) at step t.
+    pub along: f32,
+    /// sqrt(1 - beta2^t).
+    pub correct: f32,
+    /// 1 - beta1.
+    pub first: f32,
+    /// beta2 and 1 - beta2.
+    pub second: f32,
+    /// See `second`.
+    pub second_rest: f32,
+    /// Added to the root of the second moment.
+    pub eps: f32,
+    /// Padding.
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AdamwFactors"][::std::mem::size_of::<AdamwFactors>() - 32usize];
+    ["Alignment of AdamwFactors"][::std::mem::align_of::<AdamwFactors>() - 4usize];
+    ["Offset of field: AdamwFactors::keep"][::std::mem::offset_of!(AdamwFactors, keep) - 0usize];
+    ["Offset of field: AdamwFactors::along"][::std::mem::offset_of!(AdamwFactors, along) - 4usize];
+    ["Offset of field: AdamwFactors::correct"][::std::mem::offset_of!(AdamwFactors, correct) - 8usize];
+    ["Offset of field: AdamwFactors::first"][::std::mem::offset_of!(AdamwFactors, first) - 12usize];
+    ["Offset of field: AdamwFactors::second"][::std::mem::offset_of!(AdamwFactors, second) - 16usize];
+    ["Offset of field: AdamwFactors::second_rest"]
+        [::std::mem::offset_of!(AdamwFactors, second_rest) - 20usize];
+    ["Offset of field: AdamwFactors::eps"][::std::mem::offset_of!(AdamwFactors, eps) - 24usize];
+    ["Offset of field: AdamwFactors::reserved"][::std::mem::offset_of!(AdamwFactors, reserved) - 28usize];
+};
 /// Parameters of `adamw_step_*`: one step for one tensor of parameters.
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct AdamwStep {
     /// Parameters, f32, changed in place.
     pub param: u64,
-    /// Their gradients, f32.
+    /// Sums of their gradients, f32.
     pub grad: u64,
     /// First and second moments, f32, changed in place.
     pub first: u64,
     /// See `first`.
     pub second: u64,
-    /// One f32 number by which the gradients are multiplied: the clipping factor of `adamw_norm_total_f32`.
-    /// 0: they are taken as they are.
+    /// The moving average of the parameters, f32, changed in place. 0: there is none.
+    pub ema: u64,
+    /// The parameters as kernels read them, in the element type that the kernel's name ends with. `f32`: there
+    /// are none but the parameters themselves.
+    pub copy: u64,
+    /// AdamwFactors.
+    pub factors: u64,
+    /// One f32 number by which the gradients are multiplied: what `adamw_norm_total_f32` leaves. If it is no
+    /// finite number, nothing is changed. 0: the gradients are taken as they are.
     pub grad_scale: u64,
     /// Number of parameters.
     pub len: i64,
-    /// Learning rate.
-    pub rate: f32,
-    /// Decay rates of the moments.
-    pub beta1: f32,
-    /// See `beta1`.
-    pub beta2: f32,
-    /// Added to the root of the second moment.
-    pub eps: f32,
-    /// 1 - rate * weight decay.
-    pub keep: f32,
-    /// 1 / (1 - beta1^t) and 1 / sqrt(1 - beta2^t) at step t.
-    pub correct1: f32,
-    /// See `correct1`.
-    pub correct2: f32,
+    /// How much the moving average keeps.
+    pub ema_keep: f32,
     /// Padding.
     pub reserved: u32,
 }
@@ -177,16 +208,35 @@ const _: () = {
     ["Offset of field: AdamwStep::grad"][::std::mem::offset_of!(AdamwStep, grad) - 8usize];
     ["Offset of field: AdamwStep::first"][::std::mem::offset_of!(AdamwStep, first) - 16usize];
     ["Offset of field: AdamwStep::second"][::std::mem::offset_of!(AdamwStep, second) - 24usize];
-    ["Offset of field: AdamwStep::grad_scale"][::std::mem::offset_of!(AdamwStep, grad_scale) - 32usize];
-    ["Offset of field: AdamwStep::len"][::std::mem::offset_of!(AdamwStep, len) - 40usize];
-    ["Offset of field: AdamwStep::rate"][::std::mem::offset_of!(AdamwStep, rate) - 48usize];
-    ["Offset of field: AdamwStep::beta1"][::std::mem::offset_of!(AdamwStep, beta1) - 52usize];
-    ["Offset of field: AdamwStep::beta2"][::std::mem::offset_of!(AdamwStep, beta2) - 56usize];
-    ["Offset of field: AdamwStep::eps"][::std::mem::offset_of!(AdamwStep, eps) - 60usize];
-    ["Offset of field: AdamwStep::keep"][::std::mem::offset_of!(AdamwStep, keep) - 64usize];
-    ["Offset of field: AdamwStep::correct1"][::std::mem::offset_of!(AdamwStep, correct1) - 68usize];
-    ["Offset of field: AdamwStep::correct2"][::std::mem::offset_of!(AdamwStep, correct2) - 72usize];
+    ["Offset of field: AdamwStep::ema"][::std::mem::offset_of!(AdamwStep, ema) - 32usize];
+    ["Offset of field: AdamwStep::copy"][::std::mem::offset_of!(AdamwStep, copy) - 40usize];
+    ["Offset of field: AdamwStep::factors"][::std::mem::offset_of!(AdamwStep, factors) - 48usize];
+    ["Offset of field: AdamwStep::grad_scale"][::std::mem::offset_of!(AdamwStep, grad_scale) - 56usize];
+    ["Offset of field: AdamwStep::len"][::std::mem::offset_of!(AdamwStep, len) - 64usize];
+    ["Offset of field: AdamwStep::ema_keep"][::std::mem::offset_of!(AdamwStep, ema_keep) - 72usize];
     ["Offset of field: AdamwStep::reserved"][::std::mem::offset_of!(AdamwStep, reserved) - 76usize];
+};
+/// Parameters of `adamw_accumulate_*`: adds a gradient to a sum.
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct AdamwAccumulate {
+    /// Sums, f32, changed in place.
+    pub sum: u64,
+    /// The gradient, in the element type that the kernel's name ends with.
+    pub grad: u64,
+    /// One f32 number: 0 if the gradient takes the place of what is there, else it is added.
+    pub add: u64,
+    /// Number of elements.
+    pub len: i64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of AdamwAccumulate"][::std::mem::size_of::<AdamwAccumulate>() - 32usize];
+    ["Alignment of AdamwAccumulate"][::std::mem::align_of::<AdamwAccumulate>() - 8usize];
+    ["Offset of field: AdamwAccumulate::sum"][::std::mem::offset_of!(AdamwAccumulate, sum) - 0usize];
+    ["Offset of field: AdamwAccumulate::grad"][::std::mem::offset_of!(AdamwAccumulate, grad) - 8usize];
+    ["Offset of field: AdamwAccumulate::add"][::std::mem::offset_of!(AdamwAccumulate, add) - 16usize];
+    ["Offset of field: AdamwAccumulate::len"][::std::mem::offset_of!(AdamwAccumulate, len) - 24usize];
 };
 /// Parameters of `adamw_norm_parts_*`: sums of squares of blocks of one tensor.
 #[repr(C)]
@@ -213,7 +263,10 @@ const _: () = {
 pub struct AdamwNormTotal {
     /// f32, the sums of all tensors' blocks.
     pub parts: u64,
-    /// Two f32 numbers: the norm, and min(1, most / (norm + 1e-6)).
+    /// One f32 number that makes means of the sums of gradients. 0: they are taken as they are.
+    pub unit: u64,
+    /// Two f32 numbers: the norm of the means, and unit * min(1, most / (norm + 1e-6)), which is no number if the
+    /// norm is not finite.
     pub out: u64,
     /// Number of sums.
     pub len: i64,
@@ -224,13 +277,14 @@ pub struct AdamwNormTotal {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of AdamwNormTotal"][::std::mem::size_of::<AdamwNormTotal>() - 32usize];
+    ["Size of AdamwNormTotal"][::std::mem::size_of::<AdamwNormTotal>() - 40usize];
     ["Alignment of AdamwNormTotal"][::std::mem::align_of::<AdamwNormTotal>() - 8usize];
     ["Offset of field: AdamwNormTotal::parts"][::std::mem::offset_of!(AdamwNormTotal, parts) - 0usize];
-    ["Offset of field: AdamwNormTotal::out"][::std::mem::offset_of!(AdamwNormTotal, out) - 8usize];
-    ["Offset of field: AdamwNormTotal::len"][::std::mem::offset_of!(AdamwNormTotal, len) - 16usize];
-    ["Offset of field: AdamwNormTotal::most"][::std::mem::offset_of!(AdamwNormTotal, most) - 24usize];
-    ["Offset of field: AdamwNormTotal::reserved"][::std::mem::offset_of!(AdamwNormTotal, reserved) - 28usize];
+    ["Offset of field: AdamwNormTotal::unit"][::std::mem::offset_of!(AdamwNormTotal, unit) - 8usize];
+    ["Offset of field: AdamwNormTotal::out"][::std::mem::offset_of!(AdamwNormTotal, out) - 16usize];
+    ["Offset of field: AdamwNormTotal::len"][::std::mem::offset_of!(AdamwNormTotal, len) - 24usize];
+    ["Offset of field: AdamwNormTotal::most"][::std::mem::offset_of!(AdamwNormTotal, most) - 32usize];
+    ["Offset of field: AdamwNormTotal::reserved"][::std::mem::offset_of!(AdamwNormTotal, reserved) - 36usize];
 };
 /// A tensor `[batch, tokens, heads, depth]` whose depth is dense.
 #[repr(C)]

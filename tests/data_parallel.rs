@@ -332,7 +332,7 @@ mod by_mpi {
             let mean = step.mean(terms).unwrap().loss;
             found.push((format!("loss{number}"), HostTensor::from_f64([2], vec![mean, update.grad_norm])));
         }
-        found.extend(step.state());
+        found.extend(step.state().unwrap());
         (step, found)
     }
 

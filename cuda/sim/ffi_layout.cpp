@@ -1,5 +1,5 @@
 // Written by tools/bindgen: what Rust believes of the structs of ffi/, for the C++ compilers to prove.
-// headers sha256: 22241cae14d990361645c3679227cc6207f8983f45f820528cd50a68dfc5f581
+// headers sha256: c894fbf54db8f41a215ea6a7b378ebd884a52771121597d474d2f292249b38a3
 #include <cstddef>
 
 #include "../../ffi/activation.h"
@@ -55,31 +55,43 @@ static_assert(offsetof(AdalnFwd, rows) == 56, "offsetof(AdalnFwd, rows)");
 static_assert(offsetof(AdalnFwd, cols) == 60, "offsetof(AdalnFwd, cols)");
 static_assert(offsetof(AdalnFwd, tokens) == 64, "offsetof(AdalnFwd, tokens)");
 static_assert(offsetof(AdalnFwd, eps) == 68, "offsetof(AdalnFwd, eps)");
+static_assert(sizeof(AdamwFactors) == 32, "sizeof(AdamwFactors)");
+static_assert(offsetof(AdamwFactors, keep) == 0, "offsetof(AdamwFactors, keep)");
+static_assert(offsetof(AdamwFactors, along) == 4, "offsetof(AdamwFactors, along)");
+static_assert(offsetof(AdamwFactors, correct) == 8, "offsetof(AdamwFactors, correct)");
+static_assert(offsetof(AdamwFactors, first) == 12, "offsetof(AdamwFactors, first)");
+static_assert(offsetof(AdamwFactors, second) == 16, "offsetof(AdamwFactors, second)");
+static_assert(offsetof(AdamwFactors, second_rest) == 20, "offsetof(AdamwFactors, second_rest)");
+static_assert(offsetof(AdamwFactors, eps) == 24, "offsetof(AdamwFactors, eps)");
+static_assert(offsetof(AdamwFactors, reserved) == 28, "offsetof(AdamwFactors, reserved)");
 static_assert(sizeof(AdamwStep) == 80, "sizeof(AdamwStep)");
 static_assert(offsetof(AdamwStep, param) == 0, "offsetof(AdamwStep, param)");
 static_assert(offsetof(AdamwStep, grad) == 8, "offsetof(AdamwStep, grad)");
 static_assert(offsetof(AdamwStep, first) == 16, "offsetof(AdamwStep, first)");
 static_assert(offsetof(AdamwStep, second) == 24, "offsetof(AdamwStep, second)");
-static_assert(offsetof(AdamwStep, grad_scale) == 32, "offsetof(AdamwStep, grad_scale)");
-static_assert(offsetof(AdamwStep, len) == 40, "offsetof(AdamwStep, len)");
-static_assert(offsetof(AdamwStep, rate) == 48, "offsetof(AdamwStep, rate)");
-static_assert(offsetof(AdamwStep, beta1) == 52, "offsetof(AdamwStep, beta1)");
-static_assert(offsetof(AdamwStep, beta2) == 56, "offsetof(AdamwStep, beta2)");
-static_assert(offsetof(AdamwStep, eps) == 60, "offsetof(AdamwStep, eps)");
-static_assert(offsetof(AdamwStep, keep) == 64, "offsetof(AdamwStep, keep)");
-static_assert(offsetof(AdamwStep, correct1) == 68, "offsetof(AdamwStep, correct1)");
-static_assert(offsetof(AdamwStep, correct2) == 72, "offsetof(AdamwStep, correct2)");
+static_assert(offsetof(AdamwStep, ema) == 32, "offsetof(AdamwStep, ema)");
+static_assert(offsetof(AdamwStep, copy) == 40, "offsetof(AdamwStep, copy)");
+static_assert(offsetof(AdamwStep, factors) == 48, "offsetof(AdamwStep, factors)");
+static_assert(offsetof(AdamwStep, grad_scale) == 56, "offsetof(AdamwStep, grad_scale)");
+static_assert(offsetof(AdamwStep, len) == 64, "offsetof(AdamwStep, len)");
+static_assert(offsetof(AdamwStep, ema_keep) == 72, "offsetof(AdamwStep, ema_keep)");
 static_assert(offsetof(AdamwStep, reserved) == 76, "offsetof(AdamwStep, reserved)");
+static_assert(sizeof(AdamwAccumulate) == 32, "sizeof(AdamwAccumulate)");
+static_assert(offsetof(AdamwAccumulate, sum) == 0, "offsetof(AdamwAccumulate, sum)");
+static_assert(offsetof(AdamwAccumulate, grad) == 8, "offsetof(AdamwAccumulate, grad)");
+static_assert(offsetof(AdamwAccumulate, add) == 16, "offsetof(AdamwAccumulate, add)");
+static_assert(offsetof(AdamwAccumulate, len) == 24, "offsetof(AdamwAccumulate, len)");
 static_assert(sizeof(AdamwNormParts) == 24, "sizeof(AdamwNormParts)");
 static_assert(offsetof(AdamwNormParts, x) == 0, "offsetof(AdamwNormParts, x)");
 static_assert(offsetof(AdamwNormParts, parts) == 8, "offsetof(AdamwNormParts, parts)");
 static_assert(offsetof(AdamwNormParts, len) == 16, "offsetof(AdamwNormParts, len)");
-static_assert(sizeof(AdamwNormTotal) == 32, "sizeof(AdamwNormTotal)");
+static_assert(sizeof(AdamwNormTotal) == 40, "sizeof(AdamwNormTotal)");
 static_assert(offsetof(AdamwNormTotal, parts) == 0, "offsetof(AdamwNormTotal, parts)");
-static_assert(offsetof(AdamwNormTotal, out) == 8, "offsetof(AdamwNormTotal, out)");
-static_assert(offsetof(AdamwNormTotal, len) == 16, "offsetof(AdamwNormTotal, len)");
-static_assert(offsetof(AdamwNormTotal, most) == 24, "offsetof(AdamwNormTotal, most)");
-static_assert(offsetof(AdamwNormTotal, reserved) == 28, "offsetof(AdamwNormTotal, reserved)");
+static_assert(offsetof(AdamwNormTotal, unit) == 8, "offsetof(AdamwNormTotal, unit)");
+static_assert(offsetof(AdamwNormTotal, out) == 16, "offsetof(AdamwNormTotal, out)");
+static_assert(offsetof(AdamwNormTotal, len) == 24, "offsetof(AdamwNormTotal, len)");
+static_assert(offsetof(AdamwNormTotal, most) == 32, "offsetof(AdamwNormTotal, most)");
+static_assert(offsetof(AdamwNormTotal, reserved) == 36, "offsetof(AdamwNormTotal, reserved)");
 static_assert(sizeof(AttentionTensor) == 32, "sizeof(AttentionTensor)");
 static_assert(offsetof(AttentionTensor, data) == 0, "offsetof(AttentionTensor, data)");
 static_assert(offsetof(AttentionTensor, batch_step) == 8, "offsetof(AttentionTensor, batch_step)");

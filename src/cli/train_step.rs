@@ -148,8 +148,8 @@ pub fn run(args: &Args) -> Result<()> {
     let terms = step.accumulate(&work.inputs)?;
     let mut results = vec![("out.loss".to_owned(), number(terms.loss))];
     results.extend(terms.terms.iter().map(|(name, x)| (format!("out.{name}"), number(*x))));
-    results.extend(step.gradients());
-    let before = step.parameters();
+    results.extend(step.gradients()?);
+    let before = step.parameters()?;
     let update = step.update(training.lr)?;
     results.push(("grad_norm".to_owned(), number(update.grad_norm)));
     write(&args.output, &results)?;
@@ -159,7 +159,7 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let Some(path) = &args.step_output else { return Ok(()) };
     let trained = step.trained();
-    let after = step.parameters();
+    let after = step.parameters()?;
     let moved = before.iter().zip(&after).filter(|((key, _), _)| trained.contains(&key.as_str()));
     let steps: Vec<_> = moved
         .map(|((key, old), (_, new))| {

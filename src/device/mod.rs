@@ -57,6 +57,15 @@ impl Device {
         Ok(Self::kernels(host, Arc::new(device), compute))
     }
 
+    /// The same device for plans that share no parameters with others, since they change theirs.
+    pub fn with_own_params(&self) -> Self {
+        let mut device = self.clone();
+        if let Some(kernels) = &mut device.kernels {
+            kernels.params = Default::default();
+        }
+        device
+    }
+
     /// The host's threads, for work outside of plans.
     pub fn host(&self) -> &Arc<CpuDevice> {
         &self.host

@@ -264,12 +264,15 @@ impl Run<'_> {
     }
 
     /// Weights as they are to be used: the moving average where there is one.
-    fn weights(&self) -> Tensors {
-        self.step.ema().unwrap_or_else(|| self.step.parameters())
+    fn weights(&self) -> Result<Tensors> {
+        match self.step.ema()? {
+            Some(averages) => Ok(averages),
+            None => self.step.parameters(),
+        }
     }
 
     fn validate(&mut self) -> Result<()> {
-        let weights = WeightSet::from_tensors(self.weights());
+        let weights = WeightSet::from_tensors(self.weights()?);
         let Some(findings) = self.trainer.validate(&weights)? else { return Ok(()) };
         self.log.validation(self.done, &findings.scalars, &findings.images);
         let folder = self.config.output.join("validation");
@@ -283,7 +286,7 @@ impl Run<'_> {
     }
 
     fn save(&mut self) -> Result<()> {
-        let path = self.folder.save(self.done, &self.notes, &self.step.state())?;
+        let path = self.folder.save(self.done, &self.notes, &self.step.state()?)?;
         self.log.say(&format!("checkpoint {}", path.display()));
         Ok(())
     }
@@ -294,7 +297,7 @@ impl Run<'_> {
         let name = self.trainer.name();
         let path = folder.join(format!("{name}.safetensors"));
         std::fs::create_dir_all(&folder).map_err(|e| Error::io("create directory", &folder, e))?;
-        let weights = self.weights();
+        let weights = self.weights()?;
         let notes = BTreeMap::from([("updates".to_owned(), self.done.to_string())]);
         safetensors::write(&path, weights.iter().map(|(n, t)| (n.as_str(), t)), &notes, None)?;
         let json = format!("{:#}\n", self.trainer.hyper_parameters());

@@ -14,8 +14,9 @@ use crate::diffusion::cuda::{self, NoiseStep, StepAddresses, Steps};
 use crate::diffusion::{Ddim, Guided, Noise, SaSolver, Sampler, guidance, image_key, sampler};
 use crate::models::latent_tiles::{self, Blend, Grid};
 use crate::ops::check_cuda::Executor;
-use crate::train::adamw::AdamW;
-use crate::train::adamw::cuda::{GlobalNorm, Tensor};
+use crate::tensor::{DType, HostTensor};
+use crate::train::adamw::cuda::{GlobalNorm, Tensor, accumulate, step};
+use crate::train::adamw::{AdamW, Part, step as host_step};
 
 /// Names of all checks, in the order of [`run`].
 pub const NAMES: [&str; 10] = [
@@ -321,31 +322,54 @@ fn colours<E: Executor>(on: &On<E>) -> Result<(), String> {
     Ok(())
 }
 
-/// Three steps against the paper's formulas in f64.
+/// Three steps of sums over two batches give the host's bits, in every element type of copies and gradients; a
+/// factor that is not finite changes nothing.
 fn adamw<E: Executor>(on: &On<E>) -> Result<(), String> {
-    let op = AdamW { betas: [0.9, 0.999], eps: 1e-8, decay: 0.1 };
-    for n in [1024, 333] {
+    let adamw = AdamW { betas: [0.9, 0.999], eps: 1e-8, decay: 0.1 };
+    for (n, dtype) in
+        [(1024, DType::F32), (333, DType::F32), (1028, DType::BF16), (77, DType::F16), (64, DType::F16)]
+    {
         let start = numbers(n, 1);
-        let (mut w, mut m, mut v) =
-            (start.iter().map(|&x| f64::from(x)).collect::<Vec<_>>(), vec![0.0; n], vec![0.0; n]);
+        let (mut w, mut m, mut v, mut ema) = (start.clone(), vec![0.0f32; n], vec![0.0; n], start.clone());
         let zeros = vec![0.0f32; n];
         let (param, first, second) = (on.put(&start)?, on.put(&zeros)?, on.put(&zeros)?);
+        let (average, sum) = (on.put(&start)?, on.room(n)?);
+        let half = if dtype == DType::F32 { None } else { Some(on.put(&vec![0u8; 2 * n])?) };
         for t in 1..=3 {
-            let grad = numbers(n, 100 * t as u32);
-            for (i, g) in grad.iter().map(|&g| 0.5 * f64::from(g)).enumerate() {
-                m[i] = 0.9 * m[i] + 0.1 * g;
-                v[i] = 0.999 * v[i] + 0.001 * g * g;
-                let (m, v) = (m[i] / (1.0 - 0.9f64.powi(t)), v[i] / (1.0 - 0.999f64.powi(t)));
-                w[i] -= 1e-2 * (0.1 * w[i] + m / (v.sqrt() + 1e-8));
+            let mut total = vec![0.0f32; n];
+            for batch in 0..2u32 {
+                let grad = HostTensor::from_f32([n], numbers(n, 100 * t as u32 + batch)).cast(dtype);
+                total.iter_mut().zip(grad.to_f32().iter()).for_each(|(sum, g)| *sum += g);
+                let (g, add) = (on.put(grad.bytes())?, on.put(&[batch as f32])?);
+                on.run(accumulate(on.at(&sum), (on.at(&g), dtype), n, on.at(&add)))?;
             }
-            let (g, clip) = (on.put(&grad)?, on.put(&[0.5f32])?);
-            let moments = [on.at(&first), on.at(&second)];
-            let tensor = Tensor { param: on.at(&param), grad: on.at(&g), moments, len: n };
-            on.run(op.launch(t as u64, 1e-2, &tensor, Some(on.at(&clip))))?;
+            let factors = adamw.factors(t, 1e-2);
+            let part =
+                Part { param: &mut w, grad: &total, moments: [&mut m, &mut v], ema: Some(&mut ema), factors };
+            host_step(vec![part], 0.25, 0.75);
+            let tensor = Tensor {
+                param: on.at(&param),
+                grad: on.at(&sum),
+                moments: [on.at(&first), on.at(&second)],
+                ema: Some((on.at(&average), 0.75)),
+                copy: half.as_ref().map(|h| (on.at(h), dtype)),
+                len: n,
+            };
+            let factors = on.put(&factors.on_device())?;
+            for scale in [0.25, f32::NAN, f32::INFINITY] {
+                let scale = on.put(&[scale])?;
+                on.run(step(&tensor, on.at(&factors), Some(on.at(&scale))))?;
+            }
         }
-        for (i, (got, want)) in on.floats(&param)?.iter().zip(&w).enumerate() {
-            if !((f64::from(*got) - want).abs() <= 5e-7) {
-                return Err(format!("{n} parameters: element {i} is {got}, should be {want}"));
+        let what = |of: &str| format!("{of} of {n} parameters");
+        on.same(&what("parameters"), &param, &w)?;
+        on.same(&what("first moments"), &first, &m)?;
+        on.same(&what("second moments"), &second, &v)?;
+        on.same(&what("the average"), &average, &ema)?;
+        if let Some(half) = &half {
+            let got = on.executor.read(half, "the copy")?;
+            if got != HostTensor::from_f32([n], w).cast(dtype).bytes() {
+                return Err(format!("the copy of {n} parameters is not them in {dtype}"));
             }
         }
     }
@@ -363,11 +387,14 @@ fn clipping<E: Executor>(on: &On<E>) -> Result<(), String> {
     if parts != 5 {
         return Err(format!("expected 5 parts, found {parts}"));
     }
-    for most in [1.0f32, 1e4] {
+    for most in [1.0f32, 1e4, f32::INFINITY] {
         let (parts, out) = (on.room(parts)?, on.room(2)?);
-        on.run(GlobalNorm { most }.launches(&addresses, on.at(&parts), on.at(&out)))?;
+        let unit = on.put(&[0.5f32])?;
+        let clip = GlobalNorm { most, unit: Some(on.at(&unit)) };
+        on.run(clip.launches(&addresses, on.at(&parts), on.at(&out)))?;
         let got = on.floats(&out)?;
-        let factor = (f64::from(most) / (norm + 1e-6)).min(1.0);
+        let norm = 0.5 * norm;
+        let factor = 0.5 * (f64::from(most) / (norm + 1e-6)).min(1.0);
         for (what, got, want) in [("norm", got[0], norm), ("factor", got[1], factor)] {
             if !((f64::from(got) - want).abs() <= 1e-6 * want) {
                 return Err(format!("the {what} is {got}, should be {want}"));

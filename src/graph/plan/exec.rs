@@ -345,15 +345,29 @@ impl Executable {
         })
     }
 
-    /// A parameter of a plan on the CPU, as it is now.
+    /// On a device with memory of its own: the caller changes parameters between runs. Returns where each lies,
+    /// in the element type of [`Plan::leaf_dtype`], by key.
+    ///
+    /// # Panics
+    /// On a CPU.
+    pub fn changing_params(&mut self) -> HashMap<String, (u64, DType)> {
+        let Executable { plan, side: Side::Kernels(run), .. } = self else {
+            panic!("parameters of a CPU are changed by params_mut")
+        };
+        run.params_change();
+        let place = |(key, v): (&str, ValueId)| (key.to_owned(), (run.param(v), plan.leaf_dtype(v)));
+        plan.graph.params().map(place).collect()
+    }
+
+    /// The parameters of a plan on the CPU as they are now, by key.
     ///
     /// # Panics
     /// As [`Executable::params_mut`].
-    pub fn param(&self, key: &str) -> Option<&HostTensor> {
+    pub fn params(&self) -> impl Iterator<Item = (&str, &HostTensor)> {
         let Side::Cpu { leaves, .. } = &self.side else {
             panic!("parameters of another device are in its memory")
         };
-        self.plan.graph.params().find(|(k, _)| *k == key).map(|(_, v)| &leaves[&v])
+        self.plan.graph.params().map(|(key, v)| (key, &leaves[&v]))
     }
 
     /// Starts all steps `times` times over the inputs of the last run, then waits: what a bench measures on a
@@ -391,7 +405,7 @@ impl Executable {
     }
 
     /// The inputs by value, in the graph's types; or which is missing, unknown or unfit.
-    fn given(&self, inputs: &[(&str, HostTensor)]) -> Result<Vec<(ValueId, HostTensor)>> {
+    pub(crate) fn given(&self, inputs: &[(&str, HostTensor)]) -> Result<Vec<(ValueId, HostTensor)>> {
         let wanted: Vec<(&str, ValueId)> = self.plan.graph.inputs().collect();
         for (name, _) in inputs {
             if !wanted.iter().any(|(n, _)| n == name) {

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::exec::{Outputs, StepResult, Workspace};
-use super::steps::{Place, Plan, Source, Step};
+use super::steps::{EarlyOutput, Place, Plan, Source, Step};
 use super::target::Target;
 use crate::device::Kernels;
 use crate::device::kernel::{
@@ -30,6 +30,8 @@ pub(super) struct KernelRun {
     params: HashMap<ValueId, Arc<DeviceParam>>,
     inputs: HashMap<ValueId, Input>,
     bound: Option<Bound>,
+    /// Whether parameters change between runs, so that nothing may read copies of them.
+    params_change: bool,
 }
 
 /// A graph input's place, from the first run on, and what lies there now: inputs that stay the same from run
@@ -46,6 +48,8 @@ pub struct BoundPlan {
     pub launches: Vec<Launch>,
     /// Results by name: dense, in the working memory, until other launches use it.
     pub outputs: Vec<(String, CudaResult)>,
+    /// [`Plan::early`]: after how many launches each is there, and where it is until the next one.
+    pub early: Vec<(usize, CudaResult)>,
     /// What the launches point into besides: parameters, as libraries want them too, and tables that ops
     /// brought along.
     _params: Vec<Arc<DeviceParam>>,
@@ -83,7 +87,18 @@ impl KernelRun {
                 Origin::Node { .. } => {}
             }
         }
-        Ok(KernelRun { device, params, inputs, bound: None })
+        Ok(KernelRun { device, params, inputs, bound: None, params_change: false })
+    }
+
+    /// From here on nothing that is bound reads copies of parameters.
+    pub fn params_change(&mut self) {
+        self.params_change = true;
+        self.bound = None;
+    }
+
+    /// Where a parameter lies.
+    pub fn param(&self, v: ValueId) -> u64 {
+        self.params[&v].memory().address()
     }
 
     /// Gives the host's pages of uploaded parameters back.
@@ -289,7 +304,16 @@ impl KernelRun {
             let address = self.address(plan, arena, input, place);
             (name.clone(), CudaResult { ty: place.ty.clone(), address })
         };
+        let mut launches_before = vec![0];
+        for launches in &steps {
+            launches_before.push(launches_before.last().expect("one at least") + launches.len());
+        }
+        let early = |output: &EarlyOutput| {
+            let address = self.address(plan, arena, input, &output.place);
+            (launches_before[output.after], CudaResult { ty: output.place.ty.clone(), address })
+        };
         Ok(BoundPlan {
+            early: plan.early.iter().map(early).collect(),
             launches: steps.into_iter().flatten().collect(),
             outputs: plan.outputs.iter().map(result).collect(),
             _params: self.params.values().cloned().collect(),
@@ -394,7 +418,7 @@ impl KernelRun {
             return Ok(true);
         }
         let Source::Leaf(v) = place.source else { return Ok(false) };
-        if !self.params.contains_key(&v) {
+        if self.params_change || !self.params.contains_key(&v) {
             return Ok(false);
         }
         let key = (v, layout, p.dtype);

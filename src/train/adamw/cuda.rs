@@ -1,8 +1,9 @@
-//! Launches of `cuda/adamw.cu`. Addresses are device memory, tensors are f32.
+//! Launches of `cuda/adamw.cu`. Addresses are device memory, tensors are f32 unless it is said otherwise.
 
-use super::AdamW;
+use super::Factors;
 use crate::device::kernel::Launch;
-use crate::ffi::{AdamwNormParts, AdamwNormTotal, AdamwStep};
+use crate::ffi::{AdamwAccumulate, AdamwFactors, AdamwNormParts, AdamwNormTotal, AdamwStep};
+use crate::tensor::DType;
 
 /// Threads of a block.
 const THREADS: usize = 256;
@@ -10,43 +11,81 @@ const THREADS: usize = 256;
 const NORM_BLOCK: usize = 16384;
 
 /// One tensor of parameters with what belongs to it, each of the same length.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Tensor {
     /// Parameters.
     pub param: u64,
-    /// Gradients.
+    /// Sums of gradients.
     pub grad: u64,
     /// First and second moments; zeros before the first step.
     pub moments: [u64; 2],
+    /// The moving average of the parameters, if one is kept, and how much it keeps.
+    pub ema: Option<(u64, f32)>,
+    /// The parameters in half precision, where kernels read them so.
+    pub copy: Option<(u64, DType)>,
     /// Number of parameters.
     pub len: usize,
 }
 
-impl AdamW {
-    /// Step `t` (the first is 1) at this learning rate for one tensor. `clip` is the address of the clipping
-    /// factor that [`GlobalNorm`] leaves, if gradients are to be clipped.
-    pub fn launch(&self, t: u64, rate: f64, tensor: &Tensor, clip: Option<u64>) -> Option<Launch> {
-        let correction = self.betas.map(|b| 1.0 / (1.0 - b.powf(t as f64)));
-        let params = AdamwStep {
-            param: tensor.param,
-            grad: tensor.grad,
-            first: tensor.moments[0],
-            second: tensor.moments[1],
-            grad_scale: clip.unwrap_or(0),
-            len: tensor.len as i64,
-            rate: rate as f32,
-            beta1: self.betas[0] as f32,
-            beta2: self.betas[1] as f32,
-            eps: self.eps as f32,
-            keep: (1.0 - rate * self.decay) as f32,
-            correct1: correction[0] as f32,
-            correct2: correction[1].sqrt() as f32,
+/// Bytes of the factors of a group as [`step`] reads them.
+pub const FACTORS: usize = size_of::<AdamwFactors>();
+
+impl Factors {
+    /// As they lie in device memory.
+    pub fn on_device(&self) -> [u8; FACTORS] {
+        let factors = AdamwFactors {
+            keep: self.keep,
+            along: self.along,
+            correct: self.correct,
+            first: self.first,
+            second: self.second[0],
+            second_rest: self.second[1],
+            eps: self.eps,
             reserved: 0,
         };
-        let (form, n) = form(tensor.len, &[params.param, params.grad, params.first, params.second]);
-        let blocks = tensor.len.div_ceil(THREADS * n) as u32;
-        (blocks > 0).then(|| Launch::new(format!("adamw_step_{form}f32"), [blocks, 1, 1], &params))
+        bytemuck::cast(factors)
     }
+}
+
+/// One step for one tensor. `factors` and `scale` are addresses: of [`Factors::on_device`], and of the number that
+/// [`GlobalNorm`] leaves, if gradients are to be scaled; if that is not finite, nothing changes.
+pub fn step(tensor: &Tensor, factors: u64, scale: Option<u64>) -> Option<Launch> {
+    let params = AdamwStep {
+        param: tensor.param,
+        grad: tensor.grad,
+        first: tensor.moments[0],
+        second: tensor.moments[1],
+        ema: tensor.ema.map_or(0, |(address, _)| address),
+        copy: tensor.copy.map_or(0, |(address, _)| address),
+        factors,
+        grad_scale: scale.unwrap_or(0),
+        len: tensor.len as i64,
+        ema_keep: tensor.ema.map_or(0.0, |(_, keep)| keep),
+        reserved: 0,
+    };
+    let addresses = [params.param, params.grad, params.first, params.second, params.ema, params.copy];
+    let copy = tensor.copy.map_or(DType::F32, |(_, dtype)| dtype);
+    launch("adamw_step", copy, tensor.len, &addresses, &params)
+}
+
+/// Adds a gradient in this element type to a sum of as many numbers; where the f32 number at `add` is 0, it takes
+/// its place.
+pub fn accumulate(sum: u64, (grad, dtype): (u64, DType), len: usize, add: u64) -> Option<Launch> {
+    let params = AdamwAccumulate { sum, grad, add, len: len as i64 };
+    launch("adamw_accumulate", dtype, len, &[sum, grad], &params)
+}
+
+/// A launch of one thread for each vector; none for no elements.
+fn launch<P: bytemuck::Pod>(
+    kernel: &str,
+    dtype: DType,
+    len: usize,
+    addresses: &[u64],
+    params: &P,
+) -> Option<Launch> {
+    let (form, n) = form(len, addresses);
+    let blocks = len.div_ceil(THREADS * n) as u32;
+    (blocks > 0).then(|| Launch::new(format!("{kernel}_{form}{dtype}"), [blocks, 1, 1], params))
 }
 
 /// What a kernel's name has for the vectors that length and addresses allow, and how long these are.
@@ -60,6 +99,8 @@ fn form(len: usize, addresses: &[u64]) -> (&'static str, usize) {
 pub struct GlobalNorm {
     /// What the norm shall not exceed.
     pub most: f32,
+    /// Address of the number that makes means of the sums of gradients, if these are not means already.
+    pub unit: Option<u64>,
 }
 
 impl GlobalNorm {
@@ -68,8 +109,8 @@ impl GlobalNorm {
         lengths.iter().map(|len| len.div_ceil(NORM_BLOCK)).sum()
     }
 
-    /// Leaves two f32 numbers at `out`: the norm of tensors (address, length), and the factor that clips it,
-    /// whose address (`out + 4`) [`AdamW::step`] takes. `parts` has room for [`GlobalNorm::parts`].
+    /// Leaves two f32 numbers at `out`: the norm of tensors (address, length), and the factor that makes clipped
+    /// means of them, whose address (`out + 4`) [`step`] takes. `parts` has room for [`GlobalNorm::parts`].
     pub fn launches(&self, tensors: &[(u64, usize)], parts: u64, out: u64) -> Vec<Launch> {
         let mut launches = Vec::new();
         let mut done = 0;
@@ -80,7 +121,8 @@ impl GlobalNorm {
             launches.push(Launch::new(kernel, [blocks as u32, 1, 1], &params));
             done += blocks;
         }
-        let params = AdamwNormTotal { parts, out, len: done as i64, most: self.most, reserved: 0 };
+        let (unit, most) = (self.unit.unwrap_or(0), self.most);
+        let params = AdamwNormTotal { parts, unit, out, len: done as i64, most, reserved: 0 };
         launches.push(Launch::new("adamw_norm_total_f32", [1, 1, 1], &params));
         launches
     }

@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use crate::graph::Plan;
+use crate::graph::plan::Place;
 
 /// Bytes of a buffer: enough that starting a sum costs little beside the sum, and few enough that the last one,
 /// which nothing hides, is short. As in PyTorch's DistributedDataParallel.
@@ -30,6 +31,14 @@ impl Slot {
     pub fn range(&self) -> Range<usize> {
         self.start..self.start + self.len
     }
+}
+
+/// Keys of parameters that a plan's batches give a new value without a gradient, and their shapes.
+pub(super) fn buffers(plan: &Plan) -> Vec<(String, Vec<usize>)> {
+    let next = |(name, place): &(String, Place)| {
+        Some((name.strip_prefix(NEXT)?.to_owned(), place.ty.shape.clone()))
+    };
+    plan.outputs.iter().filter_map(next).collect()
 }
 
 /// All trained parameters in the order in which their gradients come.
@@ -65,9 +74,21 @@ impl Layout {
         self.slots.push(Slot { key, shape, bucket, start, len });
     }
 
+    /// Whether tensor number `k` is the last of its buffer to come.
+    pub fn completes(&self, k: usize) -> bool {
+        self.slots.get(k + 1).is_none_or(|next| next.bucket != self.slots[k].bucket)
+    }
+
     /// Zeros in this layout.
     pub fn zeros(&self) -> Vec<Vec<f32>> {
         self.buckets.iter().map(|&n| vec![0.0; n]).collect()
+    }
+
+    /// Where each tensor starts if the buffers lie one behind the other.
+    pub fn starts(&self) -> Vec<usize> {
+        let before = self.buckets.iter().scan(0, |sum, n| Some(std::mem::replace(sum, *sum + n)));
+        let before: Vec<usize> = before.collect();
+        self.slots.iter().map(|slot| before[slot.bucket] + slot.start).collect()
     }
 
     /// Each tensor's numbers.
@@ -101,6 +122,8 @@ mod tests {
         }
         let place: Vec<_> = layout.slots.iter().map(|s| (s.bucket, s.start)).collect();
         assert_eq!(place, [(0, 0), (0, 64), (0, 192), (1, 0), (2, 0), (3, 0)]);
+        let first = (192 + BUCKET - 500).next_multiple_of(ALIGN);
+        assert_eq!(layout.starts(), [0, 64, 192, first, first + 1024, first + 1024 + 2 * BUCKET]);
         let mut buckets = layout.zeros();
         for (i, part) in layout.cut_mut(&mut buckets).into_iter().enumerate() {
             assert_eq!(part.len(), layout.slots[i].len);
