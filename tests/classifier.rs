@@ -116,8 +116,9 @@ fn a_batch_gives_the_gradients_and_statistics_of_torchvision() {
         for s in [&mut step, &mut other] {
             s.accumulate(&inputs).unwrap();
         }
-        let bytes =
-            |s: &TrainStep| s.parameters().unwrap().iter().map(|(_, t)| t.bytes().to_vec()).collect::<Vec<_>>();
+        let bytes = |s: &TrainStep| {
+            s.parameters().unwrap().iter().map(|(_, t)| t.bytes().to_vec()).collect::<Vec<_>>()
+        };
         assert!(bytes(&step) == bytes(&other));
     }
 }

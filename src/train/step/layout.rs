@@ -35,9 +35,8 @@ impl Slot {
 
 /// Keys of parameters that a plan's batches give a new value without a gradient, and their shapes.
 pub(super) fn buffers(plan: &Plan) -> Vec<(String, Vec<usize>)> {
-    let next = |(name, place): &(String, Place)| {
-        Some((name.strip_prefix(NEXT)?.to_owned(), place.ty.shape.clone()))
-    };
+    let next =
+        |(name, place): &(String, Place)| Some((name.strip_prefix(NEXT)?.to_owned(), place.ty.shape.clone()));
     plan.outputs.iter().filter_map(next).collect()
 }
 

@@ -234,7 +234,8 @@ impl TrainStep {
             Target::Cuda { .. } => Box::new(DeviceStep::new(plan, device, weights, &options)?),
         };
         let trained = side.layout().slots.iter().map(|slot| slot.key.as_str());
-        let changed: HashSet<&str> = trained.chain(side.buffers().iter().map(|(key, _)| key.as_str())).collect();
+        let changed: HashSet<&str> =
+            trained.chain(side.buffers().iter().map(|(key, _)| key.as_str())).collect();
         let fixed = shapes.keys().filter(|key| !changed.contains(key.as_str()));
         let fixed =
             fixed.map(|key| (key.clone(), weights.get(key).expect("checked above").clone())).collect();
