@@ -71,11 +71,6 @@ impl<'g> Forward<'g> {
         }
     }
 
-    /// Whether a forward node computes this value.
-    fn is_forward(&self, v: ValueId) -> bool {
-        matches!(self.graph.values[v.index()].origin, Origin::Node { node, .. } if self.forward[node.index()])
-    }
-
     /// Forward nodes that do something.
     fn working(&self) -> Vec<usize> {
         let works = |i: &usize| self.forward[*i] && !self.graph.nodes[*i].op.is_view();
@@ -188,13 +183,13 @@ pub fn recompute(graph: &Graph, results: &[ValueId], segments: &[&Segment]) -> G
         remade: HashMap::new(),
     };
     let mut done = vec![false; segments.len()];
+    // Gradients that other passes have moved up in between read what is there.
+    let end = forward.forward.iter().rposition(|&f| f).map_or(0, |last| last + 1);
     for (i, node) in graph.nodes.iter().enumerate() {
         let mut node = node.clone();
-        if !forward.forward[i] {
+        if i >= end && !node.op.is_view() {
             for v in &mut node.inputs {
-                // A view that a gradient takes of an old value has been moved already.
-                let old = graph.producer(*v).is_some() && forward.is_forward(*v);
-                let Some(&s) = maker.get(&forward.root[v.index()]).filter(|_| old) else { continue };
+                let Some(&s) = maker.get(&forward.root[v.index()]) else { continue };
                 if !std::mem::replace(&mut done[s], true) {
                     segments[s].nodes.iter().for_each(|&i| again.copy(&graph.nodes[i]));
                 }
@@ -205,6 +200,8 @@ pub fn recompute(graph: &Graph, results: &[ValueId], segments: &[&Segment]) -> G
     }
     let mut graph = Graph { nodes: again.nodes, values: again.values, outputs: graph.outputs.clone() };
     super::renumber(&mut graph);
+    // Views of old values, which new ones have taken the place of.
+    super::drop_dead_code(&mut graph);
     graph
 }
 
