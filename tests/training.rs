@@ -429,3 +429,149 @@ fn a_full_disk_costs_no_checkpoint_that_is_there() {
     assert_eq!(names, ["step-00000002.safetensors"]);
     assert_eq!(Checkpoint::open(&folder.join("step-00000002.safetensors")).unwrap().step, 2);
 }
+
+/// Runs the command to its end in a folder.
+fn dreamclear(folder: &Path, arguments: &[&str]) {
+    let out =
+        Command::new(env!("CARGO_BIN_EXE_dreamclear")).current_dir(folder).args(arguments).output().unwrap();
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(0), "{arguments:?}: {said}");
+}
+
+fn updates(folder: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(folder.join("log.jsonl")).unwrap();
+    let lines = text.lines().map(|l| serde_json::from_str::<Value>(l).unwrap());
+    lines.filter(|l| l["kind"] == "update").collect()
+}
+
+fn validation(folder: &Path) -> Value {
+    let text = fs::read_to_string(folder.join("log.jsonl")).unwrap();
+    let mut lines = text.lines().map(|l| serde_json::from_str::<Value>(l).unwrap());
+    lines.find(|l| l["kind"] == "validation").expect("a validation")
+}
+
+const SMALL_VAE: &str = "steps = 2\nbatch = 2\n[model.network]\nblock_out_channels = [8, 16]\nlayers_per_block = 1\n\
+    latent_channels = 4\nnorm_num_groups = 4\nmid_block_add_attention = false\nscaling_factor = 0.5\n\
+    [data]\nphotos = \"photos\"\ncrop = 16\n[validation]\nphotos = \"photos\"\nevery = 2\npictures = 1\nshow = 1\n";
+
+const SMALL_DREAMCLEAR: &str = "steps = 2\nbatch = 2\nmicro_batch = 2\n[model.network]\ninput_size = 8\nhidden_size = 24\n\
+    depth = 1\nnum_heads = 2\ncaption_channels = 4\nmodel_max_length = 2\ncopy_blocks_num = 1\n\
+    [frozen]\nswinir = \"swinir/export/swinir.safetensors\"\nvae = \"vae/export/vae.safetensors\"\n\
+    [data]\ncrop = 16\n[degradation]\nkind = \"codeformer\"\nblur.sizes = [7]\n[validation]\nevery = 2\npictures = 2\n\
+    [checkpoint]\nevery = 1\n";
+
+/// SwinIR, autoencoder, and with both in the loop DreamClear: each trainer's export is what the next one reads.
+#[test]
+fn all_stages_train_one_on_the_other() {
+    let job = Job::new();
+    let folder = job.dir.path();
+    job.finish("swinir", &["--steps", "1", "--set", "schedule.warmup=0"]);
+    fs::write(folder.join("vae.toml"), SMALL_VAE).unwrap();
+    dreamclear(folder, &["train", "autoencoder", "vae.toml", "-o", "vae"]);
+    let log = updates(&folder.join("vae"));
+    let number = |v: &Value| v.as_f64().unwrap();
+    for line in &log {
+        let parts = number(&line["l1"]) + 1e-6 * number(&line["kl"]);
+        assert!((number(&line["loss"]) - parts).abs() < 1e-6 * parts, "{line}");
+    }
+    let found = validation(&folder.join("vae"));
+    assert!(number(&found["psnr"]) > 0.0 && number(&found["latent_rms"]) > 0.0);
+    assert!(folder.join("vae/validation/step-00000002-0.png").exists());
+
+    fs::write(folder.join("dreamclear.toml"), SMALL_DREAMCLEAR).unwrap();
+    let photos = [
+        "--set",
+        "data.photos=photos",
+        "--set",
+        "captions.features=false",
+        "--set",
+        "validation.photos=photos",
+    ];
+    let train = |output: &str, more: &[&str]| {
+        let base = ["train", "dreamclear", "dreamclear.toml", "-o", output];
+        dreamclear(folder, &[&base[..], more].concat());
+    };
+    train("one", &photos);
+    let log = updates(&folder.join("one"));
+    assert_eq!(log.len(), 2);
+    // lr is for a batch of 128.
+    assert!((number(&log[0]["rate"]) - 5e-5 * (2f64 / 128.0).sqrt()).abs() < 1e-15);
+    for line in &log {
+        let parts = number(&line["mse"]) + number(&line["vb"]);
+        assert!((number(&line["loss"]) - parts).abs() < 1e-6 * parts, "{line}");
+    }
+    assert!(number(&validation(&folder.join("one"))["mse"]) > 0.0);
+    // The base stays as it is drawn, the branches do not.
+    let weights = WeightSet::open(&folder.join("one/export/dreamclear.safetensors")).unwrap();
+    let bytes = |key: &str| weights.get(key).unwrap_or_else(|| panic!("{key}")).bytes().to_vec();
+    let copy = bytes("controlnet_lq.0.copied_block.attn.qkv.weight");
+    assert!(bytes("base_model.blocks.0.attn.qkv.weight") != copy, "the copy has moved in the second update");
+    dreamclear(folder, &["inspect", "one/export/dreamclear.safetensors", "--strict", "dreamclear"]);
+    train("other", &[&photos[..], &["--steps", "1"]].concat());
+    let other = WeightSet::open(&folder.join("other/export/dreamclear.safetensors")).unwrap();
+    for (key, tensor) in other.iter().filter(|(key, _)| key.starts_with("base_model.")) {
+        assert!(tensor.bytes() == bytes(key), "{key} is frozen");
+    }
+
+    // Resumed after the first update: the same.
+    fs::remove_file(folder.join("one/checkpoints/step-00000002.safetensors")).unwrap();
+    let before = fs::read(folder.join("one/export/dreamclear.safetensors")).unwrap();
+    train("one", &[&photos[..], &["--resume", "auto"]].concat());
+    assert!(fs::read(folder.join("one/export/dreamclear.safetensors")).unwrap() == before);
+
+    // The official layout with captions, and a base that learns, too.
+    official(&folder.join("pairs"), 3);
+    let pairs =
+        ["--set", "data.paired=pairs", "--set", "validation.paired=pairs", "--set", "train_base=true"];
+    train("pairs-run", &pairs);
+    let trained = WeightSet::open(&folder.join("pairs-run/export/dreamclear.safetensors")).unwrap();
+    let key = "base_model.final_layer.linear.weight";
+    assert!(trained.get(key).unwrap().to_f32().iter().any(|&x| x != 0.0), "the base has learned");
+    // A PixArt to begin with: its blocks are in the base and in both branches.
+    let base: Vec<_> = trained
+        .iter()
+        .filter_map(|(k, t)| Some((k.strip_prefix("base_model.")?.to_owned(), t.clone())))
+        .collect();
+    let base_file = folder.join("pixart.safetensors");
+    let named = base.iter().map(|(k, t)| (k.as_str(), t));
+    dreamclear::weights::safetensors::write(&base_file, named, &Default::default(), None).unwrap();
+    train(
+        "based",
+        &[
+            &photos[..],
+            &["--set", "model.base=pixart.safetensors", "--set", "optimizer.weight_decay=0", "--steps", "1"],
+        ]
+        .concat(),
+    );
+    let based = WeightSet::open(&folder.join("based/export/dreamclear.safetensors")).unwrap();
+    let own = trained.get("base_model.blocks.0.mlp.fc1.weight").unwrap().bytes();
+    assert!(based.get("base_model.blocks.0.mlp.fc1.weight").unwrap().bytes() == own);
+    // Nothing speaks through the copies before the second update: they are still the base's.
+    assert!(based.get("controlnet_pre.0.copied_block.mlp.fc1.weight").unwrap().bytes() == own);
+}
+
+#[test]
+fn a_classifier_tells_two_kinds_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path();
+    for i in 0..4 {
+        // Stripes one way, and the other.
+        let stripes = |upright: bool| {
+            let level =
+                |p: usize| if (if upright { p / 3 % 40 } else { p / 120 } + i) % 4 < 2 { 40 } else { 210 };
+            Photo::new(40, 40, Channels::Rgb, Samples::U8((0..4800).map(level).collect()))
+        };
+        stripes(true).save(folder.join(format!("good/{i}.png")), Format::Png, 95).unwrap();
+        stripes(false).save(folder.join(format!("bad/{i}.png")), Format::Png, 95).unwrap();
+    }
+    let text = "steps = 12\nbatch = 8\n[model.network]\nlayers = [1, 1, 1, 1]\ninplanes = 4\n\
+        [data]\npositive = \"good\"\nnegative = \"bad\"\ncrop = 32\n[optimizer]\nlr = 1e-2\n\
+        [validation]\npositive = \"good\"\nnegative = \"bad\"\nevery = 12\n";
+    fs::write(folder.join("c.toml"), text).unwrap();
+    dreamclear(folder, &["train", "classifier", "c.toml", "-o", "run"]);
+    let losses: Vec<_> = updates(&folder.join("run")).iter().map(|l| l["bce"].as_f64().unwrap()).collect();
+    assert!(losses[11] < 0.5 * losses[0], "{losses:?}");
+    let found = validation(&folder.join("run"));
+    assert!(found["auc"].as_f64().unwrap() > 0.5, "{found}");
+    dreamclear(folder, &["inspect", "run/export/classifier.safetensors", "--strict", "resnet50"]);
+}

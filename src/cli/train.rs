@@ -2,19 +2,24 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use super::DeviceArgs;
 use crate::atomic_file::discard_unfinished;
 use crate::cancel::Cancel;
+use crate::device::Device;
 use crate::error::Result;
+use crate::train::launch::Launch;
+use crate::train::reduce;
 use crate::train::run::{self, Resume};
 use crate::train::settings::Settings;
 use crate::train::{config::Config, trainers};
 
-/// Train a network: swinir (stage 1, the degradation remover).
+/// Train a network: swinir (stage 1, the degradation remover), autoencoder, dreamclear (the branches that steer
+/// PixArt, or all of it), classifier (tells real pictures from synthesised ones).
 ///
 /// Settings are the shipped ones (`--print-config` shows them with comments: the official recipe), those of
-/// CONFIG.toml over them, and the flags here over both. The output folder gets checkpoints, log.jsonl, event files
+/// CONFIG.toml over them, and the flags here over both. Started by torchrun, mpirun or srun, processes share each batch. The output folder gets checkpoints, log.jsonl, event files
 /// for TensorBoard, pictures of validations, and exported weights under the official keys. Ctrl-C and SIGTERM end
 /// the run with a checkpoint after the update in work (exit code 0).
 #[derive(Debug, clap::Args)]
@@ -23,7 +28,7 @@ use crate::train::{config::Config, trainers};
                   --batch 8 --output runs/swinir --resume auto"
 )]
 pub struct Args {
-    /// What to train: swinir.
+    /// What to train: swinir, autoencoder, dreamclear or classifier.
     #[arg(value_name = "MODEL")]
     pub model: String,
     /// Settings that differ from the shipped ones.
@@ -55,6 +60,13 @@ pub struct Args {
     /// The setting `seed`: equal seeds give equal bytes.
     #[arg(long, value_name = "N", help_heading = "Run")]
     pub seed: Option<u64>,
+    /// A file that all processes can reach and that does not exist yet, for GPUs of several processes to find each
+    /// other without MPI.
+    #[arg(long, value_name = "FILE", help_heading = "Processes")]
+    pub rendezvous: Option<PathBuf>,
+    /// Seconds that a process waits for the others before it gives up.
+    #[arg(long, default_value_t = 1800, value_name = "SECONDS", help_heading = "Processes")]
+    pub patience: u64,
     /// Print how the run ended as one JSON document on stdout.
     #[arg(long, help_heading = "Run")]
     pub json: bool,
@@ -73,12 +85,20 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     // Before weights are drawn and pictures are listed.
     let config = Config::read(&settings)?;
-    let device = args.device.open()?;
+    let launch = Launch::from_env()?;
+    let device = device(&args.device, launch.as_ref())?;
+    let options =
+        reduce::Options { patience: Duration::from_secs(args.patience), rendezvous: args.rendezvous.clone() };
+    let processes = reduce::connect(launch.as_ref(), &device, &options)?;
+    let first = processes.as_ref().is_none_or(|p| p.rank() == 0);
     let cancel = Cancel::new();
     cancel.raise_on_signals(discard_unfinished)?;
     let mut trainer = trainers::open(&args.model, &settings, &device)?;
     let resume = args.resume.clone().unwrap_or(Resume::No);
-    let finished = run::run(&settings, &mut *trainer, &device, &resume, &cancel)?;
+    let finished = run::run(&settings, &mut *trainer, &device, &resume, processes, &cancel)?;
+    if !first {
+        return Ok(ExitCode::SUCCESS);
+    }
     if args.json {
         let report = serde_json::json!({
             "output": config.output,
@@ -96,6 +116,18 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         eprintln!("{} item(s) of the training set were left out, see log.jsonl", finished.skipped);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where this process computes: of several on one machine each has a GPU of its own, unless `--device` names one.
+fn device(args: &DeviceArgs, launch: Option<&Launch>) -> Result<Device> {
+    match launch {
+        Some(launch) if args.device == "cuda" => {
+            let shown = std::env::var("CUDA_VISIBLE_DEVICES").map_or(usize::MAX, |v| v.split(',').count());
+            let gpu = launch.gpu(shown);
+            DeviceArgs { device: format!("cuda:{gpu}"), ..args.clone() }.open()
+        }
+        _ => args.open(),
+    }
 }
 
 /// The shipped settings, the file's over them, the flags over both.

@@ -164,12 +164,13 @@ impl Config {
         Ok(Batches { micro, accumulate: self.batch / (world * micro) })
     }
 
-    /// The options of a step that takes `micro` samples at a time.
-    pub fn step_options(&self, micro: usize) -> StepOptions {
+    /// The options of a step over such batches.
+    pub fn step_options(&self, batches: Batches) -> StepOptions {
         let o = &self.optimizer;
         let given = |x: f64| (x > 0.0).then_some(x);
         StepOptions {
-            batch: micro,
+            batch: batches.micro,
+            accumulate: batches.accumulate,
             optimizer: AdamW { betas: o.betas, eps: o.eps, decay: o.weight_decay },
             clip: given(o.clip),
             ema: given(o.ema),

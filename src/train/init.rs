@@ -84,6 +84,18 @@ pub fn torch_default(shapes: &Shapes, seed: u64) -> WeightSet {
     draw.all(|key| draw.torch(key))
 }
 
+/// torchvision's initialisation of a ResNet: convolutions normal with variance 2 over the fan out
+/// (`kaiming_normal_`), the last layer as PyTorch has it, norms and running statistics of the identity.
+pub fn resnet(shapes: &Shapes, seed: u64) -> WeightSet {
+    let draw = Draw { shapes, seed };
+    draw.all(|key| match shapes[key].as_slice() {
+        [out, _, kh, kw] => draw.normal(key, (2.0 / (out * kh * kw) as f32).sqrt()),
+        _ if key.starts_with("fc.") => draw.torch(key),
+        _ if key.ends_with("bias") || key.ends_with("running_mean") => vec![0.0; draw.size(key)],
+        _ => vec![1.0; draw.size(key)],
+    })
+}
+
 /// SwinIR's own initialisation (`SwinIR._init_weights`): linear layers and position biases normal with
 /// standard deviation 0.02, convolutions as PyTorch has them.
 ///

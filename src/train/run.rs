@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use super::checkpoint::{Checkpoint, Folder};
 use super::config::{Batches, Config};
 use super::log::{self, Log};
+use super::reduce::Reduce;
 use super::settings::Settings;
-use super::step::{Tensors, TrainStep};
+use super::step::{Tensors, Terms, TrainStep};
 use super::trainers::{Inputs, Trainer};
 use crate::cancel::Cancel;
 use crate::data::dataset::{Loader, Share, Stream};
@@ -55,33 +56,42 @@ pub struct Finished {
 
 /// Trains until the last update or until `cancel` is raised, which ends in a checkpoint after the update in work.
 ///
+/// With `processes` each of these runs this with the same settings: they share every batch, the first one writes
+/// logs and checkpoints and validates, all read the checkpoint to go on from, and all stop when one is asked to.
+///
 /// # Errors
-/// If the data, the device, a checkpoint's writing at the end, or the numbers fail: a loss or gradient that is not
-/// finite names the first tensor that went bad.
+/// If the data, the device, a checkpoint's writing at the end, another process, or the numbers fail: a loss or
+/// gradient that is not finite names the first tensor that went bad.
 pub fn run(
     settings: &Settings,
     trainer: &mut dyn Trainer,
     device: &Device,
     resume: &Resume,
+    processes: Option<Box<dyn Reduce>>,
     cancel: &Cancel,
 ) -> Result<Finished> {
     let config = Config::read(settings)?;
-    let batches = config.batches(1)?;
+    let (rank, world) = processes.as_ref().map_or((0, 1), |p| (p.rank(), p.world()));
+    let batches = config.batches(world)?;
     let folder = Folder::new(config.output.join("checkpoints"), config.checkpoint.keep);
     let start = beginning(&folder, resume)?;
-    let options = config.step_options(batches.micro);
+    let options = config.step_options(batches);
     let mut step = TrainStep::new(trainer.objective(), device, trainer.weights(), options)?;
-    let mut done = 0;
-    if let Some(checkpoint) = &start {
-        step.restore_state(&checkpoint.tensors)?;
-        done = checkpoint.step;
+    if let Some(processes) = processes {
+        step = step.with_processes(processes)?;
     }
+    let done = go_on(&mut step, start.as_ref(), &folder)?;
     let stream = Arc::new(Stream::new(trainer.source()?, config.seed));
-    let log = Log::open(&config.output, done, config.steps, config.log.every)?;
-    announce(&log, &config, &step, &stream, start.as_ref(), settings);
-    atomic_file::write(&config.output.join("settings.toml"), settings.to_toml().as_bytes())?;
+    let log = if rank == 0 {
+        let log = Log::open(&config.output, done, config.steps, config.log.every)?;
+        announce(&log, &config, &step, &stream, start.as_ref(), settings);
+        atomic_file::write(&config.output.join("settings.toml"), settings.to_toml().as_bytes())?;
+        log
+    } else {
+        Log::silent()
+    };
 
-    let share = Share { rank: 0, world: 1, batch: batches.micro };
+    let share = Share { rank, world, batch: batches.micro };
     let first = done * (batches.accumulate * batches.micro) as u64;
     let workers = match config.data.workers {
         0 => std::thread::available_parallelism().map_or(1, |n| n.get()).min(MOST_WORKERS),
@@ -91,10 +101,29 @@ pub fn run(
     let loader = Loader::start(stream.clone(), share, first, workers, ahead);
     let half = device.as_kernels().is_some_and(|k| k.compute == DType::F16);
     let notes = BTreeMap::from([("settings".to_owned(), settings.to_toml())]);
-    let mut run = Run { config, batches, trainer, step, done, loader, stream, log, folder, notes, half };
+    let mut run =
+        Run { config, batches, rank, trainer, step, done, loader, stream, log, folder, notes, half };
     let result = run.go(cancel);
     run.log.finish();
-    result
+    let finished = result?;
+    run.step.leave()?;
+    Ok(finished)
+}
+
+/// Takes over a checkpoint's state, if there is one; gives the updates made.
+fn go_on(step: &mut TrainStep, start: Option<&Checkpoint>, folder: &Folder) -> Result<u64> {
+    if let Some(checkpoint) = start {
+        step.restore_state(&checkpoint.tensors)?;
+    }
+    let done = start.map_or(0, |c| c.step);
+    if !step.same(done)? {
+        return Err(Error::Run(format!(
+            "the processes would go on from different checkpoints (this one after update {done}); {} must be one \
+             folder for all of them",
+            folder.path().display()
+        )));
+    }
+    Ok(done)
 }
 
 /// The checkpoint to go on from.
@@ -154,6 +183,8 @@ fn announce(
 struct Run<'a> {
     config: Config,
     batches: Batches,
+    /// Number of this process; the first one, 0, writes.
+    rank: usize,
     trainer: &'a mut dyn Trainer,
     step: TrainStep,
     /// Updates made.
@@ -173,7 +204,7 @@ impl Run<'_> {
         let mut saved = self.done;
         let mut interrupted = false;
         while self.done < self.config.steps {
-            if cancel.is_cancelled() {
+            if self.step.any(cancel.is_cancelled())? {
                 interrupted = true;
                 break;
             }
@@ -231,10 +262,11 @@ impl Run<'_> {
         self.done += 1;
         let n = self.batches.accumulate as f64;
         terms.iter_mut().for_each(|(_, sum)| *sum /= n);
+        let Terms { loss, terms } = self.step.mean(Terms { loss: loss / n, terms })?;
         self.log.update(&log::Update {
             step: self.done,
             epoch: (self.done * self.config.batch as u64) as f64 / self.stream.items() as f64,
-            loss: loss / n,
+            loss,
             terms,
             rate,
             grad_norm: update.grad_norm,
@@ -253,7 +285,10 @@ impl Run<'_> {
     fn bad(&mut self, batches: &[Inputs], what: &str) -> Error {
         let first = batches.iter().find_map(|inputs| self.step.check(inputs).err());
         let where_ = first.map_or_else(
-            || "each tensor of the batch is finite by itself, their squares overflow".to_owned(),
+            || {
+                "each tensor here is finite; their squares overflow, or another process has one that is not"
+                    .to_owned()
+            },
             |e| format!("the first tensor that went bad: {e}"),
         );
         Error::Run(format!(
@@ -272,6 +307,9 @@ impl Run<'_> {
     }
 
     fn validate(&mut self) -> Result<()> {
+        if self.rank > 0 {
+            return Ok(());
+        }
         let weights = WeightSet::from_tensors(self.weights()?);
         let Some(findings) = self.trainer.validate(&weights)? else { return Ok(()) };
         self.log.validation(self.done, &findings.scalars, &findings.images);
@@ -286,6 +324,9 @@ impl Run<'_> {
     }
 
     fn save(&mut self) -> Result<()> {
+        if self.rank > 0 {
+            return Ok(());
+        }
         let path = self.folder.save(self.done, &self.notes, &self.step.state()?)?;
         self.log.say(&format!("checkpoint {}", path.display()));
         Ok(())
@@ -293,6 +334,9 @@ impl Run<'_> {
 
     /// Weights under the official keys with the hyper-parameters beside them: what `restore` and `forward` take.
     fn export(&mut self) -> Result<()> {
+        if self.rank > 0 {
+            return Ok(());
+        }
         let folder = self.config.output.join("export");
         let name = self.trainer.name();
         let path = folder.join(format!("{name}.safetensors"));

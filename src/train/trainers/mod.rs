@@ -10,10 +10,15 @@ use crate::data::dataset::{Crop, Degrade, Draws, Paired, Photos, Place, Sample, 
 use crate::data::degrade::Degradation;
 use crate::data::pixels::FloatImage;
 use crate::device::Device;
+use crate::diffusion::Noise;
 use crate::tensor::HostTensor;
 use crate::weights::WeightSet;
 use crate::{Error, Result};
 
+pub mod autoencoder;
+pub mod classifier;
+pub mod dreamclear;
+mod frozen;
 pub mod swinir;
 
 /// Tensors of a micro-batch by the names that the objective declares.
@@ -62,7 +67,12 @@ pub trait Trainer {
 }
 
 /// The trainers: name, shipped settings.
-pub const TRAINERS: [(&str, &str); 1] = [("swinir", include_str!("../settings/swinir.toml"))];
+pub const TRAINERS: [(&str, &str); 4] = [
+    ("swinir", include_str!("../settings/swinir.toml")),
+    ("autoencoder", include_str!("../settings/autoencoder.toml")),
+    ("dreamclear", include_str!("../settings/dreamclear.toml")),
+    ("classifier", include_str!("../settings/classifier.toml")),
+];
 
 /// The shipped settings of a trainer.
 ///
@@ -85,6 +95,9 @@ pub fn shipped(name: &str) -> Result<Settings> {
 pub fn open(name: &str, settings: &Settings, device: &Device) -> Result<Box<dyn Trainer>> {
     Ok(match name {
         "swinir" => Box::new(swinir::SwinIrTrainer::open(settings, device)?),
+        "autoencoder" => Box::new(autoencoder::AutoencoderTrainer::open(settings, device)?),
+        "classifier" => Box::new(classifier::ClassifierTrainer::open(settings, device)?),
+        "dreamclear" => Box::new(dreamclear::DreamClearTrainer::open(settings, device)?),
         other => {
             return Err(shipped(other)
                 .err()
@@ -174,6 +187,29 @@ fn nchw<'a>(pictures: impl ExactSizeIterator<Item = &'a FloatImage>) -> HostTens
         }
     }
     HostTensor::from_f32([batch, 3, size[0], size[1]], data)
+}
+
+/// A picture of 0..1 in −1..1, values beyond that clipped.
+fn centred(picture: &FloatImage) -> FloatImage {
+    let data = picture.data.iter().map(|x| (2.0 * x - 1.0).clamp(-1.0, 1.0)).collect();
+    FloatImage::new(picture.height, picture.width, picture.channels, data)
+}
+
+/// A picture of −1..1 in 0..1, values beyond that clipped.
+fn from_centred(picture: &FloatImage) -> FloatImage {
+    let data = picture.data.iter().map(|x| (0.5 * x + 0.5).clamp(0.0, 1.0)).collect();
+    FloatImage::new(picture.height, picture.width, picture.channels, data)
+}
+
+/// Normal noise for each sample, keyed by its number and by what it is for.
+fn noise(seed: u64, purpose: &str, samples: &[(u64, Sample)], shape: &[usize]) -> HostTensor {
+    let mut values = vec![0.0; shape.iter().product()];
+    let each = values.len() / samples.len();
+    let key = seed ^ crate::diffusion::image_key(purpose);
+    for ((number, _), values) in samples.iter().zip(values.chunks_exact_mut(each)) {
+        Noise::new(key, *number).fill(0, values);
+    }
+    HostTensor::from_f32(shape, values)
 }
 
 /// The one picture of `[1, 3, H, W]`.

@@ -1,0 +1,363 @@
+//! DreamClear as `train_dreamclear.py` trains it: SwinIR and the autoencoder frozen in the loop, captions as T5
+//! features, the official losses.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::frozen::{Encoder, Remover};
+use super::{Findings, Inputs, Trainer};
+use crate::data::dataset::{Crop, Degrade, Draws, Paired, Place, Sample, Source};
+use crate::data::degrade::Degradation;
+use crate::data::random::Draw;
+use crate::device::Device;
+use crate::graph::{Executable, GraphBuilder, Plan, passes};
+use crate::models::controlformer::DreamClear;
+use crate::models::pixart_names::BASE;
+use crate::models::{Shapes, load};
+use crate::ops::fuse;
+use crate::tensor::HostTensor;
+use crate::text::features::CaptionFeatures;
+use crate::train::config::{self, Config};
+use crate::train::init;
+use crate::train::objective::Objective;
+use crate::train::objectives::dreamclear::{CrossDeScope, DreamClearObjective};
+use crate::train::settings::Settings;
+use crate::weights::WeightSet;
+use crate::{Error, Result};
+
+/// Timesteps of the schedule.
+const TIMESTEPS: u64 = 1000;
+/// Names of a sample's caption among its tensors.
+const FEATURES: &str = "caption_feature";
+const LENGTH: &str = "caption_length";
+
+/// Trains the branches of a DreamClear, or all of it.
+pub struct DreamClearTrainer {
+    config: Config,
+    own: Own,
+    hyper_parameters: Value,
+    degradation: Degradation,
+    objective: DreamClearObjective,
+    weights: WeightSet,
+    remover: Remover,
+    encoder: Encoder,
+    device: Device,
+    /// Tensors of the samples to look at, once they have been asked for.
+    validation: Option<Vec<Inputs>>,
+}
+
+/// Settings that other trainers do not have.
+#[derive(Deserialize)]
+struct Own {
+    train_base: bool,
+    cross_de_scope: CrossDeScope,
+    model: BaseModel,
+    frozen: Frozen,
+    captions: Captions,
+}
+
+#[derive(Deserialize)]
+struct BaseModel {
+    base: PathBuf,
+}
+
+#[derive(Deserialize)]
+struct Frozen {
+    swinir: PathBuf,
+    vae: PathBuf,
+    latent_scale: f64,
+}
+
+#[derive(Deserialize)]
+struct Captions {
+    features: bool,
+    dropout: f64,
+}
+
+impl DreamClearTrainer {
+    /// From the settings of a run.
+    ///
+    /// # Errors
+    /// `Error::Usage` for networks that do not fit each other or such crops; if weights cannot be read.
+    pub fn open(settings: &Settings, device: &Device) -> Result<Self> {
+        let config = Config::read(settings)?;
+        let own: Own = settings.read()?;
+        if !(0.0..=1.0).contains(&own.captions.dropout) {
+            let found = own.captions.dropout;
+            return Err(Error::Usage(format!(
+                "captions.dropout: expected a part from 0 to 1, found {found}"
+            )));
+        }
+        if own.captions.features && !config.data.photos.is_empty() {
+            return Err(Error::Usage(
+                "captions.features: photos have no caption features; give data.paired, or captions.features = false"
+                    .into(),
+            ));
+        }
+        let (model, hyper_parameters) = config::model(settings)?;
+        let (network, _) = DreamClear::from_config(Some(&hyper_parameters), &Shapes::new())?;
+        let side = config.data.crop;
+        let remover = Remover::open(&own.frozen.swinir, side, device)?;
+        let encoder = Encoder::open(&own.frozen.vae, side, own.frozen.latent_scale, device)?;
+        let (latent, base) = (side / encoder.factor, &network.base);
+        if encoder.channels != base.in_channels || !latent.is_multiple_of(base.patch_size) {
+            return Err(Error::Usage(format!(
+                "model.network: expected in_channels = {} and a patch_size that divides {latent}, as latents of \
+                 frozen.vae for data.crop = {side} have them; found {} and {}",
+                encoder.channels, base.in_channels, base.patch_size
+            )));
+        }
+        let objective = DreamClearObjective {
+            tokens: base.model_max_length,
+            size: [latent; 2],
+            class_dropout: own.captions.dropout > 0.0 || !own.captions.features,
+            scope: own.cross_de_scope,
+            train_base: own.train_base,
+            network,
+        };
+        let weights = first_weights(&model.weights, &own.model.base, &objective, config.seed)?;
+        Ok(DreamClearTrainer {
+            degradation: config::degradation(settings)?,
+            config,
+            own,
+            hyper_parameters,
+            objective,
+            weights,
+            remover,
+            encoder,
+            device: device.clone(),
+            validation: None,
+        })
+    }
+
+    fn degrade(&self) -> Degrade {
+        let degradation = self.degradation.clone();
+        Box::new(move |picture, draws| super::degraded(&degradation, &picture, draws))
+    }
+
+    fn validation_samples(&self) -> Result<Vec<Sample>> {
+        let v = &self.config.validation;
+        if !self.own.captions.features || v.paired.as_os_str().is_empty() {
+            return super::validation_samples(&self.config, Some(self.degrade()));
+        }
+        let crop = Crop { size: self.config.data.crop, place: Place::Random, flip: false };
+        super::first_samples(&*self.pairs(&v.paired, crop, 0)?, v.pictures)
+    }
+
+    fn pairs(&self, root: &Path, crop: Crop, cache: usize) -> Result<Box<dyn Source>> {
+        let base = &self.objective.network.base;
+        let caption = [base.model_max_length, base.caption_channels];
+        Captioned::open(root, crop, cache, caption).map(|source| Box::new(source) as _)
+    }
+
+    /// Timestep and whether the caption is dropped, of sample `number`.
+    fn draws(&self, number: u64) -> (i64, bool) {
+        let draw = |purpose| Draw::new(self.config.seed, purpose).at(number, 0);
+        let dropped = !self.own.captions.features || draw("caption").uniform() < self.own.captions.dropout;
+        (draw("timestep").below(TIMESTEPS) as i64, dropped)
+    }
+
+    fn tensors(&mut self, samples: &[(u64, Sample)]) -> Result<Inputs> {
+        let (batch, [h, w]) = (samples.len(), self.objective.size);
+        let base = &self.objective.network.base;
+        let (tokens, width) = (base.model_max_length, base.caption_channels);
+        let shape = [batch, self.encoder.channels, h, w];
+        let seed = self.config.seed;
+        let latent_noise = super::noise(seed, "latent", samples, &shape);
+        let latent_noise = latent_noise.to_f32();
+        let (mut x_start, mut c_lq, mut c_pre) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut y, mut lengths) = (Vec::with_capacity(batch * tokens * width), Vec::with_capacity(batch));
+        let (mut timesteps, mut drop) = (Vec::with_capacity(batch), Vec::with_capacity(batch));
+        let each = latent_noise.len() / batch;
+        for ((number, sample), noise) in samples.iter().zip(latent_noise.chunks_exact(each)) {
+            let lq = super::low_quality(sample);
+            let pre = self.remover.apply(lq)?;
+            // The mode for what the branches read, a sample for what is learned.
+            x_start.extend(self.encoder.latent(&sample.gt, Some(noise))?);
+            c_lq.extend(self.encoder.latent(lq, None)?);
+            c_pre.extend(self.encoder.latent(&pre, None)?);
+            match sample.tensors.as_slice() {
+                [(FEATURES, features), (LENGTH, length)] => {
+                    y.extend_from_slice(&features.to_f32());
+                    lengths.extend(length.to_i64());
+                }
+                _ => {
+                    y.resize(y.len() + tokens * width, 0.0);
+                    lengths.push(tokens as i64);
+                }
+            }
+            let (timestep, dropped) = self.draws(*number);
+            timesteps.push(timestep);
+            drop.push(f32::from(u8::from(dropped)));
+        }
+        let side = self.config.data.crop as f32;
+        let f32s = |shape: &[usize], data| HostTensor::from_f32(shape, data);
+        let mut inputs = vec![
+            ("x_start", f32s(&shape, x_start)),
+            ("noise", super::noise(seed, "diffusion", samples, &shape)),
+            ("timestep", HostTensor::from_i64([batch], timesteps)),
+            ("y", f32s(&[batch, tokens, width], y)),
+            ("lengths", HostTensor::from_i64([batch], lengths)),
+            ("c_lq", f32s(&shape, c_lq)),
+            ("c_pre", f32s(&shape, c_pre)),
+            ("img_hw", f32s(&[batch, 2], vec![side; 2 * batch])),
+            ("aspect_ratio", f32s(&[batch, 1], vec![1.0; batch])),
+        ];
+        if self.objective.class_dropout {
+            inputs.push(("drop", f32s(&[batch], drop)));
+        }
+        Ok(inputs)
+    }
+}
+
+/// Weights of a DreamClear: from a file; or base and copies from a PixArt, and the rest as it is initialised; or
+/// all as it is initialised.
+fn first_weights(
+    weights: &Path,
+    base: &Path,
+    objective: &DreamClearObjective,
+    seed: u64,
+) -> Result<WeightSet> {
+    let network = &objective.network;
+    let shapes = objective.parameters()?;
+    if !weights.as_os_str().is_empty() {
+        return load::checked(network, WeightSet::open(weights)?);
+    }
+    let initial = init::dreamclear(network, &shapes, seed);
+    if base.as_os_str().is_empty() {
+        return Ok(initial);
+    }
+    let base = load::checked(&network.base, WeightSet::open(base)?)?;
+    let original = |key: &str| -> Option<String> {
+        if let Some(own) = key.strip_prefix(BASE) {
+            return Some(own.to_owned());
+        }
+        let (branch, rest) = key.split_once(".copied_block.")?;
+        let block = branch.rsplit('.').next().unwrap_or_default();
+        Some(format!("blocks.{block}.{rest}"))
+    };
+    Ok(initial.mapped(|key, drawn| {
+        original(key).and_then(|own| base.get(&own).cloned()).unwrap_or_else(|| drawn.clone())
+    }))
+}
+
+impl Trainer for DreamClearTrainer {
+    fn name(&self) -> &'static str {
+        "dreamclear"
+    }
+
+    fn hyper_parameters(&self) -> &Value {
+        &self.hyper_parameters
+    }
+
+    fn objective(&self) -> &dyn Objective {
+        &self.objective
+    }
+
+    fn weights(&self) -> &WeightSet {
+        &self.weights
+    }
+
+    fn source(&self) -> Result<Box<dyn Source>> {
+        let d = &self.config.data;
+        if self.own.captions.features && !d.paired.as_os_str().is_empty() {
+            let crop = Crop { size: d.crop, place: d.place, flip: d.flip };
+            return self.pairs(&d.paired, crop, d.cache_mib << 20);
+        }
+        super::training_set(&self.config, Some(self.degrade()))
+    }
+
+    fn inputs(&mut self, samples: &[(u64, Sample)]) -> Result<Inputs> {
+        self.tensors(samples)
+    }
+
+    /// The losses of the validation set, one sample at a time, each always at the same timestep with the same
+    /// noise: numbers that can be compared from step to step.
+    fn validate(&mut self, weights: &WeightSet) -> Result<Option<Findings>> {
+        if self.validation.is_none() {
+            let samples = self.validation_samples()?;
+            let numbered = samples.into_iter().enumerate().map(|(i, s)| (i as u64, s));
+            let inputs = numbered.map(|sample| self.tensors(&[sample])).collect::<Result<_>>()?;
+            self.validation = Some(inputs);
+        }
+        let batches = self.validation.as_deref().unwrap_or_default();
+        if batches.is_empty() {
+            return Ok(None);
+        }
+        let mut b = GraphBuilder::new();
+        let recorded = self.objective.record(&mut b, 1)?;
+        b.output("loss", recorded.loss);
+        recorded.terms.iter().for_each(|(name, v)| b.output(name, *v));
+        let mut graph = b.finish();
+        passes::run(&mut graph, fuse::RULES, None)?;
+        fuse::for_target(&mut graph, &self.device)?;
+        let plan = Plan::new(graph, &self.device)?;
+        let mut exe = Executable::new(plan, self.device.clone(), |key| weights.get(key).cloned())?;
+        let mut scalars: Vec<(String, f64)> = Vec::new();
+        for inputs in batches {
+            for (i, (name, value)) in exe.run(inputs)?.into_iter().enumerate() {
+                let value = value.to_f64()[0] / batches.len() as f64;
+                match scalars.get_mut(i) {
+                    Some((_, sum)) => *sum += value,
+                    None => scalars.push((name, value)),
+                }
+            }
+        }
+        Ok(Some(Findings { scalars, images: Vec::new() }))
+    }
+}
+
+/// Pairs with the features of their captions.
+struct Captioned {
+    paired: Paired,
+    features: Vec<PathBuf>,
+    /// Tokens and channels of a caption.
+    shape: [usize; 2],
+}
+
+impl Captioned {
+    fn open(root: &Path, crop: Crop, cache: usize, shape: [usize; 2]) -> Result<Self> {
+        let paired = Paired::open(root, crop, cache)?;
+        let features = paired.companions("npz", "npz")?;
+        Ok(Captioned { paired, features, shape })
+    }
+}
+
+impl Source for Captioned {
+    fn len(&self) -> usize {
+        self.paired.len()
+    }
+
+    fn name(&self, index: usize) -> String {
+        self.paired.name(index)
+    }
+
+    fn sample(&self, index: usize, draws: &Draws) -> Result<Sample> {
+        let path = &self.features[index];
+        let caption = CaptionFeatures::open(path)?;
+        let [tokens, channels] = self.shape;
+        if caption.feature.shape() != self.shape {
+            return Err(Error::file(
+                path,
+                format!(
+                    "expected features of {tokens} tokens and {channels} channels (model_max_length and \
+                     caption_channels), found {:?}",
+                    caption.feature.shape()
+                ),
+            ));
+        }
+        let length = caption.mask.iter().take_while(|&&m| m == 1).count();
+        if length == 0 || caption.mask[length..].iter().any(|&m| m != 0) {
+            return Err(Error::file(
+                path,
+                "expected an attention_mask of ones followed by zeros, found another",
+            ));
+        }
+        let mut sample = self.paired.sample(index, draws)?;
+        let length = HostTensor::from_i64([1], vec![length as i64]);
+        sample.tensors = vec![(FEATURES, caption.feature), (LENGTH, length)];
+        Ok(sample)
+    }
+}
