@@ -23,6 +23,7 @@ pub struct Config {
     pub steps: u64,
     pub batch: usize,
     pub micro_batch: usize,
+    pub memory_mib: usize,
     pub data: Data,
     pub optimizer: Optimizer,
     pub schedule: Schedule,
@@ -174,6 +175,7 @@ impl Config {
             optimizer: AdamW { betas: o.betas, eps: o.eps, decay: o.weight_decay },
             clip: given(o.clip),
             ema: given(o.ema),
+            memory_budget: (self.memory_mib > 0).then_some(self.memory_mib << 20),
             ..StepOptions::default()
         }
     }
