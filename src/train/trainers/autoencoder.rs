@@ -6,7 +6,6 @@ use serde_json::Value;
 use super::{Findings, Inputs, Trainer};
 use crate::data::dataset::{Sample, Source};
 use crate::device::Device;
-use crate::graph::{Executable, Graph, Plan};
 use crate::models::load;
 use crate::models::vae::{Half, VaeNetwork};
 use crate::train::config::{self, Config};
@@ -75,11 +74,6 @@ impl AutoencoderTrainer {
             validation: None,
         })
     }
-
-    fn executable(&self, graph: Graph, weights: &WeightSet) -> Result<Executable> {
-        let plan = Plan::new(graph, &self.device)?;
-        Executable::new(plan, self.device.clone(), |key| weights.get(key).cloned())
-    }
 }
 
 impl Trainer for AutoencoderTrainer {
@@ -122,8 +116,10 @@ impl Trainer for AutoencoderTrainer {
         }
         let side = self.config.data.crop;
         let latent = side / self.network.config.factor();
-        let mut encoder = self.executable(self.network.encoder_graph(1, side, side)?, weights)?;
-        let mut decoder = self.executable(self.network.decoder_graph(1, latent, latent)?, weights)?;
+        let mut encoder =
+            super::executable(self.network.encoder_graph(1, side, side)?, weights, &self.device)?;
+        let mut decoder =
+            super::executable(self.network.decoder_graph(1, latent, latent)?, weights, &self.device)?;
         let mut findings = Findings::default();
         let (mut decibels, mut squares, mut numbers) = (0.0, 0.0, 0);
         for (i, sample) in samples.iter().enumerate() {

@@ -8,11 +8,10 @@ use serde_json::Value;
 use super::{Findings, Inputs, Trainer};
 use crate::data::dataset::{Balanced, Crop, Draws, Photos, Place, Sample, Source};
 use crate::device::Device;
-use crate::graph::{Executable, GraphBuilder, Plan, passes};
+use crate::graph::GraphBuilder;
 use crate::models::network::Network;
 use crate::models::resnet::{ResNet, Statistics, normalised};
 use crate::models::{Shapes, load};
-use crate::ops::fuse;
 use crate::tensor::{DType, HostTensor};
 use crate::train::config::{self, Config};
 use crate::train::init;
@@ -197,11 +196,7 @@ impl Trainer for ClassifierTrainer {
         let x = normalised(&mut b, x)?;
         let (logits, _) = self.objective.network.record(&mut b, x, Statistics::Running)?;
         b.output("out", logits);
-        let mut graph = b.finish();
-        passes::run(&mut graph, fuse::RULES, None)?;
-        fuse::for_target(&mut graph, &self.device)?;
-        let plan = Plan::new(graph, &self.device)?;
-        let mut exe = Executable::new(plan, self.device.clone(), |key| weights.get(key).cloned())?;
+        let mut exe = super::executable(b.finish(), weights, &self.device)?;
         let mut judged = Vec::with_capacity(samples.len());
         for sample in samples {
             let out = exe.run(&[("x", super::nchw([&sample.gt].into_iter()))])?;

@@ -12,11 +12,10 @@ use crate::data::dataset::{Crop, Degrade, Draws, Paired, Place, Sample, Source};
 use crate::data::degrade::Degradation;
 use crate::data::random::Draw;
 use crate::device::Device;
-use crate::graph::{Executable, GraphBuilder, Plan, passes};
+use crate::graph::GraphBuilder;
 use crate::models::controlformer::DreamClear;
 use crate::models::pixart_names::BASE;
 use crate::models::{Shapes, load};
-use crate::ops::fuse;
 use crate::tensor::HostTensor;
 use crate::text::features::CaptionFeatures;
 use crate::train::config::{self, Config};
@@ -290,11 +289,7 @@ impl Trainer for DreamClearTrainer {
         let recorded = self.objective.record(&mut b, 1)?;
         b.output("loss", recorded.loss);
         recorded.terms.iter().for_each(|(name, v)| b.output(name, *v));
-        let mut graph = b.finish();
-        passes::run(&mut graph, fuse::RULES, None)?;
-        fuse::for_target(&mut graph, &self.device)?;
-        let plan = Plan::new(graph, &self.device)?;
-        let mut exe = Executable::new(plan, self.device.clone(), |key| weights.get(key).cloned())?;
+        let mut exe = super::executable(b.finish(), weights, &self.device)?;
         let mut scalars: Vec<(String, f64)> = Vec::new();
         for inputs in batches {
             for (i, (name, value)) in exe.run(inputs)?.into_iter().enumerate() {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::data::pixels::FloatImage;
 use crate::device::Device;
-use crate::graph::{Executable, Graph, Plan};
+use crate::graph::Executable;
 use crate::models::load;
 use crate::models::vae::{Half, VaeNetwork};
 use crate::tensor::HostTensor;
@@ -13,11 +13,6 @@ use crate::{Error, Result};
 
 /// Bounds of the logarithm of a latent's variance, as diffusers' `DiagonalGaussianDistribution` has them.
 const LOG_VARIANCE: [f32; 2] = [-30.0, 20.0];
-
-fn executable(graph: Graph, weights: &WeightSet, device: &Device) -> Result<Executable> {
-    let plan = Plan::new(graph, device)?;
-    Executable::new(plan, device.clone(), |key| weights.get(key).cloned())
-}
 
 fn path<'a>(key: &str, path: &'a Path) -> Result<&'a Path> {
     if path.as_os_str().is_empty() {
@@ -46,7 +41,7 @@ impl Remover {
         }
         let graph = loaded.network.graph(1, side, side, true)?;
         loaded.check(&graph)?;
-        Ok(Remover { exe: executable(graph, &loaded.weights, device)? })
+        Ok(Remover { exe: super::executable(graph, &loaded.weights, device)? })
     }
 
     /// The picture without its degradations, RGB in 0..1.
@@ -87,7 +82,7 @@ impl Encoder {
             )));
         }
         Ok(Encoder {
-            exe: executable(network.encoder_graph(1, side, side)?, &set, device)?,
+            exe: super::executable(network.encoder_graph(1, side, side)?, &set, device)?,
             shift: config.shift_factor.unwrap_or(0.0) as f32,
             scale: if scale > 0.0 { scale } else { config.scaling_factor } as f32,
             factor: config.factor(),

@@ -11,6 +11,8 @@ use crate::data::degrade::Degradation;
 use crate::data::pixels::FloatImage;
 use crate::device::Device;
 use crate::diffusion::Noise;
+use crate::graph::{Executable, Graph, Plan, passes};
+use crate::ops::fuse;
 use crate::tensor::HostTensor;
 use crate::weights::WeightSet;
 use crate::{Error, Result};
@@ -187,6 +189,14 @@ fn nchw<'a>(pictures: impl ExactSizeIterator<Item = &'a FloatImage>) -> HostTens
         }
     }
     HostTensor::from_f32([batch, 3, size[0], size[1]], data)
+}
+
+/// A graph with these weights, ready to run: of a frozen network, or of the trained one for a look.
+fn executable(mut graph: Graph, weights: &WeightSet, device: &Device) -> Result<Executable> {
+    passes::run(&mut graph, fuse::RULES, None)?;
+    fuse::for_target(&mut graph, device)?;
+    let plan = Plan::new(graph, device)?;
+    Executable::new(plan, device.clone(), |key| weights.get(key).cloned())
 }
 
 /// A picture of 0..1 in −1..1, values beyond that clipped.

@@ -7,7 +7,6 @@ use super::{Findings, Inputs, Trainer};
 use crate::data::dataset::{Degrade, Sample, Source};
 use crate::data::degrade::Degradation;
 use crate::device::Device;
-use crate::graph::{Executable, Plan};
 use crate::models::swinir::SwinIr;
 use crate::models::{ImageNetwork, Shapes};
 use crate::train::config::{self, Config};
@@ -128,8 +127,8 @@ impl Trainer for SwinIrTrainer {
             return Ok(None);
         }
         let side = self.config.data.crop;
-        let plan = Plan::new(self.objective.network.graph(1, side, side, true)?, &self.device)?;
-        let mut exe = Executable::new(plan, self.device.clone(), |key| weights.get(key).cloned())?;
+        let graph = self.objective.network.graph(1, side, side, true)?;
+        let mut exe = super::executable(graph, weights, &self.device)?;
         let mut findings = Findings::default();
         let (mut before, mut after) = (0.0, 0.0);
         for (i, sample) in samples.iter().enumerate() {
