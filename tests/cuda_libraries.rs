@@ -70,7 +70,7 @@ fn graph(case: &Case) -> (Graph, Vec<bool>) {
 
 fn flops(case: &Case) -> f64 {
     let (inputs, outputs) = (case.input_types(), case.output_types());
-    case.op.cost(&inputs.iter().collect::<Vec<_>>(), &outputs.iter().collect::<Vec<_>>()).flops
+    case.op.cost(&inputs, &outputs.iter().collect::<Vec<_>>()).flops
 }
 
 /// The result of a case on a device, and whether a library computed it.
