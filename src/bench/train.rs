@@ -58,13 +58,16 @@ pub static STEPS: &[TrainRow] = &[
     },
 ];
 
+/// The inputs of an objective by name.
+type Batch = Vec<(&'static str, HostTensor)>;
+
 impl TrainRow {
     fn config(&self) -> Value {
         serde_json::from_str(self.config).unwrap_or_else(|e| panic!("bench step {}: {e}", self.name))
     }
 
     /// The objective, and one batch of it.
-    fn objective(&self) -> Result<(Box<dyn Objective>, Vec<(&'static str, HostTensor)>)> {
+    fn objective(&self) -> Result<(Box<dyn Objective>, Batch)> {
         let (n, [h, w], config) = (self.batch, self.size, self.config());
         let uniform = |shape: &[usize], most: f64, seed: u64| {
             draw(&CaseInput::uniform(shape, -most, most), SEED + seed)

@@ -143,7 +143,7 @@ mod tests {
 
         fn sample(&self, index: usize, draws: &Draws) -> Result<Sample> {
             if (self.broken)(index) {
-                assert!(index % 2 == 0, "a decoder's bug");
+                assert!(index.is_multiple_of(2), "a decoder's bug");
                 return Err(Error::file(self.name(index), "is damaged"));
             }
             let data = vec![index as f32, draws.below("value", 1000) as f32, draws.epoch as f32];

@@ -306,7 +306,7 @@ impl Cudnn {
             parts.push(y);
         } else {
             // What is done to the result, in order: the function, its other operand.
-            let mut then: Vec<((Pointwise, Option<f32>), Option<Descriptor>)> = Vec::new();
+            let mut then: Vec<(Function, Option<Descriptor>)> = Vec::new();
             if let Some(bias) = &call.bias {
                 let b = self.tensor(BIAS, bias.dtype, [1, n, 1, 1], [n, 1, n, n], Some(bias.address))?;
                 then.push(((Pointwise::CUDNN_POINTWISE_ADD, None), Some(b)));
@@ -469,8 +469,10 @@ fn data_type(dtype: DType) -> u32 {
     }) as u32
 }
 
-/// The function, and its slope below zero where that is not the usual one.
-fn function(act: Activation) -> (Pointwise, Option<f32>) {
+/// A pointwise function, and its slope below zero where that is not the usual one.
+type Function = (Pointwise, Option<f32>);
+
+fn function(act: Activation) -> Function {
     match act {
         Activation::Relu => (Pointwise::CUDNN_POINTWISE_RELU_FWD, None),
         Activation::LeakyRelu(slope) => (Pointwise::CUDNN_POINTWISE_RELU_FWD, Some(slope)),
