@@ -390,3 +390,57 @@ fn damaged_parameters_are_refused_by_line() {
     let (_, stderr) = run(&[s(&other), "-o", s(&again), "--params", s(&list)], 3);
     assert!(stderr.contains("that 0000001.png was made from"), "{stderr}");
 }
+
+/// Ctrl-C in the middle: exit code 130, no half-written file, and `--resume` completes the same set.
+#[cfg(unix)]
+#[test]
+fn interrupted_in_the_middle() {
+    let dir = tempfile::tempdir().unwrap();
+    let (photo, out, whole) =
+        (picture(dir.path(), "a.png", 70, 70), dir.path().join("out"), dir.path().join("whole"));
+    let args = |out| [s(&photo), "-o", s(out), "--size", "32", "--epochs", "60", "--threads", "2"];
+    let child = command(&args(&out)).stderr(Stdio::piped()).spawn().unwrap();
+    let pairs = |out: &Path| std::fs::read_dir(out.join("gt")).map_or(0, |d| d.count());
+    let start = std::time::Instant::now();
+    while pairs(&out) < 2 {
+        assert!(start.elapsed().as_secs() < 120, "no pair was made");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    // SAFETY: a signal to a child that has not been waited for.
+    unsafe { libc::kill(child.id() as i32, libc::SIGINT) };
+    let ended = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert_eq!(ended.status.code(), Some(130), "{stderr}");
+    assert!(stderr.contains("--resume") && pairs(&out) < 60, "{stderr}");
+    assert!(files(&out).keys().all(|name| !name.ends_with(".part")));
+    run(&[&args(&out)[..], &["--resume"]].concat(), 0);
+    run(&args(&whole), 0);
+    assert!(files(&out) == files(&whole), "the resumed job makes other bytes");
+}
+
+/// A full disk ends the job with one reason; what is there is whole.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_stops_the_job() {
+    let dir = tempfile::tempdir().unwrap();
+    let photo = picture(dir.path(), "a.png", 70, 70);
+    let disk = dir.path().join("disk");
+    std::fs::create_dir(&disk).unwrap();
+    let mut mount = Command::new("mount");
+    mount.args(["-t", "tmpfs", "-o", "size=128k", "tmpfs"]).arg(&disk).stderr(Stdio::null());
+    if !mount.status().is_ok_and(|s| s.success()) {
+        eprintln!("skipped: mounting a small tmpfs needs root");
+        return;
+    }
+    let out = disk.join("out");
+    let ended = command(&[s(&photo), "-o", s(&out), "--size", "64", "--epochs", "40"]).output().unwrap();
+    let made = files(&out);
+    let unmounted = Command::new("umount").arg(&disk).status();
+    let stderr = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert_eq!(ended.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("stopped with") && stderr.contains("No space left"), "{stderr}");
+    let photos: Vec<_> = made.iter().filter(|(name, _)| name.ends_with(".png")).collect();
+    assert!(photos.len() > 3 && photos.iter().all(|(name, bytes)| Photo::load_bytes(bytes, name).is_ok()));
+    assert!(made.keys().all(|name| !name.ends_with(".part")), "{:?}", made.keys());
+    assert!(unmounted.is_ok_and(|s| s.success()));
+}

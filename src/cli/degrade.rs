@@ -9,7 +9,7 @@ use crate::data::degrade::jpeg::JpegKind;
 use crate::data::inputs;
 use crate::data::shard::Shard;
 use crate::error::{Error, Result};
-use crate::pipelines::degrade::{self, Names, Options, Work, read_params};
+use crate::pipelines::degrade::{self, Names, Options, Work, params};
 
 /// Make low-quality pictures from good ones, as DreamClear's training does.
 ///
@@ -122,7 +122,7 @@ fn parse_switch(text: &str) -> Result<bool, String> {
 /// If settings are wrong, there is nothing to do, or the output directory cannot be written.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let work = match &args.params {
-        Some(path) => Work::Replay(read_params(path)?),
+        Some(path) => Work::Replay(params::read(path)?),
         None => {
             let config = settings(args)?;
             if args.print_config {

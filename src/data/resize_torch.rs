@@ -76,7 +76,7 @@ fn outer(x: f32) -> f32 {
 
 /// Σ weight·value in PyTorch's order: the second product alone, the others fused onto it.
 #[inline(always)]
-pub(super) fn mix([a, b, c, d]: [f32; 4], [wa, wb, wc, wd]: [f32; 4]) -> f32 {
+fn mix([a, b, c, d]: [f32; 4], [wa, wb, wc, wd]: [f32; 4]) -> f32 {
     d.mul_add(wd, c.mul_add(wc, a.mul_add(wa, b * wb)))
 }
 
@@ -88,7 +88,7 @@ simd_fn! {
         }
     }
 
-    fn mix_columns(row: &[f32], taps: &[Taps], channels: usize, out: &mut [f32]) {
+    pub(super) fn mix_columns(row: &[f32], taps: &[Taps], channels: usize, out: &mut [f32]) {
         for (o, (at, weights)) in out.chunks_exact_mut(channels).zip(taps) {
             for (c, o) in o.iter_mut().enumerate() {
                 *o = mix(at.map(|x| row[x * channels + c]), *weights);

@@ -4,28 +4,30 @@
 //! picture's three files are in place its line is added to `params.jsonl`: what was drawn, and from what. Drawing
 //! anew tells on resuming whether a line is still true. When the job ends its lines are put in order.
 
-use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::collections::{HashMap, HashSet};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::batch::{Stop, fails_all, guarded};
 use super::naming;
 use super::progress::Progress;
-use crate::atomic_file;
 use crate::cancel::{Cancel, EXIT_INTERRUPTED};
 use crate::data::degrade::{Config, Drawn, Framing, Key, Pair, apply};
-use crate::data::image::{Channels, Format, MAX_PIXELS, Photo, Samples};
+use crate::data::image::{Channels, Format, Photo, Samples};
 use crate::data::inputs::{Failure, Input, Inputs, Source};
 use crate::data::pixels::{FloatImage, Rounding};
 use crate::data::shard::Shard;
 use crate::device::cpu::CpuDevice;
 use crate::{Error, Result};
+
+pub mod params;
+
+use params::{Line, Params};
 
 /// The folders of a paired data set, in the order of [`Pair`]'s fields.
 pub const FOLDERS: [&str; 3] = ["gt", "lr", "sr_bicubic"];
@@ -71,25 +73,6 @@ pub struct Options {
     pub shard: Shard,
     /// Pictures in work at a time; 0 takes all cores.
     pub threads: usize,
-}
-
-/// A line of `params.jsonl`: one pair, and all that its bytes depend on.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Line {
-    /// The files' name in the three folders.
-    pub file: String,
-    /// The input's name, and its size in bytes.
-    pub source: String,
-    #[allow(missing_docs)]
-    pub source_bytes: u64,
-    /// Which part of it the ground truth is.
-    pub framing: Framing,
-    /// Of a picture that was taken whole: its height and width, to which ground truth and `sr_bicubic` are cut.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cut: Option<[usize; 2]>,
-    /// What was done to it.
-    pub drawn: Drawn,
 }
 
 /// What a job did.
@@ -159,16 +142,132 @@ impl Summary {
     }
 }
 
-/// One pair to make.
-struct Item {
-    file: String,
-    input: Input,
-    plan: Plan,
+/// The pairs of a job by their numbers: each is put together when it is asked for, as there may be millions.
+struct Pairs<'a> {
+    work: &'a Work,
+    inputs: Vec<Input>,
+    /// Names of outputs that are called like their inputs.
+    sources: Vec<String>,
+    /// Inputs (by position) and lines of a replay.
+    replayed: Vec<(usize, &'a Line)>,
 }
 
-enum Plan {
-    Draw(Key),
-    Replay(Box<Line>),
+/// One pair to make.
+struct Item<'a> {
+    file: String,
+    input: &'a Input,
+    plan: Plan<'a>,
+}
+
+enum Plan<'a> {
+    Draw { config: &'a Config, key: Key, whole: bool },
+    Replay(&'a Line),
+}
+
+impl<'a> Pairs<'a> {
+    /// Also gives the lines of a replay that have no input.
+    fn new(inputs: Vec<Input>, work: &'a Work) -> Result<(Self, Vec<Failure>)> {
+        let (mut sources, mut replayed, mut failed) = (Vec::new(), Vec::new(), Vec::new());
+        match work {
+            Work::Draw { names: Names::Source, .. } => sources = source_names(&inputs)?,
+            Work::Draw { names: Names::Numbers, .. } => {}
+            Work::Replay(lines) => {
+                let by_name: HashMap<&str, usize> =
+                    inputs.iter().enumerate().map(|(i, input)| (input.name.as_str(), i)).collect();
+                let mut seen = HashSet::new();
+                for line in lines {
+                    if !seen.insert(&line.file) {
+                        return Err(Error::Usage(format!(
+                            "two lines of the parameters are about {}; remove one of them",
+                            line.file
+                        )));
+                    }
+                    match by_name.get(line.source.as_str()) {
+                        Some(i) => replayed.push((*i, line)),
+                        None => failed.push(Failure {
+                            name: line.source.clone(),
+                            reason: format!(
+                                "no input has this name, of which {} is to be made again",
+                                line.file
+                            ),
+                        }),
+                    }
+                }
+            }
+        }
+        Ok((Pairs { work, inputs, sources, replayed }, failed))
+    }
+
+    fn len(&self) -> usize {
+        match self.work {
+            Work::Draw { epochs, .. } => self.inputs.len() * *epochs as usize,
+            Work::Replay(_) => self.replayed.len(),
+        }
+    }
+
+    fn get(&self, number: usize) -> Item<'_> {
+        match self.work {
+            Work::Draw { config, seed, whole, .. } => {
+                let (epoch, i) = (number / self.inputs.len(), number % self.inputs.len());
+                Item {
+                    file: self.sources.get(i).cloned().unwrap_or_else(|| format!("{:07}.png", number + 1)),
+                    input: &self.inputs[i],
+                    plan: Plan::Draw {
+                        config,
+                        key: Key { seed: *seed, epoch: epoch as u32, index: i as u64 },
+                        whole: *whole,
+                    },
+                }
+            }
+            Work::Replay(_) => {
+                let (i, line) = self.replayed[number];
+                Item { file: line.file.clone(), input: &self.inputs[i], plan: Plan::Replay(line) }
+            }
+        }
+    }
+}
+
+impl Item<'_> {
+    /// Whether the pair was made from the same file by the same draws, and its files are there.
+    fn is_done(&self, params: &Params, output: &Path) -> bool {
+        let Some(line) = params.line(&self.file) else { return false };
+        let same = match self.plan {
+            Plan::Draw { config, key, whole } => {
+                let size = config.picture().size;
+                let framed = match line.cut {
+                    Some([h, w]) => whole && line.framing == Framing::whole(h, w, config.multiple()),
+                    None => !whole && (line.framing.height, line.framing.width) == (size, size),
+                };
+                framed && line.drawn == Drawn::draw(config, key)
+            }
+            Plan::Replay(wanted) => *wanted == line,
+        };
+        same && (&line.source, line.source_bytes) == (&self.input.name, self.input.size)
+            && FOLDERS.iter().all(|folder| output.join(folder).join(&self.file).is_file())
+    }
+
+    /// An output may not take the place of the picture it is made from.
+    fn refuse_overwriting(&self, output: &Path) -> Result<()> {
+        let Source::File(input) = &self.input.source else { return Ok(()) };
+        for folder in FOLDERS {
+            let path = output.join(folder).join(&self.file);
+            if path.exists() && fs::canonicalize(&path).ok() == fs::canonicalize(input).ok() {
+                return Err(Error::Usage(format!(
+                    "the output {} would overwrite its input; choose another directory with -o",
+                    path.display()
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Outputs called like their inputs.
+fn source_names(inputs: &[Input]) -> Result<Vec<String>> {
+    // Into no directory: what lies in gt/, lr/ and sr_bicubic/ is looked at elsewhere.
+    let nowhere = naming::Target::Directory(PathBuf::new());
+    let (planned, _) = naming::plan(inputs.to_vec(), &nowhere, Format::Png, false)?;
+    Ok(planned.into_iter().map(|p| p.output).collect())
 }
 
 /// Runs the job. Failures of single pictures, an interruption and a full disk are told in the summary.
@@ -179,18 +278,26 @@ enum Plan {
 pub fn run(inputs: Inputs, work: &Work, options: &Options, cancel: &Cancel) -> Result<Summary> {
     let start = Instant::now();
     let shard = options.shard;
-    let (items, mut failed) = items(inputs, work)?;
-    items.iter().try_for_each(|item| refuse_overwriting(item, &options.output))?;
+    let Inputs { found, mut failed } = inputs;
+    if found.is_empty() && failed.is_empty() {
+        return Err(Error::Usage(
+            "no pictures found: expected PNG, JPEG, WebP, TIFF or BMP files (directories below need -r)"
+                .into(),
+        ));
+    }
+    let (pairs, missing) = Pairs::new(found, work)?;
+    failed.extend(missing);
     failed.retain(|f| shard.holds(&f.name));
-    let mine: Vec<Item> = items.into_iter().filter(|i| shard.holds(&i.file)).collect();
+    let mine: Vec<usize> = (0..pairs.len()).filter(|n| shard.holds(&pairs.get(*n).file)).collect();
+    mine.iter().try_for_each(|n| pairs.get(*n).refuse_overwriting(&options.output))?;
 
     let params = Params::open(&options.output, shard, options.resume)?;
-    let (done, todo): (Vec<Item>, Vec<Item>) =
-        mine.into_iter().partition(|item| params.is_done(item, work, &options.output));
+    let (done, todo): (Vec<usize>, Vec<usize>) =
+        mine.into_iter().partition(|n| pairs.get(*n).is_done(&params, &options.output));
     let progress = Progress::new(todo.len());
     failed.iter().for_each(|f| progress.warn(&format!("{}: {}", f.name, f.reason)));
     let job = Job {
-        work,
+        pairs: &pairs,
         output: &options.output,
         todo: &todo,
         next: AtomicUsize::new(0),
@@ -224,146 +331,12 @@ pub fn run(inputs: Inputs, work: &Work, options: &Options, cancel: &Cancel) -> R
         seconds,
         pairs_per_second: tally.done as f64 / seconds.max(1e-9),
         shard: shard.to_string(),
-        params: params.path.clone(),
+        params: params.path().to_owned(),
     };
     if summary.stopped.is_none() {
         params.put_in_order()?;
     }
     Ok(summary)
-}
-
-/// Reads the parameters that an earlier job noted.
-///
-/// # Errors
-/// `Error::Io`, or `Error::File` naming the line that is not one, or that nothing could have drawn.
-pub fn read_params(path: &Path) -> Result<Vec<Line>> {
-    let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
-    let mut lines = Vec::new();
-    for (number, text) in BufReader::new(file).lines().enumerate() {
-        let text = text.map_err(|e| Error::io("read", path, e))?;
-        if text.trim().is_empty() {
-            continue;
-        }
-        let wrong = |what: String| Error::file(path, format!("line {}: {what}", number + 1));
-        let line: Line = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
-        line.check().map_err(|e| wrong(e.to_string()))?;
-        lines.push(line);
-    }
-    match lines.is_empty() {
-        true => {
-            Err(Error::file(path, "expected a line for each pair (params.jsonl of `degrade`), found none"))
-        }
-        false => Ok(lines),
-    }
-}
-
-impl Line {
-    /// Refuses what only a damaged or hostile file can say.
-    fn check(&self) -> Result<()> {
-        self.drawn.check()?;
-        let inside =
-            self.file.split('/').all(|part| !matches!(part, "" | "." | "..")) && !self.file.contains('\\');
-        if !inside {
-            return Err(Error::Run(format!("the file {:?} would lie outside its folder", self.file)));
-        }
-        let Framing { top, left, height, width, .. } = self.framing;
-        let pixels = height as u128 * width as u128;
-        if pixels == 0 || pixels.max(top as u128).max(left as u128) > u128::from(MAX_PIXELS) {
-            return Err(Error::Run(format!(
-                "a framing of {width}×{height} pixels from {left}, {top} cannot be"
-            )));
-        }
-        match self.cut {
-            Some([h, w]) if h == 0 || w == 0 || h > height || w > width => {
-                Err(Error::Run(format!("a picture of {width}×{height} cannot be cut to {w}×{h}")))
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-/// All pairs of the job, in order, and the inputs that can be none.
-fn items(inputs: Inputs, work: &Work) -> Result<(Vec<Item>, Vec<Failure>)> {
-    let Inputs { found, mut failed } = inputs;
-    if found.is_empty() && failed.is_empty() {
-        return Err(Error::Usage(
-            "no pictures found: expected PNG, JPEG, WebP, TIFF or BMP files (directories below need -r)"
-                .into(),
-        ));
-    }
-    let items: Vec<Item> = match work {
-        Work::Draw { seed, epochs, names, .. } => {
-            let sources = match names {
-                Names::Numbers => Vec::new(),
-                Names::Source => source_names(&found)?,
-            };
-            let count = found.len();
-            (0..*epochs)
-                .flat_map(|epoch| (0..count).map(move |i| (epoch, i)))
-                .map(|(epoch, i)| Item {
-                    file: match names {
-                        Names::Numbers => {
-                            format!("{:07}.png", u64::from(epoch) * count as u64 + i as u64 + 1)
-                        }
-                        Names::Source => sources[i].clone(),
-                    },
-                    input: found[i].clone(),
-                    plan: Plan::Draw(Key { seed: *seed, epoch, index: i as u64 }),
-                })
-                .collect()
-        }
-        Work::Replay(lines) => {
-            let by_name: HashMap<&str, &Input> = found.iter().map(|i| (i.name.as_str(), i)).collect();
-            let mut items = Vec::new();
-            for line in lines {
-                match by_name.get(line.source.as_str()) {
-                    Some(input) => items.push(Item {
-                        file: line.file.clone(),
-                        input: (*input).clone(),
-                        plan: Plan::Replay(Box::new(line.clone())),
-                    }),
-                    None => failed.push(Failure {
-                        name: line.source.clone(),
-                        reason: format!("no input has this name, of which {} is to be made again", line.file),
-                    }),
-                }
-            }
-            items
-        }
-    };
-    let mut seen = HashMap::new();
-    for item in &items {
-        if let Some(other) = seen.insert(item.file.as_str(), &item.input.name) {
-            return Err(Error::Usage(format!(
-                "{other} and {} would both be written to {}; use --names numbers",
-                item.input.name, item.file
-            )));
-        }
-    }
-    Ok((items, failed))
-}
-
-/// An output may not take the place of the picture it is made from.
-fn refuse_overwriting(item: &Item, output: &Path) -> Result<()> {
-    let Source::File(input) = &item.input.source else { return Ok(()) };
-    for folder in FOLDERS {
-        let path = output.join(folder).join(&item.file);
-        if path.exists() && fs::canonicalize(&path).ok() == fs::canonicalize(input).ok() {
-            return Err(Error::Usage(format!(
-                "the output {} would overwrite its input; choose another directory with -o",
-                path.display()
-            )));
-        }
-    }
-    Ok(())
-}
-
-/// Outputs called like their inputs.
-fn source_names(found: &[Input]) -> Result<Vec<String>> {
-    // Into no directory: an input is overwritten only by what lies in gt/, lr/ or sr_bicubic/.
-    let nowhere = naming::Target::Directory(PathBuf::new());
-    let (planned, _) = naming::plan(found.to_vec(), &nowhere, Format::Png, false)?;
-    Ok(planned.into_iter().map(|p| p.output).collect())
 }
 
 #[derive(Default)]
@@ -374,9 +347,9 @@ struct Tally {
 }
 
 struct Job<'a> {
-    work: &'a Work,
+    pairs: &'a Pairs<'a>,
     output: &'a Path,
-    todo: &'a [Item],
+    todo: &'a [usize],
     next: AtomicUsize,
     /// Items that came to an end of any kind.
     reached: AtomicUsize,
@@ -408,9 +381,10 @@ impl Job<'_> {
 
     fn work(&self) {
         while !self.stop.is_raised() {
-            let Some(item) = self.todo.get(self.next.fetch_add(1, Ordering::Relaxed)) else { return };
+            let Some(number) = self.todo.get(self.next.fetch_add(1, Ordering::Relaxed)) else { return };
+            let item = self.pairs.get(*number);
             let start = Instant::now();
-            let made = guarded("degrading", || self.make(item)).and_then(|made| match made {
+            let made = guarded("degrading", || self.make(&item)).and_then(|made| match made {
                 Made::Pair(line) => self.note(&line).map(|()| None),
                 Made::Rejected(reason) => Ok(Some(reason)),
             });
@@ -444,8 +418,8 @@ impl Job<'_> {
     }
 
     fn make(&self, item: &Item) -> Result<Made> {
-        let input = &item.input;
-        if let Work::Draw { config, .. } = self.work {
+        let input = item.input;
+        if let Plan::Draw { config, .. } = item.plan {
             let least = config.picture().min_bytes;
             if input.size < least {
                 let reason = format!("its file has {} bytes, fewer than min_bytes = {least}", input.size);
@@ -454,8 +428,8 @@ impl Job<'_> {
         }
         let photo = Photo::load_bytes(&input.read()?, input.location())?;
         let (height, width) = (photo.height, photo.width);
-        let (framing, cut, drawn) = match (&item.plan, self.work) {
-            (Plan::Draw(key), Work::Draw { config, whole, .. }) => {
+        let (framing, cut, drawn) = match item.plan {
+            Plan::Draw { config, key, whole } => {
                 let least = config.picture().min_pixels;
                 let pixels = (height * width) as u64;
                 if pixels < least {
@@ -464,23 +438,20 @@ impl Job<'_> {
                 }
                 let framing = match whole {
                     true => Framing::whole(height, width, config.multiple()),
-                    false => Framing::draw(config.picture(), *key, height, width),
+                    false => Framing::draw(config.picture(), key, height, width),
                 };
-                (framing, whole.then_some([height, width]), Drawn::draw(config, *key))
+                (framing, whole.then_some([height, width]), Drawn::draw(config, key))
             }
-            (Plan::Replay(line), _) => {
-                if line.source_bytes != input.size {
-                    return Err(Error::file(
-                        input.location(),
-                        format!(
-                            "expected the file of {} bytes that {} was made from, found {}",
-                            line.source_bytes, line.file, input.size
-                        ),
-                    ));
-                }
-                (line.framing, line.cut, line.drawn.clone())
+            Plan::Replay(line) if line.source_bytes != input.size => {
+                return Err(Error::file(
+                    input.location(),
+                    format!(
+                        "expected the file of {} bytes that {} was made from, found one of {}",
+                        line.source_bytes, line.file, input.size
+                    ),
+                ));
             }
-            (Plan::Draw(_), Work::Replay(_)) => unreachable!("a replay has lines only"),
+            Plan::Replay(line) => (line.framing, line.cut, line.drawn.clone()),
         };
         let pair = apply(&drawn, &framing.cut(&photo.rgb_f32()))?;
         self.save(&item.file, &pair, cut)?;
@@ -515,79 +486,4 @@ impl Job<'_> {
 fn eight_bits(image: &FloatImage) -> Result<Photo> {
     let empty = Photo::new(0, 0, Channels::Rgb, Samples::U8(Vec::new()));
     empty.with_pixels(image, None, Rounding::HalfEven)
-}
-
-/// `params.jsonl` while the job runs: only ever appended to.
-struct Params {
-    path: PathBuf,
-    file: File,
-    /// What is noted already, by file.
-    lines: HashMap<String, Line>,
-}
-
-impl Params {
-    /// Opens the file of a shard. With `resume` lines are kept that are whole; else it starts empty.
-    fn open(output: &Path, shard: Shard, resume: bool) -> Result<Self> {
-        fs::create_dir_all(output).map_err(|e| Error::io("create directory", output, e))?;
-        let name = match shard.count() {
-            1 => "params.jsonl".to_owned(),
-            n => format!("params-{}-of-{n}.jsonl", shard.index()),
-        };
-        let path = output.join(name);
-        let fail = |e| Error::io("open", &path, e);
-        let mut lines = HashMap::new();
-        if resume && path.exists() {
-            for text in fs::read(&path).map_err(fail)?.split(|b| *b == b'\n') {
-                if let Ok(line) = serde_json::from_slice::<Line>(text) {
-                    lines.insert(line.file.clone(), line);
-                }
-            }
-        }
-        // Whole lines only, also after a job that was killed while it wrote one.
-        atomic_file::write(&path, &ordered(&lines)?)?;
-        let file = OpenOptions::new().append(true).open(&path).map_err(fail)?;
-        Ok(Params { path, file, lines })
-    }
-
-    /// Whether a pair was made from the same file by the same draws, and its files are there.
-    fn is_done(&self, item: &Item, work: &Work, output: &Path) -> bool {
-        let Some(line) = self.lines.get(&item.file) else { return false };
-        let same = match (&item.plan, work) {
-            (Plan::Draw(key), Work::Draw { config, whole, .. }) => {
-                let size = config.picture().size;
-                let framed = match line.cut {
-                    Some([h, w]) => *whole && line.framing == Framing::whole(h, w, config.multiple()),
-                    None => !whole && (line.framing.height, line.framing.width) == (size, size),
-                };
-                framed && line.drawn == Drawn::draw(config, *key)
-            }
-            (Plan::Replay(wanted), _) => **wanted == *line,
-            (Plan::Draw(_), Work::Replay(_)) => false,
-        };
-        same && (&line.source, line.source_bytes) == (&item.input.name, item.input.size)
-            && FOLDERS.iter().all(|folder| output.join(folder).join(&item.file).is_file())
-    }
-
-    fn add(&mut self, line: &Line) -> Result<()> {
-        self.file.write_all(&text(line)?).map_err(|e| Error::io("write", &self.path, e))?;
-        self.lines.insert(line.file.clone(), line.clone());
-        Ok(())
-    }
-
-    /// Sorts the lines by file, whatever order the workers finished in.
-    fn put_in_order(&self) -> Result<()> {
-        atomic_file::write(&self.path, &ordered(&self.lines)?)
-    }
-}
-
-fn text(line: &Line) -> Result<Vec<u8>> {
-    let mut bytes = serde_json::to_vec(line).map_err(|e| Error::Run(format!("drawn parameters: {e}")))?;
-    bytes.push(b'\n');
-    Ok(bytes)
-}
-
-fn ordered(lines: &HashMap<String, Line>) -> Result<Vec<u8>> {
-    let mut all: Vec<&Line> = lines.values().collect();
-    all.sort_by(|a, b| a.file.cmp(&b.file));
-    Ok(all.into_iter().map(text).collect::<Result<Vec<_>>>()?.concat())
 }

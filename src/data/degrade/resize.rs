@@ -8,7 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::data::pixels::FloatImage;
-use crate::data::resize_torch::{bicubic_taps, mix, mix_rows};
+use crate::data::resize_torch::{bicubic_taps, mix_columns, mix_rows};
 use crate::device::cpu::simd::{Level, simd_fn};
 
 /// How values between pixels come about.
@@ -57,14 +57,14 @@ fn resize(
             image,
             &bicubic_taps(image.height, height, down),
             &bicubic_taps(image.width, width, across),
-            mix,
+            |level, row, taps, out| mix_columns(level, row, taps, 3, out),
             mix_rows,
         ),
         Interpolation::Bilinear => separable(
             image,
             &bilinear_taps(image.height, height, down),
             &bilinear_taps(image.width, width, across),
-            mix_two,
+            mix_two_columns,
             mix_two_rows,
         ),
         Interpolation::Area => area(image, height, width),
@@ -83,12 +83,12 @@ fn bilinear_taps(input: usize, output: usize, apart: f32) -> Vec<([usize; 2], [f
         .collect()
 }
 
-/// Resizes along rows, then along columns. `pixel` sums the taps of one value, `rows` those of whole rows.
+/// Resizes along rows by `columns`, then along columns by `rows`.
 fn separable<const N: usize>(
     image: &FloatImage,
     down: &[([usize; N], [f32; N])],
     across: &[([usize; N], [f32; N])],
-    pixel: impl Fn([f32; N], [f32; N]) -> f32,
+    columns: impl Fn(Level, &[f32], &[([usize; N], [f32; N])], &mut [f32]),
     rows: impl Fn(Level, [&[f32]; N], [f32; N], &mut [f32]),
 ) -> FloatImage {
     let level = Level::best();
@@ -100,12 +100,7 @@ fn separable<const N: usize>(
         for &source in sources {
             let (held, values) = &mut wide[source % N];
             if *held != Some(source) {
-                let (seen, _) = image.row(source).as_chunks::<3>();
-                let (values, _) = values.as_chunks_mut::<3>();
-                for (value, (at, weights)) in values.iter_mut().zip(across) {
-                    let taps = at.map(|x| seen[x]);
-                    *value = std::array::from_fn(|c| pixel(taps.map(|p| p[c]), *weights));
-                }
+                columns(level, image.row(source), across, values);
                 *held = Some(source);
             }
         }
@@ -120,6 +115,17 @@ fn mix_two([a, b]: [f32; 2], [wa, wb]: [f32; 2]) -> f32 {
 }
 
 simd_fn! {
+    fn mix_two_columns(row: &[f32], taps: &[([usize; 2], [f32; 2])], out: &mut [f32]) {
+        let (pixels, _) = row.as_chunks::<3>();
+        let (out, _) = out.as_chunks_mut::<3>();
+        for (o, (at, weights)) in out.iter_mut().zip(taps) {
+            let (a, b) = (pixels[at[0]], pixels[at[1]]);
+            for c in 0..3 {
+                o[c] = mix_two([a[c], b[c]], *weights);
+            }
+        }
+    }
+
     fn mix_two_rows(rows: [&[f32]; 2], weights: [f32; 2], out: &mut [f32]) {
         for ((o, &a), &b) in out.iter_mut().zip(rows[0]).zip(rows[1]) {
             *o = mix_two([a, b], weights);
