@@ -20,7 +20,7 @@ pub type Range = [f64; 2];
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Config {
     /// Second order: blur, resize, noise, JPEG, twice, and a sinc filter.
-    RealEsrgan(RealEsrgan),
+    RealEsrgan(Box<RealEsrgan>),
     /// First order: blur, shrink, noise, JPEG, enlarge.
     CodeFormer(CodeFormer),
 }
@@ -413,7 +413,7 @@ fn check_resize(name: &str, resize: &Resize) -> Result<()> {
     weights(&format!("up, down and keep of {name}"), &[resize.up, resize.down, resize.keep])?;
     some(&format!("{name}.modes"), resize.modes.len())?;
     let [low, high] = resize.range;
-    if 0.01 <= low && low <= 1.0 && 1.0 <= high && high <= 16.0 {
+    if (0.01..=1.0).contains(&low) && (1.0..=16.0).contains(&high) {
         return Ok(());
     }
     let expected = "[low, high] with 0.01 <= low <= 1 <= high <= 16";
