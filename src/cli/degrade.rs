@@ -135,7 +135,6 @@ pub fn run(args: &Args) -> Result<ExitCode> {
                     args.epochs
                 )));
             }
-            let config = Box::new(config);
             Work::Draw { config, seed: args.seed, epochs: args.epochs, whole: args.whole, names: args.names }
         }
     };

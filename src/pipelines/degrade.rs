@@ -47,7 +47,7 @@ pub enum Work {
     /// Draw anew.
     Draw {
         /// Checked settings.
-        config: Box<Config>,
+        config: Config,
         /// Seed of all draws.
         seed: u64,
         /// Passes over the inputs.

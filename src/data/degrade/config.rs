@@ -22,7 +22,7 @@ pub enum Config {
     /// Second order: blur, resize, noise, JPEG, twice, and a sinc filter.
     RealEsrgan(Box<RealEsrgan>),
     /// First order: blur, shrink, noise, JPEG, enlarge.
-    CodeFormer(CodeFormer),
+    CodeFormer(Box<CodeFormer>),
 }
 
 /// Settings of the second-order degradation; `realesrgan.toml` explains each.
