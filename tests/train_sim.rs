@@ -125,8 +125,8 @@ fn options() -> StepOptions {
 fn a_step_in_f32_is_the_cpus() {
     let (cpu, sim) = (Device::cpu(2).unwrap(), Device::sim(2, DType::F32).unwrap());
     let (swinir, dreamclear) = (swinir(), dreamclear());
-    let cases: [(&dyn Objective, &dyn Fn(usize) -> Batch, usize); 2] =
-        [(&swinir, &pictures, 1), (&dreamclear, &latents, 2)];
+    type Case<'a> = (&'a dyn Objective, &'a dyn Fn(usize) -> Batch, usize);
+    let cases: [Case; 2] = [(&swinir, &pictures, 1), (&dreamclear, &latents, 2)];
     for (objective, batch, size) in cases {
         let options = StepOptions { batch: size, ..options() };
         let (state, losses, gradients) = trained(objective, &sim, batch, &options);
