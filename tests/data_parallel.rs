@@ -14,10 +14,136 @@ use dreamclear::device::Device;
 use dreamclear::device::cpu::CpuDevice;
 use dreamclear::device::cuda::CudaDevice;
 use dreamclear::device::kernel::{DeviceMemory, KernelDevice};
-use dreamclear::tensor::DType;
+use dreamclear::models::Shapes;
+use dreamclear::models::swinir::SwinIr;
+use dreamclear::tensor::{DType, HostTensor};
+use dreamclear::train::adamw::AdamW;
 use dreamclear::train::launch::Launch;
+use dreamclear::train::objective::{Distance, Reduction};
+use dreamclear::train::objectives::swinir::SwinIrObjective;
 use dreamclear::train::reduce::{Bucket, DeviceRange, Options, Reduce, connect};
+use dreamclear::train::{Objective, StepOptions, TrainStep};
+use dreamclear::weights::{WeightSet, safetensors};
 use fake_cuda::{DRIVER, Fake, NCCL, StandIn, child};
+use support::recipe_tensor;
+
+// ---- A step -------------------------------------------------------------------------------------
+
+fn swinir() -> SwinIrObjective {
+    let config = serde_json::json!({
+        "embed_dim": 12, "depths": [2, 1], "num_heads": [2, 3], "window_size": 4, "mlp_ratio": 2,
+        "upscale": 2, "unshuffle": true, "upsampler": "nearest+conv", "img_size": 16,
+    });
+    let (network, _) = SwinIr::from_config(&config, &Shapes::new()).unwrap();
+    SwinIrObjective { network, size: [16, 16], distance: Distance::L1, reduction: Reduction::Mean }
+}
+
+/// Weights drawn by name; another `draw` gives others.
+fn weights(objective: &dyn Objective, draw: &str) -> WeightSet {
+    let tensor = |(key, shape): (String, Vec<usize>)| {
+        let fan_in: usize = shape[1..].iter().product();
+        let e = if shape.len() > 1 { -22 - fan_in.ilog2() as i32 / 2 } else { -24 };
+        let centre = if shape.len() == 1 && key.ends_with("weight") { 1.0 } else { 0.0 };
+        let tensor = recipe_tensor(&format!("{draw}{key}"), &shape, centre, 3, e);
+        (key, tensor)
+    };
+    WeightSet::from_tensors(objective.parameters().unwrap().into_iter().map(tensor))
+}
+
+/// Pictures `from..from + count` of a set of eight for each step.
+fn pictures(step: usize, from: usize, count: usize) -> Vec<(&'static str, HostTensor)> {
+    ["x", "target"]
+        .map(|name| {
+            let all = recipe_tensor(&format!("{name}{step}"), &[8, 3, 16, 16], 0.5, 1, -22);
+            let n = all.len() / 8;
+            let part = all.to_f32()[from * n..][..count * n].to_vec();
+            (name, HostTensor::from_f32([count, 3, 16, 16], part))
+        })
+        .into_iter()
+        .collect()
+}
+
+/// Some buckets of some tensors each. AdamW divides by the root of a mean of squares plus `eps`: with the usual
+/// one, what is rounding in a gradient near zero is a whole step of its parameter. This one keeps proportions.
+fn step_options(batch: usize, accumulate: usize) -> StepOptions {
+    let optimizer = AdamW { eps: 1e-2, ..AdamW::default() };
+    StepOptions {
+        batch,
+        accumulate,
+        optimizer,
+        bucket_bytes: 8 << 10,
+        clip: Some(0.1),
+        ema: Some(0.9),
+        ..StepOptions::default()
+    }
+}
+
+/// Trains for some steps on this process's share of the pictures of each: losses and norms, and the state.
+fn train(step: &mut TrainStep, steps: usize, batch: usize, accumulate: usize) -> Vec<(String, HostTensor)> {
+    let (rank, _) = step.rank();
+    let mut found = Vec::new();
+    for number in 0..steps {
+        let mut loss = 0.0;
+        for part in 0..accumulate {
+            let first = (rank * accumulate + part) * batch;
+            let terms = step.accumulate(&pictures(number, first, batch)).unwrap();
+            loss += terms.loss / accumulate as f64;
+        }
+        let update = step.update(1e-2).unwrap();
+        let terms = dreamclear::train::Terms { loss, terms: vec![] };
+        let mean = step.mean(terms).unwrap().loss;
+        found.push((format!("loss{number}"), HostTensor::from_f64([2], vec![mean, update.grad_norm])));
+    }
+    found.extend(step.state().unwrap());
+    found
+}
+
+/// Trains with others, and leaves what it finds in the folder STATE.
+fn train_with(
+    all: Box<dyn Reduce>,
+    device: &Device,
+    steps: usize,
+    batch: usize,
+    accumulate: usize,
+) -> TrainStep {
+    let (rank, objective) = (all.rank(), swinir());
+    // What rank 1 starts from does not count.
+    let start = weights(&objective, if rank == 0 { "" } else { "other" });
+    let step = TrainStep::new(&objective, device, &start, step_options(batch, accumulate)).unwrap();
+    let mut step = step.with_processes(all).unwrap();
+    let found = train(&mut step, steps, batch, accumulate);
+    let path = Path::new(&std::env::var_os("STATE").unwrap()).join(format!("{rank}.safetensors"));
+    let tensors = found.iter().map(|(name, tensor)| (name.as_str(), tensor));
+    safetensors::write(&path, tensors, &Default::default(), None).unwrap();
+    step
+}
+
+/// What one process finds with the whole batch.
+fn train_alone(device: &Device, steps: usize, batch: usize) -> Vec<(String, HostTensor)> {
+    let objective = swinir();
+    let options = step_options(batch, 1);
+    let mut step = TrainStep::new(&objective, device, &weights(&objective, ""), options).unwrap();
+    train(&mut step, steps, batch, 1)
+}
+
+/// Whether two processes have left the same bytes in a folder, and these are what one finds, within `bar`.
+fn compare(folder: &Path, want: &[(String, HostTensor)], bar: f64, what: &str) {
+    let file = |rank: usize| folder.join(format!("{rank}.safetensors"));
+    let [first, second] = [0, 1].map(|rank| std::fs::read(file(rank)).unwrap());
+    assert!(first == second, "{what}: both processes have the same bytes");
+    let got = WeightSet::open(&file(0)).unwrap();
+    let mut worst = 0.0f64;
+    for (name, want) in want {
+        let got = got.get(name).unwrap_or_else(|| panic!("{name} is missing"));
+        let error = match name.as_str() {
+            "steps" => f64::from(u8::from(got.to_i64() != want.to_i64())),
+            _ => support::relative(got, want),
+        };
+        worst = worst.max(error);
+        assert!(error <= bar, "{what}: {name}: {error:.1e}");
+    }
+    println!("{what}: largest relative difference {worst:.1e}");
+}
 
 // ---- NCCL ---------------------------------------------------------------------------------------
 
@@ -111,6 +237,27 @@ fn child_adds_up_on_a_gpu() {
     all.close().unwrap();
 }
 
+/// The step whose gradients stay in device memory: parts of its launches in turn with sums of buckets.
+#[test]
+fn two_gpus_equal_one_with_the_whole_batch() {
+    let dir = tempfile::tempdir().unwrap();
+    let environment = [("STATE", dir.path().to_str().unwrap())];
+    if two_gpus("child_trains_on_a_gpu", &[DRIVER, NCCL], &environment).is_none() {
+        return;
+    }
+    let want = train_alone(&Device::sim(2, DType::F32).unwrap(), 2, 2);
+    compare(dir.path(), &want, 1e-5, "2 GPUs × 1");
+}
+
+#[test]
+#[ignore = "run by two_gpus_equal_one_with_the_whole_batch"]
+fn child_trains_on_a_gpu() {
+    let _driver = Fake::driver();
+    let (launch, _cuda, device) = gpu();
+    let all = connect(Some(&launch), &device, &options(Duration::from_secs(250))).unwrap().unwrap();
+    train_with(all, &device, 2, 1, 1).leave().unwrap();
+}
+
 #[test]
 fn a_gpu_whose_process_is_gone_is_not_waited_for_for_ever() {
     two_gpus("child_is_left_alone", &[DRIVER, NCCL], &[]);
@@ -190,16 +337,6 @@ mod by_mpi {
     use std::process::{Command, Output};
 
     use super::*;
-    use dreamclear::models::Shapes;
-    use dreamclear::models::swinir::SwinIr;
-    use dreamclear::tensor::HostTensor;
-    use dreamclear::train::adamw::AdamW;
-    use dreamclear::train::objective::{Distance, Reduction};
-    use dreamclear::train::objectives::swinir::SwinIrObjective;
-    use dreamclear::train::{Objective, StepOptions, TrainStep};
-    use dreamclear::weights::{WeightSet, safetensors};
-    use support::recipe_tensor;
-
     /// `ranks` processes under `mpirun` run the ignored test `name`. None where there is no `mpirun`.
     fn mpirun(ranks: usize, name: &str, environment: &[(&str, &str)]) -> Option<(Output, String)> {
         let mut command = Command::new("mpirun");
@@ -264,86 +401,10 @@ mod by_mpi {
 
     // ---- A step -----------------------------------------------------------------------------------
 
-    fn swinir() -> SwinIrObjective {
-        let config = serde_json::json!({
-            "embed_dim": 12, "depths": [2, 1], "num_heads": [2, 3], "window_size": 4, "mlp_ratio": 2,
-            "upscale": 2, "unshuffle": true, "upsampler": "nearest+conv", "img_size": 16,
-        });
-        let (network, _) = SwinIr::from_config(&config, &Shapes::new()).unwrap();
-        SwinIrObjective { network, size: [16, 16], distance: Distance::L1, reduction: Reduction::Mean }
-    }
-
-    /// Weights drawn by name; another `draw` gives others.
-    fn weights(objective: &dyn Objective, draw: &str) -> WeightSet {
-        let tensor = |(key, shape): (String, Vec<usize>)| {
-            let fan_in: usize = shape[1..].iter().product();
-            let e = if shape.len() > 1 { -22 - fan_in.ilog2() as i32 / 2 } else { -24 };
-            let centre = if shape.len() == 1 && key.ends_with("weight") { 1.0 } else { 0.0 };
-            let tensor = recipe_tensor(&format!("{draw}{key}"), &shape, centre, 3, e);
-            (key, tensor)
-        };
-        WeightSet::from_tensors(objective.parameters().unwrap().into_iter().map(tensor))
-    }
-
-    /// Pictures `from..from + count` of a set of eight for each step.
-    fn pictures(step: usize, from: usize, count: usize) -> Vec<(&'static str, HostTensor)> {
-        ["x", "target"]
-            .map(|name| {
-                let all = recipe_tensor(&format!("{name}{step}"), &[8, 3, 16, 16], 0.5, 1, -22);
-                let n = all.len() / 8;
-                let part = all.to_f32()[from * n..][..count * n].to_vec();
-                (name, HostTensor::from_f32([count, 3, 16, 16], part))
-            })
-            .into_iter()
-            .collect()
-    }
-
-    const STEPS: usize = 3;
-
-    /// Some buckets of some tensors each. AdamW divides by the root of a mean of squares plus `eps`: with the usual
-    /// one, what is rounding in a gradient near zero is a whole step of its parameter. This one keeps proportions.
-    fn step_options(batch: usize, accumulate: usize) -> StepOptions {
-        let optimizer = AdamW { eps: 1e-2, ..AdamW::default() };
-        StepOptions {
-            batch,
-            accumulate,
-            optimizer,
-            bucket_bytes: 8 << 10,
-            clip: Some(0.1),
-            ema: Some(0.9),
-            ..StepOptions::default()
-        }
-    }
-
-    /// Trains on this process's share of the eight pictures of each step; the state, the first gradients, losses.
-    fn train(mut step: TrainStep, batch: usize, accumulate: usize) -> (TrainStep, Vec<(String, HostTensor)>) {
-        let (rank, world) = step.rank();
-        assert_eq!(batch * accumulate * world, 8);
-        let mut found = Vec::new();
-        for number in 0..STEPS {
-            let mut loss = 0.0;
-            for part in 0..accumulate {
-                let first = (rank * accumulate + part) * batch;
-                let terms = step.accumulate(&pictures(number, first, batch)).unwrap();
-                loss += terms.loss / accumulate as f64;
-            }
-            let update = step.update(1e-2).unwrap();
-            let terms = dreamclear::train::Terms { loss, terms: vec![] };
-            let mean = step.mean(terms).unwrap().loss;
-            found.push((format!("loss{number}"), HostTensor::from_f64([2], vec![mean, update.grad_norm])));
-        }
-        found.extend(step.state().unwrap());
-        (step, found)
-    }
-
     /// Two processes with four pictures each, at once or in two batches, make the step that one makes with eight.
     #[test]
     fn two_processes_equal_one_with_the_whole_batch() {
-        let objective = swinir();
-        let device = Device::cpu(1).unwrap();
-        let alone =
-            TrainStep::new(&objective, &device, &weights(&objective, ""), step_options(8, 1)).unwrap();
-        let (_, want) = train(alone, 8, 1);
+        let want = train_alone(&Device::cpu(1).unwrap(), 2, 8);
         for (batch, accumulate) in [(4, 1), (2, 2)] {
             let dir = tempfile::tempdir().unwrap();
             let environment = [
@@ -353,22 +414,7 @@ mod by_mpi {
             ];
             let Some((out, said)) = mpirun(2, "child_trains", &environment) else { return };
             assert!(out.status.success() && said.matches("1 passed").count() == 2, "{said}");
-            let file = |rank: usize| dir.path().join(format!("{rank}.safetensors"));
-            let [first, second] = [0, 1].map(|rank| std::fs::read(file(rank)).unwrap());
-            assert!(first == second, "both processes have the same bytes");
-            let got = WeightSet::open(&file(0)).unwrap();
-            let mut worst = 0.0f64;
-            for (name, want) in &want {
-                let got = got.get(name).unwrap_or_else(|| panic!("{name} is missing"));
-                let error = if name == "steps" {
-                    f64::from(u8::from(got.to_i64() != want.to_i64()))
-                } else {
-                    support::relative(got, want)
-                };
-                worst = worst.max(error);
-                assert!(error <= 1e-5, "{name} of {batch} × {accumulate}: {error:.1e}");
-            }
-            println!("2 × {batch} × {accumulate}: largest relative difference {worst:.1e}");
+            compare(dir.path(), &want, 1e-5, &format!("2 processes × {accumulate} × {batch}"));
         }
     }
 
@@ -378,15 +424,7 @@ mod by_mpi {
         let number = |name: &str| std::env::var(name).unwrap().parse().unwrap();
         let (batch, accumulate) = (number("BATCH"), number("ACCUMULATE"));
         let (all, device) = join(Duration::from_secs(120));
-        let rank = all.rank();
-        let objective = swinir();
-        // What rank 1 starts from does not count.
-        let start = weights(&objective, if rank == 0 { "" } else { "other" });
-        let step = TrainStep::new(&objective, &device, &start, step_options(batch, accumulate)).unwrap();
-        let (mut step, found) = train(step.with_processes(all).unwrap(), batch, accumulate);
-        let path = Path::new(&std::env::var_os("STATE").unwrap()).join(format!("{rank}.safetensors"));
-        let tensors = found.iter().map(|(name, tensor)| (name.as_str(), tensor));
-        safetensors::write(&path, tensors, &Default::default(), None).unwrap();
+        let mut step = train_with(all, &device, 2, batch, accumulate);
         // Sums that are on their way must not be added to.
         for _ in 0..accumulate {
             step.accumulate(&pictures(0, 0, batch)).unwrap();
