@@ -29,13 +29,14 @@ use support::recipe_tensor;
 
 // ---- A step -------------------------------------------------------------------------------------
 
+/// Trained by squares: a mean of |x − y| has a gradient that jumps where rounding changes a sign.
 fn swinir() -> SwinIrObjective {
     let config = serde_json::json!({
         "embed_dim": 12, "depths": [2, 1], "num_heads": [2, 3], "window_size": 4, "mlp_ratio": 2,
         "upscale": 2, "unshuffle": true, "upsampler": "nearest+conv", "img_size": 16,
     });
     let (network, _) = SwinIr::from_config(&config, &Shapes::new()).unwrap();
-    SwinIrObjective { network, size: [16, 16], distance: Distance::L1, reduction: Reduction::Mean }
+    SwinIrObjective { network, size: [16, 16], distance: Distance::Mse, reduction: Reduction::Mean }
 }
 
 /// Weights drawn by name; another `draw` gives others.
