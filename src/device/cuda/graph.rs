@@ -15,7 +15,7 @@ impl CudaDevice {
     ///
     /// # Safety
     /// As [`KernelDevice::record`](crate::device::kernel::KernelDevice::record).
-    pub(super) unsafe fn capture(&self, launches: &[Launch]) -> Result<Arc<dyn Recording>> {
+    pub(super) unsafe fn capture(&self, launches: &[Launch]) -> Result<CudaGraph> {
         self.make_current()?;
         let what = failed("record the launches of a plan");
         // SAFETY: our own stream; while it is captured nothing else is launched on it.
@@ -30,13 +30,13 @@ impl CudaDevice {
             let exec = result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0)).map_err(&what);
             let _ = result::graph::destroy(graph);
             let (context, stream, lock) = (self.context, self.stream, self.lock.clone());
-            Ok(Arc::new(CudaGraph { exec: exec?, context, stream, lock }) as Arc<dyn Recording>)
+            Ok(CudaGraph { exec: exec?, context, stream, lock })
         }
     }
 }
 
 /// A captured plan.
-struct CudaGraph {
+pub(super) struct CudaGraph {
     exec: sys::CUgraphExec,
     context: sys::CUcontext,
     stream: sys::CUstream,
@@ -48,14 +48,25 @@ unsafe impl Send for CudaGraph {}
 // SAFETY: starts are ordered by the device's lock, and on the device by its stream.
 unsafe impl Sync for CudaGraph {}
 
-impl Recording for CudaGraph {
-    unsafe fn start(&self) -> Result<()> {
-        let _held = self.lock.lock().unwrap_or_else(|e| e.into_inner());
+impl CudaGraph {
+    /// [`Recording::start`] for one who holds the device's lock.
+    ///
+    /// # Safety
+    /// As there.
+    pub(super) unsafe fn start_held(&self) -> Result<()> {
         // SAFETY: the plan that holds this recording holds the device too.
         unsafe {
             result::ctx::set_current(self.context).map_err(failed("switch to the device"))?;
             result::graph::launch(self.exec, self.stream).map_err(failed("start a recorded plan"))
         }
+    }
+}
+
+impl Recording for CudaGraph {
+    unsafe fn start(&self) -> Result<()> {
+        let _held = self.lock.lock().unwrap_or_else(|e| e.into_inner());
+        // SAFETY: the caller's promise.
+        unsafe { self.start_held() }
     }
 }
 

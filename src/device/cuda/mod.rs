@@ -368,7 +368,7 @@ impl KernelDevice for CudaDevice {
     unsafe fn record(&self, launches: &[Launch]) -> Option<Result<Arc<dyn Recording>>> {
         let _held = self.lock.lock().unwrap_or_else(|e| e.into_inner());
         // SAFETY: the caller's promise; the lock is held.
-        Some(unsafe { self.capture(launches) })
+        Some(unsafe { self.capture(launches) }.map(|graph| Arc::new(graph) as Arc<dyn Recording>))
     }
 
     fn synchronize(&self) -> Result<()> {

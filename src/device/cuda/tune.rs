@@ -306,7 +306,7 @@ impl CudaDevice {
         Ok(Measured { own_us, library: best })
     }
 
-    /// Microseconds of the launches: the median of a few recordings of several copies.
+    /// Microseconds of the launches: the median of a few recordings of several copies. The device's lock is held.
     ///
     /// # Safety
     /// As [`CudaDevice::choose_one`].
@@ -322,7 +322,7 @@ impl CudaDevice {
         // SAFETY: the caller's promise.
         let recording = unsafe { self.capture(&all) }.map_err(|e| e.to_string())?;
         // SAFETY: the caller's promise.
-        let run = || unsafe { recording.start() }.map_err(|e| e.to_string());
+        let run = || unsafe { recording.start_held() }.map_err(|e| e.to_string());
         run()?;
         let mut times = (0..RUNS).map(|_| clock.time(run)).collect::<Result<Vec<_>, _>>()?;
         times.sort_by(f64::total_cmp);
