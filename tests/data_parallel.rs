@@ -132,7 +132,7 @@ fn compare(folder: &Path, want: &[(String, HostTensor)], bar: f64, what: &str) {
     let file = |rank: usize| folder.join(format!("{rank}.safetensors"));
     let [first, second] = [0, 1].map(|rank| std::fs::read(file(rank)).unwrap());
     assert!(first == second, "{what}: both processes have the same bytes");
-    let got = WeightSet::open(&file(0)).unwrap();
+    let got = WeightSet::open(file(0)).unwrap();
     let mut worst = 0.0f64;
     for (name, want) in want {
         let got = got.get(name).unwrap_or_else(|| panic!("{name} is missing"));

@@ -259,7 +259,7 @@ fn a_run_leaves_checkpoints_logs_pictures_and_weights() {
         .output()
         .unwrap();
     assert!(forward.status.success(), "{}", String::from_utf8_lossy(&forward.stderr));
-    let average = WeightSet::open(&job.path("run/export/swinir.safetensors")).unwrap();
+    let average = WeightSet::open(job.path("run/export/swinir.safetensors")).unwrap();
     let last = job.checkpoint("run", 6);
     let key = "conv_after_body.weight";
     assert_eq!(average.get(key).unwrap().bytes(), last.tensors.get(&format!("ema.{key}")).unwrap().bytes());
@@ -502,13 +502,13 @@ fn all_stages_train_one_on_the_other() {
     }
     assert!(number(&validation(&folder.join("one"))["mse"]) > 0.0);
     // The base stays as it is drawn, the branches do not.
-    let weights = WeightSet::open(&folder.join("one/export/dreamclear.safetensors")).unwrap();
+    let weights = WeightSet::open(folder.join("one/export/dreamclear.safetensors")).unwrap();
     let bytes = |key: &str| weights.get(key).unwrap_or_else(|| panic!("{key}")).bytes().to_vec();
     let copy = bytes("controlnet_lq.0.copied_block.attn.qkv.weight");
     assert!(bytes("base_model.blocks.0.attn.qkv.weight") != copy, "the copy has moved in the second update");
     dreamclear(folder, &["inspect", "one/export/dreamclear.safetensors", "--strict", "dreamclear"]);
     train("other", &[&photos[..], &["--steps", "1"]].concat());
-    let other = WeightSet::open(&folder.join("other/export/dreamclear.safetensors")).unwrap();
+    let other = WeightSet::open(folder.join("other/export/dreamclear.safetensors")).unwrap();
     for (key, tensor) in other.iter().filter(|(key, _)| key.starts_with("base_model.")) {
         assert!(tensor.bytes() == bytes(key), "{key} is frozen");
     }
@@ -524,7 +524,7 @@ fn all_stages_train_one_on_the_other() {
     let pairs =
         ["--set", "data.paired=pairs", "--set", "validation.paired=pairs", "--set", "train_base=true"];
     train("pairs-run", &pairs);
-    let trained = WeightSet::open(&folder.join("pairs-run/export/dreamclear.safetensors")).unwrap();
+    let trained = WeightSet::open(folder.join("pairs-run/export/dreamclear.safetensors")).unwrap();
     let key = "base_model.final_layer.linear.weight";
     assert!(trained.get(key).unwrap().to_f32().iter().any(|&x| x != 0.0), "the base has learned");
     // A PixArt to begin with: its blocks are in the base and in both branches.
@@ -543,7 +543,7 @@ fn all_stages_train_one_on_the_other() {
         ]
         .concat(),
     );
-    let based = WeightSet::open(&folder.join("based/export/dreamclear.safetensors")).unwrap();
+    let based = WeightSet::open(folder.join("based/export/dreamclear.safetensors")).unwrap();
     let own = trained.get("base_model.blocks.0.mlp.fc1.weight").unwrap().bytes();
     assert!(based.get("base_model.blocks.0.mlp.fc1.weight").unwrap().bytes() == own);
     // Nothing speaks through the copies before the second update: they are still the base's.
