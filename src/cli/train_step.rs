@@ -41,7 +41,7 @@ pub struct Args {
     pub weights: PathBuf,
     /// The batch: swinir `x` and `target` [B, C, H, W] in 0..1; vae `x` (or `sample`) in -1..1 and `noise`, of a
     /// latent's shape; dreamclear `x_start`, `noise`, `timestep`, `y`, `mask`, `c_lq`, `c_pre`, `img_hw`,
-    /// `aspect_ratio` and, to drop captions, `drop` [B] of ones and zeros.
+    /// `aspect_ratio` and, to drop captions, `drop`, a one or a zero a sample.
     #[arg(long, value_name = "IN.safetensors")]
     pub input: PathBuf,
     /// Where `out.*` (the loss and its terms), `grad.KEY` of every trainable parameter and `grad_norm` go.

@@ -1,7 +1,7 @@
 //! Data parallel training: the gradients of several processes, each with its own part of a batch, are added up
 //! while the backward pass still makes more of them.
 //!
-//! [`connect`] finds what to do it with: [NCCL](nccl) for gradients in the memory of GPUs, [MPI](mpi) (feature
+//! [`connect`] finds what to do it with: [NCCL](nccl) for gradients in the memory of GPUs, MPI (feature
 //! `mpi`) for those in the host's. No sockets of our own: launching, finding each other and moving bytes is
 //! left to these.
 //!
@@ -113,7 +113,7 @@ impl dyn Reduce + '_ {
         }
     }
 
-    /// Whether any process says so: to stop all of them after the same step. As [`sum`](Self::sum).
+    /// Whether any process says so: to stop all of them after the same step. As `sum`.
     ///
     /// # Errors
     /// If another process is gone.
@@ -121,7 +121,7 @@ impl dyn Reduce + '_ {
         Ok(self.sum(vec![f32::from(u8::from(here))])?[0] > 0.0)
     }
 
-    /// Whether all processes have the same number. As [`sum`](Self::sum).
+    /// Whether all processes have the same number. As `sum`.
     ///
     /// # Errors
     /// If another process is gone.
@@ -132,7 +132,7 @@ impl dyn Reduce + '_ {
         Ok(!self.any(first != Bucket::Host(mine))?)
     }
 
-    /// Waits until all processes are here. As [`sum`](Self::sum).
+    /// Waits until all processes are here. As `sum`.
     ///
     /// # Errors
     /// If another process is gone.

@@ -1,5 +1,5 @@
 //! What differs between the networks that are trained: which samples, how they become the tensors of a batch, and
-//! what a validation looks at. [`run`](crate::train::run()) does the rest.
+//! what a validation looks at. [`run`](mod@crate::train::run) does the rest.
 
 use serde_json::Value;
 
