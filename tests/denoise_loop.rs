@@ -74,6 +74,27 @@ fn replayed_noise_is_taken_step_by_step_and_half_by_half() {
     assert_equal("replayed", latents);
 }
 
+#[test]
+fn without_guidance_the_captioned_half_runs_alone() {
+    let mut case = LoopCase::new();
+    case.settings.cfg = 1.0;
+    case.pictures[0].keep_other = true;
+    let Some(latents) = both(&case, DType::F32) else { return };
+    assert!(latents.iter().all(|l| l[0].other.is_none()), "there is no other half to keep");
+    assert_equal("no guidance", latents);
+
+    // Halves that read one text answer alike, whatever the scale between them.
+    case.same_text();
+    let [_, alone] = both(&case, DType::F32).unwrap();
+    case.settings.cfg = 4.5;
+    let [_, pair] = both(&case, DType::F32).unwrap();
+    for (a, p) in alone.iter().zip(&pair) {
+        let size = p.latent.iter().fold(0f32, |m, x| m.max(x.abs()));
+        let apart = a.latent.iter().zip(&p.latent).fold(0f32, |m, (a, p)| m.max((a - p).abs()));
+        assert!(apart <= 1e-4 * size, "{apart} apart in a latent of up to {size}");
+    }
+}
+
 /// How a loop ends that is not left alone.
 fn ends(case: &LoopCase, watch: Watch) -> Option<Result<Vec<Denoised>>> {
     Simulator::new().ok()?;

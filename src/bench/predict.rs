@@ -198,7 +198,7 @@ pub fn rows() -> Vec<Row> {
 fn dreamclear_step() -> Result<Graph> {
     let (net, _) =
         DreamClear::from_config(Some(&serde_json::json!({ "copy_blocks_num": 28 })), &Shapes::new())?;
-    let shape = LaunchShape { size: (128, 128), pictures: vec![0] };
+    let shape = LaunchShape { size: (128, 128), pictures: vec![0], halves: 2 };
     let graph = denoise::graph(&net, DType::BF16, &shape)?;
     let mut each = passes::hoist(&graph, &["x", "timestep"])?.each;
     passes::run(&mut each, fuse::RULES, None)?;

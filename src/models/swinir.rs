@@ -316,7 +316,12 @@ impl SwinIr {
             net.in_chans = dim("conv_last.weight", 0)?;
         } else if shapes.contains_key("upsample.0.weight") {
             net.upsampler = Upsampler::PixelShuffleDirect;
-            net.in_chans = dim(first, 1)?;
+            net.in_chans = match dim(first, 1)? {
+                // Unshuffled: colour or grey times a square.
+                n if unshuffle && n % 3 == 0 && (n / 3).isqrt().pow(2) == n / 3 => 3,
+                _ if unshuffle => 1,
+                n => n,
+            };
             net.upscale = ((dim("upsample.0.weight", 0)? / net.in_chans) as f64).sqrt().round() as usize;
         } else {
             net.in_chans = dim("conv_last.weight", 0)?;

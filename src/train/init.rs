@@ -11,7 +11,7 @@ use crate::weights::WeightSet;
 /// Standard deviation that transformers begin with.
 const TRANSFORMER_STD: f32 = 0.02;
 /// How much of PyTorch's default the last convolution of a near-identity keeps.
-const NEAR: f32 = 0.1;
+const NEAR: f32 = 0.02;
 
 /// Draws parameters of a network: each from its own stream, keyed by its name.
 struct Draw<'a> {
@@ -230,7 +230,10 @@ mod tests {
             "sf": 2, "unshuffle": true, "unshuffle_scale": 2, "upsampler": "pixelshuffledirect"});
         let (network, _) = SwinIr::from_config(&config, &Shapes::new()).unwrap();
         let graph = network.graph(1, 8, 8, false).unwrap();
-        let weights = swinir(&network, &graph.param_shapes().into_iter().collect(), 3);
+        let shapes: Shapes = graph.param_shapes().into_iter().collect();
+        let inferred = SwinIr::infer(&shapes).unwrap();
+        assert_eq!((inferred.in_chans, inferred.upscale, inferred.unshuffle), (3, 2, true));
+        let weights = swinir(&network, &shapes, 3);
         let device = Device::cpu(1).unwrap();
         let plan = Plan::new(graph, &device).unwrap();
         let mut exe = Executable::new(plan, device, |key| weights.get(key).cloned()).unwrap();

@@ -96,6 +96,16 @@ impl LoopCase {
             .collect()
     }
 
+    /// Both halves of every picture read its caption.
+    pub fn same_text(&mut self) {
+        for text in self.pictures.iter_mut().map(|p| &mut p.text) {
+            let caption = text.features.to_f32();
+            let half = &caption[..caption.len() / 2];
+            let features = HostTensor::from_f32(text.features.shape(), [half, half].concat());
+            *text = Text { features, lengths: [text.lengths[0]; 2] };
+        }
+    }
+
     /// The first picture's noise from a file, a tensor of its own for each step and half.
     pub fn replay_noise(&mut self) {
         let picture = &mut self.pictures[0];

@@ -35,7 +35,8 @@ pub struct Settings {
     pub sampler: String,
     /// Network calls.
     pub steps: usize,
-    /// Guidance scale.
+    /// Guidance scale. With 1 there is no guidance, and only the captioned half runs (the official code runs
+    /// both, which then meet nowhere but in the cross-attention of the branches).
     pub cfg: f32,
     /// Which latent channels are guided, if not those of the official sampler.
     pub guided: Option<Guided>,
@@ -43,6 +44,18 @@ pub struct Settings {
     pub tile: (usize, usize),
     /// The one latent size that runs whole; every other size is tiled (official behaviour).
     pub untiled: (usize, usize),
+}
+
+impl Settings {
+    /// Halves of the guidance that the network runs.
+    pub fn halves(&self) -> usize {
+        if self.cfg == 1.0 { 1 } else { 2 }
+    }
+
+    /// Whether the latent of a picture's other half is wanted, and there is one.
+    fn keeps_other(&self, subject: &Subject) -> bool {
+        subject.keep_other && self.halves() == 2
+    }
 }
 
 /// The text of a picture: features of the wanted and the unwanted caption.
@@ -87,6 +100,8 @@ pub struct LaunchShape {
     pub size: (usize, usize),
     /// For each item, which of the launch's pictures it belongs to.
     pub pictures: Vec<usize>,
+    /// [`Settings::halves`] of each item.
+    pub halves: usize,
 }
 
 struct Ready {
@@ -109,7 +124,7 @@ struct Launch {
 }
 
 impl Launch {
-    /// Captions of its pictures, each a pair of halves, and their valid rows: `y` and `lengths` of the graph.
+    /// Captions of its pictures, each with its halves, and their valid rows: `y` and `lengths` of the graph.
     fn texts(&self, subjects: &[Subject]) -> Result<(HostTensor, HostTensor)> {
         let mut texts: Vec<&Text> = Vec::new();
         for (item, &picture) in self.items.iter().zip(&self.shape.pictures) {
@@ -120,9 +135,12 @@ impl Launch {
         let [_, rows, channels] = texts[0].features.shape()[..] else {
             return Err(Error::Run(format!("text features {:?}", texts[0].features)));
         };
-        let y = texts.iter().flat_map(|t| t.features.to_f32().into_owned()).collect();
-        let y = HostTensor::from_f32([2 * texts.len(), rows, channels], y);
-        let lengths: Vec<i64> = texts.iter().flat_map(|t| t.lengths.map(|l| l as i64)).collect();
+        let halves = self.shape.halves;
+        let first = |t: &&Text| t.features.to_f32()[..halves * rows * channels].to_vec();
+        let y = texts.iter().flat_map(first).collect();
+        let y = HostTensor::from_f32([halves * texts.len(), rows, channels], y);
+        let lengths: Vec<i64> =
+            texts.iter().flat_map(|t| t.lengths[..halves].iter().map(|&l| l as i64)).collect();
         Ok((y, HostTensor::from_i64([lengths.len()], lengths)))
     }
 }
@@ -173,8 +191,8 @@ impl Denoiser {
         self.ready.clear();
     }
 
-    /// The graph of a launch: inputs `x [items, 4, h, w]`, `timestep [1]`, `y [2·pictures, L, C]`,
-    /// `lengths [2·pictures]`, `c_lq` and `c_pre [items, 4, h, w]`; output `out [2·items, 8, h, w]`.
+    /// The graph of a launch: inputs `x [items, 4, h, w]`, `timestep [1]`, `y [halves·pictures, L, C]`,
+    /// `lengths [halves·pictures]`, `c_lq` and `c_pre [items, 4, h, w]`; output `out [halves·items, 8, h, w]`.
     pub fn graph(&self, shape: &LaunchShape) -> Result<Graph> {
         graph(&self.model, self.matrices, shape)
     }
@@ -242,10 +260,12 @@ impl Denoiser {
             subjects.iter().map(|s| Parts::new(extent(s.lq), settings)).collect::<Result<_>>()?;
         let walk = |s: &Subject| Walk::new(settings, &s.start);
         let mut walks: Vec<Walk> = subjects.iter().map(walk).collect::<Result<_>>()?;
-        let mut others: Vec<Option<Walk>> =
-            subjects.iter().map(|s| s.keep_other.then(|| walk(s)).transpose()).collect::<Result<_>>()?;
+        let mut others: Vec<Option<Walk>> = subjects
+            .iter()
+            .map(|s| settings.keeps_other(s).then(|| walk(s)).transpose())
+            .collect::<Result<_>>()?;
         // A shape that comes again is kept; others of an earlier job would only hold memory.
-        let mut launches = launches(&parts, limit);
+        let mut launches = launches(&parts, limit, settings.halves());
         self.ready.retain(|shape, _| launches.iter().any(|l| l.shape == *shape));
         for launch in &mut launches {
             launch.carried = self.prepare(launch, subjects, &parts, watch)?;
@@ -254,7 +274,8 @@ impl Denoiser {
         for k in 0..calls {
             let _range = trace::range(|| format!("step {}", k + 1));
             let time = walks[0].sampler.timestep(k) as f32;
-            let mut results: Vec<Collected> = parts.iter().map(Collected::new).collect();
+            let planes = settings.halves() * 2 * LATENT;
+            let mut results: Vec<Collected> = parts.iter().map(|p| Collected::new(p, planes)).collect();
             for (n, launch) in launches.iter().enumerate() {
                 let share = |f: f32| ((n as f32 + f) / launches.len() as f32 + k as f32) / calls as f32;
                 let progress = |f: f32| (watch.progress)(share(f));
@@ -379,7 +400,7 @@ enum Half {
 
 /// What the network said of one picture at one step, blended.
 struct Answers<'a> {
-    /// Noise and variance channels of the conditional half, then of the other.
+    /// Noise and variance channels of the conditional half, then of the other if there is one.
     planes: &'a [f32],
     noise: &'a NoiseSource,
     settings: &'a Settings,
@@ -391,10 +412,12 @@ impl Answers<'_> {
     fn advance(&self, walk: &mut Walk, k: usize, half: Half) -> Result<()> {
         let Walk { sampler, state } = walk;
         let area = state.len() / LATENT;
-        let (conditional, other) = self.planes.split_at(self.planes.len() / 2);
+        let (conditional, other) = self.planes.split_at(2 * state.len());
         let guided = self.settings.guided.unwrap_or(sampler.guided());
         let mut answer = conditional.to_vec();
-        guidance::combine(&mut answer, other, area, LATENT, self.settings.cfg, guided);
+        if !other.is_empty() {
+            guidance::combine(&mut answer, other, area, LATENT, self.settings.cfg, guided);
+        }
         if half == Half::Other {
             let shared = guided.count(LATENT) * area;
             answer[shared..].copy_from_slice(&other[shared..]);
@@ -468,17 +491,17 @@ impl Parts {
     }
 }
 
-/// Results of one picture's parts: both halves, noise and variance channels.
+/// Results of one picture's parts: of each half, noise and variance channels.
 enum Collected {
     Whole(Vec<f32>),
     Tiles(Blend),
 }
 
 impl Collected {
-    fn new(parts: &Parts) -> Self {
+    fn new(parts: &Parts, planes: usize) -> Self {
         match parts {
             Parts::Whole(..) => Collected::Whole(Vec::new()),
-            Parts::Tiles(grid) => Collected::Tiles(Blend::new(grid, 4 * LATENT)),
+            Parts::Tiles(grid) => Collected::Tiles(Blend::new(grid, planes)),
         }
     }
 
@@ -498,7 +521,7 @@ impl Collected {
 }
 
 /// Distributes all parts over launches of at most `limit`, equal sizes together, pictures in order.
-fn launches(parts: &[Parts], limit: usize) -> Vec<Launch> {
+fn launches(parts: &[Parts], limit: usize, halves: usize) -> Vec<Launch> {
     let mut sizes: Vec<(usize, usize)> = Vec::new();
     for p in parts {
         if !sizes.contains(&p.size()) {
@@ -526,7 +549,7 @@ fn launches(parts: &[Parts], limit: usize) -> Vec<Launch> {
                     })
                 })
                 .collect();
-            let shape = LaunchShape { size, pictures };
+            let shape = LaunchShape { size, pictures, halves };
             launches.push(Launch { shape, items: items.to_vec(), carried: Vec::new() });
         }
     }
@@ -542,7 +565,7 @@ pub fn count_parts(latent: (usize, usize), settings: &Settings) -> Result<(usize
 /// See [`Denoiser::graph`].
 pub fn graph(model: &DreamClear, matrices: DType, shape: &LaunchShape) -> Result<Graph> {
     let (h, w) = shape.size;
-    let items = shape.pictures.len();
+    let (items, halves) = (shape.pictures.len(), shape.halves);
     let pictures = shape.pictures.iter().max().map_or(0, |&p| p + 1);
     let mut b = GraphBuilder::new();
     b.keep_matrices_in(matrices);
@@ -550,20 +573,20 @@ pub fn graph(model: &DreamClear, matrices: DType, shape: &LaunchShape) -> Result
     let x = b.input("x", DType::F32, latent)?;
     let timestep = b.input("timestep", DType::F32, [1])?;
     let (tokens, channels) = (model.base.model_max_length, model.base.caption_channels);
-    let y = b.input("y", DType::F32, [2 * pictures, tokens, channels])?;
-    let lengths = b.input("lengths", DType::I64, [2 * pictures])?;
+    let y = b.input("y", DType::F32, [halves * pictures, tokens, channels])?;
+    let lengths = b.input("lengths", DType::I64, [halves * pictures])?;
     let c_lq = b.input("c_lq", DType::F32, latent)?;
     let c_pre = b.input("c_pre", DType::F32, latent)?;
     // Both halves of the guidance see the same latent.
     let x = b.reshape(x, [items, 1, LATENT, h, w])?;
-    let x = b.broadcast_to(x, &[items, 2, LATENT, h, w])?;
-    let x = b.reshape(x, [2 * items, LATENT, h, w])?;
+    let x = b.broadcast_to(x, &[items, halves, LATENT, h, w])?;
+    let x = b.reshape(x, [halves * items, LATENT, h, w])?;
     let img_hw = b.constant(HostTensor::from_f32([1, 2], vec![MICRO_SIZE; 2]));
     let aspect_ratio = b.constant(HostTensor::from_f32([1, 1], vec![1.0]));
-    let kv_rows = shape.pictures.iter().flat_map(|&p| [2 * p, 2 * p + 1]).collect();
+    let kv_rows = shape.pictures.iter().flat_map(|&p| halves * p..halves * (p + 1)).collect();
     let out = model.build(
         &mut b,
-        &Inputs { x, timestep, y, lengths, c_lq, c_pre, img_hw, aspect_ratio, kv_rows, scope: 2 },
+        &Inputs { x, timestep, y, lengths, c_lq, c_pre, img_hw, aspect_ratio, kv_rows, scope: halves },
     )?;
     b.output("out", out);
     Ok(b.finish())

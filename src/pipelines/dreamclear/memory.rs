@@ -294,7 +294,7 @@ fn denoise(
     let all: usize = parts.iter().map(|(n, _)| n).sum();
     // The largest kind of part decides.
     let size = parts.iter().map(|(_, s)| *s).max_by_key(|s| s.0 * s.1).expect("at least one picture");
-    let shape = |items: usize| LaunchShape { size, pictures: vec![0; items] };
+    let shape = |items: usize| LaunchShape { size, pictures: vec![0; items], halves: settings.halves() };
     let (once, each) = r.denoiser.plans(&shape(1))?;
     let per_part: usize = each
         .graph

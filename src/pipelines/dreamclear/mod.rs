@@ -343,10 +343,10 @@ impl DreamClearRestorer {
         let clock = Clock::new("decode");
         let shape = latent_pre.shape().to_vec();
         let Denoised { latent, other } = denoised;
-        if let Some(other) = other {
-            let pair = [2, shape[1], shape[2], shape[3]];
-            self.keep("samples", || HostTensor::from_f32(pair, [&latent[..], &other].concat()));
-        }
+        let other = other.unwrap_or_default();
+        let halves = 1 + usize::from(!other.is_empty());
+        let samples = [halves, shape[1], shape[2], shape[3]];
+        self.keep("samples", || HostTensor::from_f32(samples, [&latent[..], &other].concat()));
         self.keep("latent_out", || HostTensor::from_f32(shape.clone(), latent.clone()));
         let factor = self.vae.config().scaling_factor as f32;
         let unscaled: Vec<f32> = latent.iter().map(|x| x / factor).collect();

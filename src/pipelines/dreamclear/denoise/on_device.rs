@@ -32,8 +32,10 @@ const GLANCE: Duration = Duration::from_micros(200);
 /// Launches between two looks at Ctrl-C, on a device that runs them as they are called.
 const PIECE: usize = 8;
 
-/// Channels of a network output: noise and variance of the conditional half, then of the other.
-const PLANES: usize = 4 * LATENT;
+/// Channels of a network output: noise and variance of the conditional half, then of the other if it runs.
+fn planes(settings: &Settings) -> usize {
+    settings.halves() * 2 * LATENT
+}
 
 /// What all launches are about, and its memory.
 struct Loop {
@@ -143,7 +145,7 @@ pub(super) fn run(
     let steps = sampler.device_steps();
     let parts: Vec<Parts> =
         subjects.iter().map(|s| Parts::new(extent(s.lq), settings)).collect::<Result<_>>()?;
-    let groups = launches(&parts, limit);
+    let groups = launches(&parts, limit, settings.halves());
     denoiser.ready.retain(|shape, _| groups.iter().any(|g| g.shape == *shape));
     let mut arena = 0;
     for group in &groups {
@@ -171,7 +173,7 @@ pub(super) fn run(
     let mut pictures: Vec<Picture> = subjects
         .iter()
         .zip(parts)
-        .map(|(subject, parts)| Picture::new(&mut l, subject, parts, steps.history))
+        .map(|(subject, parts)| Picture::new(&mut l, subject, parts, settings, steps.history))
         .collect::<Result<_>>()?;
     for group in &groups {
         // Binding may run steps in the working memory to measure them. Nothing of value lies there then: what an
@@ -213,7 +215,13 @@ struct Picture {
 }
 
 impl Picture {
-    fn new(l: &mut Loop, subject: &Subject, parts: Parts, history: usize) -> Result<Self> {
+    fn new(
+        l: &mut Loop,
+        subject: &Subject,
+        parts: Parts,
+        settings: &Settings,
+        history: usize,
+    ) -> Result<Self> {
         let (h, w) = parts.size();
         let mut walk = || {
             let state = l.floats(&subject.start)?;
@@ -222,10 +230,10 @@ impl Picture {
         };
         Ok(Picture {
             walk: walk()?,
-            other: subject.keep_other.then(walk).transpose()?,
+            other: settings.keeps_other(subject).then(walk).transpose()?,
             lq: l.floats(&subject.lq.to_f32())?,
             pre: l.floats(&subject.pre.to_f32())?,
-            answers: l.allocate(4 * PLANES * parts.corners().len() * h * w)?,
+            answers: l.allocate(4 * planes(settings) * parts.corners().len() * h * w)?,
             placed: 0,
             parts,
         })
@@ -306,7 +314,7 @@ impl Loop {
         self.step.extend(each.launches.iter().cloned());
         // Each part's answer goes behind those of its picture's earlier parts.
         let [(_, out)] = &each.outputs[..] else { unreachable!("one output: see `graph`") };
-        let answer = PLANES * h * w;
+        let answer = group.shape.halves * 2 * LATENT * h * w;
         let all = Layout::dense(&[group.items.len(), answer]);
         let mut first = 0;
         for items in group.items.chunk_by(|a, b| a.subject == b.subject) {
@@ -333,19 +341,22 @@ impl Loop {
         control: &Control,
     ) -> Result<()> {
         let len = subject.start.len();
+        let channels = planes(settings);
         let planes = match &picture.parts {
             Parts::Whole(..) => picture.answers,
             Parts::Tiles(grid) => {
                 let weights = self.upload(bytemuck::cast_slice(&grid.weights()))?;
-                let out = self.allocate(4 * PLANES / LATENT * len)?;
-                self.step.push(latent_tiles::cuda::blend(grid, picture.answers, weights, PLANES, out));
+                let out = self.allocate(4 * channels / LATENT * len)?;
+                self.step.push(latent_tiles::cuda::blend(grid, picture.answers, weights, channels, out));
                 out
             }
         };
         // Planes of a half: noise, then variance.
         let half_at = |half: usize| planes + (4 * 2 * len * half) as u64;
         let guided = settings.guided.unwrap_or(sampler.guided()).count(LATENT) * (len / LATENT);
-        self.step.extend(cuda::combine(half_at(0), half_at(1), 1, 2 * len, guided, settings.cfg));
+        if settings.halves() == 2 {
+            self.step.extend(cuda::combine(half_at(0), half_at(1), 1, 2 * len, guided, settings.cfg));
+        }
         if picture.other.is_some() {
             // Guided channels are common to both halves.
             let ty = TensorType::new(DType::F32, vec![guided]);
