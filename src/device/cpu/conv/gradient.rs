@@ -2,10 +2,11 @@
 
 use super::{ConvWeights, Geometry, Input, Sampling, conv2d};
 use crate::device::cpu::gemm::{
-    Epilogue, Kernels, MAX_ROWS, MAX_WIDTH, MatrixB, PackedB, TileArgs, Values, extent, for_each_task,
+    ColumnArgs, Epilogue, Kernels, MAX_ROWS, MAX_WIDTH, MatrixB, PackedB, Panel, Segment, Values, extent,
+    for_each_task,
 };
 use crate::device::cpu::scratch::{Scratch, Shared};
-use crate::device::cpu::simd::{Level, simd_fn};
+use crate::device::cpu::simd::Level;
 
 /// Both ends of a convolution, for its gradients.
 #[derive(Clone, Copy, Debug)]
@@ -70,7 +71,11 @@ pub fn conv2d_grad_input(
 }
 
 /// Output pixels between two visits to a tile.
-const PIXELS: usize = 1024;
+const PIXELS: usize = 512;
+
+/// Channels of the output up to which its gradient is read as it lies: rows further apart are a page
+/// each.
+const SHORT: usize = 512;
 
 /// Writes the gradient with respect to the weights, `[out_channels, in_channels / groups, rows,
 /// columns]`, from the forward input and the gradient with respect to the output.
@@ -100,24 +105,62 @@ pub fn conv2d_grad_weight(
         "input too short"
     );
     assert!(grad_out.len() >= extent(pixels, shape.out_channels, shape.out_channels), "gradient too short");
-    let rows = Kernels::of(level).rows;
-    let blocks = cin.div_ceil(rows);
+    let kernels = Kernels::of(level);
+    let work = pixels * cin * cout * g.kernel[0] * g.kernel[1];
+    // Two tiles of channels share what a task reads, as long as every thread has tasks enough.
+    let threads = rayon::current_num_threads();
+    let two = cin.div_ceil(2 * kernels.rows) * g.kernel[0] >= 4 * threads;
+    let channels = if two { 2 * kernels.rows } else { kernels.rows };
     let shared = Shared::new(grad_weights);
     for group in 0..g.groups {
-        let values = Values::F32(&grad_out[group * cout..]);
-        let b = PackedB::new(
-            level,
-            MatrixB { values, stride: shape.out_channels, transposed: false },
-            pixels,
-            cout,
-        );
-        let work = pixels * cin * cout * g.kernel[0] * g.kernel[1];
-        for_each_task(blocks * g.kernel[0], work > 1 << 16, |task| {
-            let (first, ky) = (task / g.kernel[0] * rows, task % g.kernel[0]);
-            let task = Rows { group, first, count: rows.min(cin - first), ky };
+        let values = &grad_out[group * cout..];
+        let packed;
+        let gradient = if cout.is_multiple_of(kernels.width()) && shape.out_channels <= SHORT {
+            Gradient::AsIs { values, channels: shape.out_channels, columns: cout }
+        } else {
+            let stride = shape.out_channels;
+            let values = Values::F32(values);
+            packed = PackedB::new(level, MatrixB { values, stride, transposed: false }, pixels, cout);
+            Gradient::Packed(&packed)
+        };
+        for_each_task(cin.div_ceil(channels) * g.kernel[0], work > 1 << 16, |task| {
+            let (first, ky) = (task / g.kernel[0] * channels, task % g.kernel[0]);
+            let task = Rows { group, first, count: channels.min(cin - first), ky };
             // SAFETY: the weights of one kernel row of these channels belong to this task.
-            unsafe { kernel_row(shape, input, &b, task, shared) };
+            unsafe { kernel_row(level, shape, input, gradient, task, shared) };
         });
+    }
+}
+
+/// The output's gradient as a matrix of pixels by the channels of one group.
+#[derive(Clone, Copy)]
+enum Gradient<'a> {
+    /// Where it lies: `channels` a pixel, of which `columns` (whole panels) are the group's.
+    AsIs { values: &'a [f32], channels: usize, columns: usize },
+    /// As panels.
+    Packed(&'a PackedB),
+}
+
+impl Gradient<'_> {
+    fn panels(self, kernels: &Kernels) -> usize {
+        match self {
+            Gradient::AsIs { columns, .. } => columns / kernels.width(),
+            Gradient::Packed(b) => b.panels(),
+        }
+    }
+
+    /// A panel from its first pixel on, and the distance between its pixels.
+    fn panel(self, kernels: &Kernels, p: usize) -> (Panel, usize) {
+        match self {
+            Gradient::AsIs { values, channels, .. } => {
+                let (width, column) = (kernels.width(), p * kernels.width());
+                (Panel { b: values[column..].as_ptr(), column, columns: width, width }, channels)
+            }
+            Gradient::Packed(b) => {
+                let panel = b.panel(p, 0);
+                (panel, panel.width)
+            }
+        }
     }
 }
 
@@ -131,119 +174,84 @@ struct Rows {
     ky: usize,
 }
 
-/// Where one line of a plane comes from.
-#[derive(Clone, Copy)]
-struct Line {
-    /// Input column of its first value (negative: padding) and distance to the next one's.
-    first: isize,
-    step: usize,
-    /// Where in the plane it begins.
-    start: usize,
-}
-
-simd_fn! {
-    /// Writes a line of `columns` values into each of the planes in `a`: channel `channel` and
-    /// following of `pixels`, zero outside them.
-    fn transpose_line(
-        pixels: &[f32],
-        channels: usize,
-        channel: usize,
-        line: Line,
-        columns: usize,
-        plane: usize,
-        a: &mut [f32],
-    ) {
-        let width = pixels.len() / channels;
-        let before = usize::try_from(-line.first).unwrap_or(0).div_ceil(line.step).min(columns);
-        let first = (line.first + (before * line.step) as isize) as usize;
-        let inside = width.saturating_sub(first).div_ceil(line.step).min(columns - before);
-        // Channel by channel: the line of pixels stays in the first cache.
-        for (c, plane) in a.chunks_exact_mut(plane).enumerate() {
-            let (margin, rest) = plane[line.start..line.start + columns].split_at_mut(before);
-            let (middle, end) = rest.split_at_mut(inside);
-            margin.fill(0.0);
-            end.fill(0.0);
-            if let Some(pixels) = pixels.get(first * channels + channel + c..) {
-                for (x, pixel) in middle.iter_mut().zip(pixels.chunks(line.step * channels)) {
-                    *x = pixel[0];
-                }
-            }
-        }
-    }
-}
-
 /// # Safety
-/// `out` holds all weights, and no one else writes those of `task`.
-unsafe fn kernel_row(shape: &ConvShape, input: &[f32], b: &PackedB, task: Rows, out: Shared<f32>) {
+/// `out` holds all weights, and no one else writes those of `task`; input and gradient hold all pixels.
+unsafe fn kernel_row(
+    level: Level,
+    shape: &ConvShape,
+    input: &[f32],
+    gradient: Gradient,
+    task: Rows,
+    out: Shared<f32>,
+) {
     let g = shape.geometry;
-    let kernels = Kernels::of(b.level());
+    let kernels = Kernels::of(level);
     let [height, width] = g.output(shape.input);
     let [kh, kw] = g.kernel;
-    let (step, spread) = (g.stride[1], g.dilation[1]);
-    // Column x·step + kx·spread of the input is entry x + kx·spread / step of phase
-    // kx·spread mod step: for each tap, consecutive x are then consecutive in memory.
-    let columns = width + (kw - 1) * spread / step;
+    let (cin, panels) = (shape.in_channels / g.groups, gradient.panels(kernels));
+    let rows: Vec<(usize, usize)> = kernels.row_tiles(task.count).collect();
     let lines = (PIXELS / width).clamp(1, height);
-    let plane = step * lines * columns + 16;
-    let mut a = Scratch::new(task.count * plane);
     let tile_len = MAX_ROWS * MAX_WIDTH;
-    let mut tiles = Scratch::new(kw * b.panels() * tile_len);
+    let mut tiles = Scratch::new(kw * panels * rows.len() * tile_len);
     tiles.fill(0.0);
+    let mut segments = Vec::with_capacity(lines);
     for image in 0..shape.batch {
         for y in (0..height).step_by(lines) {
-            let lines = lines.min(height - y);
-            let channel = task.group * (shape.in_channels / g.groups) + task.first;
-            for (phase, line) in (0..step).flat_map(|phase| (0..lines).map(move |line| (phase, line))) {
-                let row = ((y + line) * g.stride[0] + task.ky * g.dilation[0]) as isize - g.padding[0];
-                let row = usize::try_from(row).ok().filter(|&row| row < shape.input[0]);
-                let line = Line {
-                    first: phase as isize - g.padding[2],
-                    step,
-                    start: (phase * lines + line) * columns,
-                };
-                let pixels = row.map_or(&[][..], |row| {
-                    let start = (image * shape.input[0] + row) * shape.input[1] * shape.in_channels;
-                    &input[start..start + shape.input[1] * shape.in_channels]
-                });
-                transpose_line(b.level(), pixels, shape.in_channels, channel, line, columns, plane, &mut a);
-            }
-            let pixel = (image * height + y) * width;
             for kx in 0..kw {
-                let (phase, shift) = (kx * spread % step, kx * spread / step);
-                let offsets: Vec<usize> =
-                    (0..lines).map(|line| (phase * lines + line) * columns + shift).collect();
-                for p in 0..b.panels() {
-                    let panel = b.panel(p, pixel);
-                    // SAFETY: each segment is one line of `width` values of the plane; the panel
-                    // has all pixels of the output; the tile is large enough.
-                    unsafe {
-                        kernels.tile(task.count, panel.width)(TileArgs {
-                            a: a.as_ptr(),
-                            lda: plane,
-                            offsets: &offsets,
-                            k: width,
-                            b: panel.b,
-                            ldb: panel.width,
-                            tile: tiles[(kx * b.panels() + p) * tile_len..].as_mut_ptr(),
-                            accumulate: true,
+                // The tap sees input column x · step − before; which x lie inside?
+                let step = g.stride[1];
+                let before = g.padding[2] - (kx * g.dilation[1]) as isize;
+                let inside =
+                    |column: isize| usize::try_from(before + column).unwrap_or(0).div_ceil(step).min(width);
+                let (from, to) = (inside(0), inside(shape.input[1] as isize));
+                segments.clear();
+                for line in y..height.min(y + lines) {
+                    let row = (line * g.stride[0] + task.ky * g.dilation[0]) as isize - g.padding[0];
+                    let row = usize::try_from(row).ok().filter(|&row| row < shape.input[0]);
+                    if let (Some(row), true) = (row, from < to) {
+                        let column = ((from * step) as isize - before) as usize;
+                        segments.push(Segment {
+                            a: ((image * shape.input[0] + row) * shape.input[1] + column) * shape.in_channels,
+                            row: (image * height + line) * width + from,
+                            k: to - from,
                         });
+                    }
+                }
+                if segments.is_empty() {
+                    continue;
+                }
+                for p in 0..panels {
+                    let (panel, ldb) = gradient.panel(kernels, p);
+                    for (i, &(m, count)) in rows.iter().enumerate() {
+                        let tile = &mut tiles[((kx * panels + p) * rows.len() + i) * tile_len..][..tile_len];
+                        // SAFETY: each segment's pixels lie inside the image and the gradient, and all
+                        // channels with them; the tile is large enough.
+                        unsafe {
+                            kernels.column_tile(count, panel.width)(ColumnArgs {
+                                a: input.as_ptr().add(task.group * cin + task.first + m),
+                                lda: step * shape.in_channels,
+                                b: panel.b,
+                                ldb,
+                                segments: &segments,
+                                tile: tile.as_mut_ptr(),
+                                accumulate: true,
+                            });
+                        }
                     }
                 }
             }
         }
     }
-    let (cin, cout) = (shape.in_channels / g.groups, b.n());
-    for kx in 0..kw {
-        for p in 0..b.panels() {
-            let panel = b.panel(p, 0);
-            let tile = &tiles[(kx * b.panels() + p) * tile_len..];
-            for c in 0..task.count {
-                for j in 0..panel.columns {
-                    let o = task.group * cout + panel.column + j;
-                    let index = ((o * cin + task.first + c) * kh + task.ky) * kw + kx;
-                    // SAFETY: within the weights, and this task's alone.
-                    unsafe { *out.get().add(index) = tile[c * panel.width + j] };
-                }
+    let cout = shape.out_channels / g.groups;
+    for (kx, p) in (0..kw).flat_map(|kx| (0..panels).map(move |p| (kx, p))) {
+        let (panel, _) = gradient.panel(kernels, p);
+        for (i, &(m, count)) in rows.iter().enumerate() {
+            let tile = &tiles[((kx * panels + p) * rows.len() + i) * tile_len..];
+            for (c, j) in (0..count).flat_map(|c| (0..panel.columns).map(move |j| (c, j))) {
+                let o = task.group * cout + panel.column + j;
+                let index = ((o * cin + task.first + m + c) * kh + task.ky) * kw + kx;
+                // SAFETY: within the weights, and this task's alone.
+                unsafe { *out.get().add(index) = tile[c * panel.width + j] };
             }
         }
     }

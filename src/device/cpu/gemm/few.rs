@@ -13,7 +13,7 @@ use crate::device::cpu::simd::Level;
 /// columns and stays in the second-level cache beside one block of a panel (64 KiB).
 const PANELS: usize = 4;
 
-/// `out = epilogue(a · b)`; see [`super::gemm`].
+/// `out = epilogue(a · b)` for `a` stored row by row; see [`super::gemm`].
 pub fn product(
     level: Level,
     (m, k, n): (usize, usize, usize),
@@ -32,7 +32,7 @@ pub fn product(
     let finish = epilogue.resolve(m, n, out.as_ptr(), ldo);
     let target = Target { level, out: Shared::new(out), ldo, finish };
     // Rows a multiple of 2 KiB apart fall into the same few sets of the first-level cache.
-    let copied = a.transposed || a.stride.is_multiple_of(512);
+    let copied = a.stride.is_multiple_of(512);
     let lda = if copied { k + 16 } else { a.stride };
     let mut copy = Scratch::new(if copied { m * lda } else { 0 });
     if copied {

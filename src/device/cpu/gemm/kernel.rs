@@ -6,6 +6,9 @@
 //! break from segment to segment. A matrix product has one segment. A convolution has one per
 //! kernel row (or tap) and walks its padded input in place, without an im2col.
 //!
+//! If A is stored column by column, a second routine walks it as it lies; there a convolution's
+//! segments are the runs of pixels that lie inside the image.
+//!
 //! A is read by broadcasting single values, B by whole vectors. 12×2 accumulators of 16 lanes,
 //! two vectors of B and one broadcast fill the 32 registers of AVX-512; 6×2 of 8 lanes the 16
 //! of AVX2. Every element is one chain of fused multiply-adds in the order of k, whatever the
@@ -45,6 +48,43 @@ pub struct TileArgs<'a> {
 /// instructions that the routine was compiled for.
 pub type TileFn = unsafe fn(TileArgs);
 
+/// A run of `k` whose values of A and of B are each a constant step apart.
+#[derive(Clone, Copy)]
+pub struct Segment {
+    /// Where it begins in A, relative to [`ColumnArgs::a`].
+    pub a: usize,
+    /// The row of B where it begins.
+    pub row: usize,
+    /// Its length.
+    pub k: usize,
+}
+
+/// What a tile routine needs to know if A is stored column by column: gradients of weights sum over
+/// tokens or pixels, and both factors are read as they lie, without a transposed copy.
+#[derive(Clone, Copy)]
+pub struct ColumnArgs<'a> {
+    /// The tile's first row at k = 0; its other rows follow without gaps.
+    pub a: *const f32,
+    /// Distance between values of k in A.
+    pub lda: usize,
+    /// First value of B.
+    pub b: *const f32,
+    /// Distance between rows of B.
+    pub ldb: usize,
+    /// Which k are summed, in this order.
+    pub segments: &'a [Segment],
+    /// As [`TileArgs::tile`].
+    pub tile: *mut f32,
+    /// As [`TileArgs::accumulate`].
+    pub accumulate: bool,
+}
+
+/// Computes one tile of a product with columns of A.
+///
+/// # Safety
+/// As [`TileFn`].
+pub type ColumnFn = unsafe fn(ColumnArgs);
+
 /// The tile routines of one instruction set.
 pub struct Kernels {
     /// Lanes of one vector; panels of B are `2 * lanes` wide, or `lanes` for a narrow last one.
@@ -55,6 +95,9 @@ pub struct Kernels {
     wide: &'static [TileFn],
     /// `[rows - 1]`, one vector wide.
     narrow: &'static [TileFn],
+    /// The same for columns of A.
+    wide_columns: &'static [ColumnFn],
+    narrow_columns: &'static [ColumnFn],
 }
 
 impl Kernels {
@@ -83,6 +126,12 @@ impl Kernels {
     #[inline(always)]
     pub fn tile(&self, rows: usize, width: usize) -> TileFn {
         if width == self.lanes { self.narrow[rows - 1] } else { self.wide[rows - 1] }
+    }
+
+    /// The routine for columns of A and a tile of `rows` × `width` (a panel width).
+    #[inline(always)]
+    pub fn column_tile(&self, rows: usize, width: usize) -> ColumnFn {
+        if width == self.lanes { self.narrow_columns[rows - 1] } else { self.wide_columns[rows - 1] }
     }
 
     /// Divides `m` rows into tiles as equal as possible: a last tile of one or two rows would
@@ -117,14 +166,7 @@ unsafe fn tile<V: Vector, const MR: usize, const NV: usize>(args: TileArgs) {
     let TileArgs { a, lda, offsets, k, b, ldb, tile, accumulate } = args;
     // SAFETY: the caller vouches for every address that the arguments name.
     unsafe {
-        let mut acc = [[V::zero(); NV]; MR];
-        if accumulate {
-            for (r, row) in acc.iter_mut().enumerate() {
-                for (v, x) in row.iter_mut().enumerate() {
-                    *x = V::load(tile.add((r * NV + v) * V::LANES));
-                }
-            }
-        }
+        let mut acc = begin::<V, MR, NV>(tile, accumulate);
         let mut b = b;
         for &offset in offsets {
             // Four base pointers, each for three rows: addresses then need no other registers.
@@ -148,10 +190,55 @@ unsafe fn tile<V: Vector, const MR: usize, const NV: usize>(args: TileArgs) {
                 left -= 1;
             }
         }
-        for (r, row) in acc.iter().enumerate() {
-            for (v, x) in row.iter().enumerate() {
-                x.store(tile.add((r * NV + v) * V::LANES));
+        end(&acc, tile);
+    }
+}
+
+/// The routine for columns of A; see [`ColumnArgs`].
+#[inline(always)]
+unsafe fn column_tile<V: Vector, const MR: usize, const NV: usize>(args: ColumnArgs) {
+    let ColumnArgs { a, lda, b, ldb, segments, tile, accumulate } = args;
+    // SAFETY: the caller vouches for every address that the arguments name.
+    unsafe {
+        let mut acc = begin::<V, MR, NV>(tile, accumulate);
+        for segment in segments {
+            let (mut a, mut b) = (a.add(segment.a), b.add(segment.row * ldb));
+            for _ in 0..segment.k {
+                let rows = [a, a.wrapping_add(3), a.wrapping_add(6), a.wrapping_add(9)];
+                step::<V, MR, NV>(&mut acc, &rows, 1, 0, b);
+                a = a.wrapping_add(lda);
+                b = b.wrapping_add(ldb);
             }
+        }
+        end(&acc, tile);
+    }
+}
+
+/// The accumulators at the start: what the tile holds, or zero.
+#[inline(always)]
+unsafe fn begin<V: Vector, const MR: usize, const NV: usize>(
+    tile: *const f32,
+    accumulate: bool,
+) -> [[V; NV]; MR] {
+    let mut acc = [[V::zero(); NV]; MR];
+    if accumulate {
+        for (r, row) in acc.iter_mut().enumerate() {
+            for (v, x) in row.iter_mut().enumerate() {
+                // SAFETY: the caller vouches for the tile.
+                *x = unsafe { V::load(tile.add((r * NV + v) * V::LANES)) };
+            }
+        }
+    }
+    acc
+}
+
+/// Writes the accumulators.
+#[inline(always)]
+unsafe fn end<V: Vector, const MR: usize, const NV: usize>(acc: &[[V; NV]; MR], tile: *mut f32) {
+    for (r, row) in acc.iter().enumerate() {
+        for (v, x) in row.iter().enumerate() {
+            // SAFETY: the caller vouches for the tile.
+            unsafe { x.store(tile.add((r * NV + v) * V::LANES)) };
         }
     }
 }
@@ -193,11 +280,23 @@ macro_rules! kernels {
             // SAFETY: passed on to the caller.
             unsafe { super::tile::<$vector, MR, 1>(args) }
         }
+        $(#[$feature])?
+        unsafe fn wide_columns<const MR: usize>(args: super::ColumnArgs) {
+            // SAFETY: passed on to the caller.
+            unsafe { super::column_tile::<$vector, MR, 2>(args) }
+        }
+        $(#[$feature])?
+        unsafe fn narrow_columns<const MR: usize>(args: super::ColumnArgs) {
+            // SAFETY: passed on to the caller.
+            unsafe { super::column_tile::<$vector, MR, 1>(args) }
+        }
         pub static KERNELS: super::Kernels = super::Kernels {
             lanes: <$vector as super::Vector>::LANES,
             rows: $rows,
             wide: &[$(wide::<$mr>),*],
             narrow: &[$(narrow::<$mr>),*],
+            wide_columns: &[$(wide_columns::<$mr>),*],
+            narrow_columns: &[$(narrow_columns::<$mr>),*],
         };
     };
 }

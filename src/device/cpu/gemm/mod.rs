@@ -8,6 +8,7 @@
 //!
 //! An element is always summed in the order of k: the same bytes for any number of threads.
 
+mod columns;
 mod epilogue;
 mod few;
 mod kernel;
@@ -18,8 +19,8 @@ use rayon::prelude::*;
 
 pub use epilogue::{Activation, Epilogue, Gate, Residual};
 pub(crate) use epilogue::{Finish, Place, extent, finish_tile};
-pub(crate) use kernel::{Kernels, MAX_ROWS, MAX_WIDTH, TileArgs};
-use pack::Panel;
+pub(crate) use kernel::{ColumnArgs, Kernels, MAX_ROWS, MAX_WIDTH, Segment, TileArgs};
+pub(crate) use pack::Panel;
 pub use pack::{MatrixB, PackedB, Values};
 
 use super::scratch::{Scratch, Shared};
@@ -53,10 +54,9 @@ impl<'a> MatrixA<'a> {
         MatrixA { values, stride: k, transposed: false }
     }
 
-    /// The rows from `m` on.
+    /// The rows from `m` on, if it is stored row by row.
     fn rows_from(self, m: usize) -> MatrixA<'a> {
-        let start = if self.transposed { m } else { m * self.stride };
-        MatrixA { values: &self.values[start.min(self.values.len())..], ..self }
+        MatrixA { values: &self.values[(m * self.stride).min(self.values.len())..], ..self }
     }
 }
 
@@ -89,14 +89,21 @@ pub fn gemm(
     if m <= vector::MAX_M && vector::gemv(level, (m, k, n), a, b, out, ldo, epilogue) {
         return;
     }
+    if a.transposed {
+        return columns::product(level, (m, k, n), a, b, out, ldo, epilogue);
+    }
     if m <= TASK_ROWS && n > 0 {
         return few::product(level, (m, k, n), a, b, out, ldo, epilogue);
     }
     gemm_packed(m, a, &PackedB::new(level, b, k, n), out, ldo, epilogue);
 }
 
-/// [`gemm`] with a matrix that is packed already.
+/// [`gemm`] with a matrix that is packed already; A is stored row by row.
+///
+/// # Panics
+/// As [`gemm`], and for a transposed A.
 pub fn gemm_packed(m: usize, a: MatrixA, b: &PackedB, out: &mut [f32], ldo: usize, epilogue: &Epilogue) {
+    assert!(!a.transposed, "columns of A meet a packed B");
     let (k, n) = (b.k(), b.n());
     if m == 0 || n == 0 {
         return;
@@ -177,7 +184,7 @@ unsafe fn product(a: MatrixA, block: Block, b: &PackedB, out: Shared<f32>, ldo: 
     let waiting = if k > K_BLOCK { row_tiles * (block.p1 - block.p0) } else { 1 };
     let mut tiles = Scratch::new(waiting * tile_len);
     // Rows a multiple of 2 KiB apart fall into the same few sets of the first-level cache.
-    let copied = a.transposed || a.stride.is_multiple_of(512);
+    let copied = a.stride.is_multiple_of(512);
     let mut copy = Scratch::new(if copied { block.m * (K_BLOCK + 16) } else { 0 });
     let mut k0 = 0;
     loop {
@@ -256,40 +263,37 @@ unsafe fn panel_block(
                 accumulate,
             });
             if last {
-                let m = rows.m0 + m;
-                let place = Place {
-                    out: target.out.get().add(m * target.ldo + panel.column),
-                    ldo: target.ldo,
-                    residual_offset: target.finish.residual.map_or(0, |(_, s)| m * s + panel.column),
-                    row: m,
-                    rows: count,
-                    column: panel.column,
-                    columns: panel.columns,
-                };
-                finish_tile(target.level, tile, panel.width, place, target.finish);
+                write_tile(tile, panel, (rows.m0 + m, count), target);
             }
         }
+    }
+}
+
+/// Writes a tile of `rows` rows from row `m` of the result on.
+///
+/// # Safety
+/// The output and the residual hold these rows, and no one else writes them.
+unsafe fn write_tile(tile: &mut [f32], panel: Panel, (m, rows): (usize, usize), target: Target) {
+    // SAFETY: the caller vouches for the output.
+    unsafe {
+        let place = Place {
+            out: target.out.get().add(m * target.ldo + panel.column),
+            ldo: target.ldo,
+            residual_offset: target.finish.residual.map_or(0, |(_, s)| m * s + panel.column),
+            row: m,
+            rows,
+            column: panel.column,
+            columns: panel.columns,
+        };
+        finish_tile(target.level, tile, panel.width, place, target.finish);
     }
 }
 
 /// Copies columns `k0..k0+kb` of `m` rows of A into rows that are `kb + 16` apart.
 fn copy_block(a: MatrixA, m: usize, k0: usize, kb: usize, copy: &mut [f32]) {
     let lda = kb + 16;
-    if !a.transposed {
-        for (i, row) in copy.chunks_exact_mut(lda).take(m).enumerate() {
-            row[..kb].copy_from_slice(&a.values[i * a.stride + k0..][..kb]);
-        }
-        return;
-    }
-    // Sixteen rows at a time: a line of the source is used whole.
-    for i in (0..m).step_by(16) {
-        let rows = 16.min(m - i);
-        for kk in 0..kb {
-            let source = &a.values[(k0 + kk) * a.stride + i..][..rows];
-            for (j, &x) in source.iter().enumerate() {
-                copy[(i + j) * lda + kk] = x;
-            }
-        }
+    for (i, row) in copy.chunks_exact_mut(lda).take(m).enumerate() {
+        row[..kb].copy_from_slice(&a.values[i * a.stride + k0..][..kb]);
     }
 }
 

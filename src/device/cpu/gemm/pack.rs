@@ -86,10 +86,7 @@ impl<'a> MatrixB<'a> {
     ) {
         let kb = panel.len() / width;
         if !self.transposed {
-            for (i, row) in panel.chunks_exact_mut(width).enumerate() {
-                self.values.read((k + i) * self.stride + column, &mut row[..count]);
-                row[count..].fill(0.0);
-            }
+            copy_rows(self.values.skip(k * self.stride + column), self.stride, count, width, panel);
             return;
         }
         let start = column * self.stride + k;
@@ -128,10 +125,7 @@ impl PackedB {
         }
         assert!(b.values.len() >= super::extent(k, n, b.stride), "B too short");
         PackedB::from_panels(level, k, n, |j, count, width, panel| {
-            for (i, row) in panel.chunks_exact_mut(width).enumerate() {
-                b.values.read(i * b.stride + j, &mut row[..count]);
-                row[count..].fill(0.0);
-            }
+            copy_rows(b.values.skip(j), b.stride, count, width, panel);
         })
     }
 
@@ -209,6 +203,28 @@ pub(crate) struct Panel {
     pub column: usize,
     pub columns: usize,
     pub width: usize,
+}
+
+/// Writes `count` values of each row (`stride` apart) into the panel's rows of `width`, and zeros behind.
+fn copy_rows(values: Values, stride: usize, count: usize, width: usize, panel: &mut [f32]) {
+    /// One vector of AVX2: a copy of constant length is an instruction or two, not a call.
+    const CHUNK: usize = 8;
+    match values {
+        Values::F32(values) if count == width && width.is_multiple_of(CHUNK) => {
+            for (i, row) in panel.chunks_exact_mut(width).enumerate() {
+                let from = &values[i * stride..][..width];
+                for (to, from) in row.as_chunks_mut::<CHUNK>().0.iter_mut().zip(from.as_chunks::<CHUNK>().0) {
+                    *to = *from;
+                }
+            }
+        }
+        _ => {
+            for (i, row) in panel.chunks_exact_mut(width).enumerate() {
+                values.read(i * stride, &mut row[..count]);
+                row[count..].fill(0.0);
+            }
+        }
+    }
 }
 
 simd_fn! {

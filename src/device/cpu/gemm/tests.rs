@@ -254,3 +254,25 @@ fn rows_do_not_see_each_other() {
         }
     }
 }
+
+#[test]
+fn columns_of_a_give_the_bits_of_its_rows() {
+    for (m, k, n) in [(48, 1000, 48), (6, 300, 17), (145, 64, 40), (40, 256, 520), (300, 257, 30)] {
+        let (a, b) = (noise(7, m * k), noise(8, k * n));
+        let columns: Vec<f32> = (0..k).flat_map(|kk| a[kk..].iter().step_by(k).copied()).collect();
+        let b = MatrixB { values: b[..].into(), stride: n, transposed: false };
+        for level in Level::available() {
+            let product = |a| {
+                let mut out = vec![0.0; m * n];
+                gemm(level, (m, k, n), a, b, &mut out, n, &Epilogue::default());
+                out
+            };
+            let rows = product(MatrixA::dense(&a, k));
+            let columns = product(MatrixA { values: &columns, stride: m, transposed: true });
+            assert!(
+                rows.iter().map(|x| x.to_bits()).eq(columns.iter().map(|x| x.to_bits())),
+                "{m}x{k}x{n} at {level:?}"
+            );
+        }
+    }
+}
