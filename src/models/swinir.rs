@@ -91,6 +91,11 @@ pub struct SwinIr {
     pub unshuffle: bool,
     /// The unshuffle factor as the official configuration gives it; must equal `upscale`.
     pub unshuffle_scale: Option<usize>,
+    /// Whether the picture is added to what a network with `unshuffle` puts out, as the official code does without
+    /// an upsampler. Not in the official configurations, where channels of the features carry the picture: 180 are
+    /// enough for that, a small network needs its few for the correction. Weights do not tell; a configuration must.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub global_residual: bool,
     /// The training picture size in tokens: windows never exceed it.
     pub img_size: ImgSize,
 }
@@ -134,6 +139,7 @@ impl Default for SwinIr {
             resi_connection: ResiConnection::OneConv,
             unshuffle: false,
             unshuffle_scale: None,
+            global_residual: false,
             img_size: ImgSize::Square(64),
         }
     }
@@ -157,6 +163,7 @@ const KNOWN: &[&str] = &[
     "resi_connection",
     "unshuffle",
     "unshuffle_scale",
+    "global_residual",
     "img_size",
 ];
 /// Constructor arguments that matter only for training or data loading.
@@ -232,6 +239,13 @@ impl SwinIr {
         };
         if !ok {
             return Err(format!("SwinIR: upsampler {:?} has no ×{}", self.upsampler, self.upscale));
+        }
+        if self.global_residual && self.scale() != 1 {
+            return Err(format!(
+                "SwinIR: global_residual adds the picture to an output of its size, but this one is {} times as \
+                 large; set unshuffle = true",
+                self.upscale
+            ));
         }
         match self.unshuffle_scale {
             Some(s) if self.unshuffle && s != self.upscale => Err(format!(
@@ -483,7 +497,7 @@ impl ImageNetwork for SwinIr {
         let deep = self.group_conv(b, "conv_after_body", deep)?;
         let deep = b.add(deep, shallow)?;
         let mut y = self.reconstruct(b, deep)?;
-        if self.upsampler == Upsampler::None {
+        if self.upsampler == Upsampler::None || self.global_residual {
             y = b.add(x, y)?;
         }
         if self.img_range != 1.0 {

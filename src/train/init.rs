@@ -99,13 +99,14 @@ pub fn resnet(shapes: &Shapes, seed: u64) -> WeightSet {
 /// SwinIR's own initialisation (`SwinIR._init_weights`): linear layers and position biases normal with
 /// standard deviation 0.02, convolutions as PyTorch has them.
 ///
-/// A network that takes the picture apart into channels in front and puts these together again behind, and
-/// has a channel to spare for each, begins near the identity instead: its first training step already has the
-/// picture, and what is learned is the correction.
+/// A network whose output has the size of its input and that can pass the picture on, since it is added at the end
+/// or since there is a channel for each of its pixels, begins near the identity instead: its first training step
+/// already has the picture, and what is learned is the correction.
 pub fn swinir(network: &SwinIr, shapes: &Shapes, seed: u64) -> WeightSet {
     let draw = Draw { shapes, seed };
     let picture = network.in_chans * network.upscale.pow(2);
     let near_identity = network.unshuffle
+        && !network.global_residual
         && network.upsampler == Upsampler::PixelShuffleDirect
         && network.embed_dim >= picture;
     draw.all(|key| {
@@ -117,6 +118,9 @@ pub fn swinir(network: &SwinIr, shapes: &Shapes, seed: u64) -> WeightSet {
             _ if linear => draw.truncated_normal(key, TRANSFORMER_STD),
             _ => draw.torch(key),
         };
+        if network.global_residual && ["upsample.0", "conv_last"].iter().any(|last| key.starts_with(last)) {
+            values.iter_mut().for_each(|x| *x *= NEAR);
+        }
         if near_identity {
             let shape = &shapes[key];
             match key {
@@ -228,7 +232,19 @@ mod tests {
     fn a_swinir_around_the_picture_begins_near_the_identity() {
         let config = json!({"embed_dim": 16, "depths": [2], "num_heads": [2], "window_size": 4, "mlp_ratio": 2,
             "sf": 2, "unshuffle": true, "unshuffle_scale": 2, "upsampler": "pixelshuffledirect"});
-        let (network, _) = SwinIr::from_config(&config, &Shapes::new()).unwrap();
+        begins_near_the_identity(&config);
+        for upsampler in ["pixelshuffledirect", "nearest+conv"] {
+            let mut config = config.clone();
+            config["upsampler"] = upsampler.into();
+            config["global_residual"] = true.into();
+            // Too few for all pixels.
+            config["embed_dim"] = 8.into();
+            begins_near_the_identity(&config);
+        }
+    }
+
+    fn begins_near_the_identity(config: &serde_json::Value) {
+        let (network, _) = SwinIr::from_config(config, &Shapes::new()).unwrap();
         let graph = network.graph(1, 8, 8, false).unwrap();
         let shapes: Shapes = graph.param_shapes().into_iter().collect();
         let inferred = SwinIr::infer(&shapes).unwrap();
