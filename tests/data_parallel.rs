@@ -36,7 +36,7 @@ fn swinir() -> SwinIrObjective {
         "upscale": 2, "unshuffle": true, "upsampler": "nearest+conv", "img_size": 16,
     });
     let (network, _) = SwinIr::from_config(&config, &Shapes::new()).unwrap();
-    SwinIrObjective { network, size: [16, 16], distance: Distance::Mse, reduction: Reduction::Mean }
+    SwinIrObjective::new(network, [16, 16], Distance::Mse, Reduction::Mean)
 }
 
 /// Weights drawn by name; another `draw` gives others.

@@ -24,7 +24,7 @@ fn swinir() -> SwinIrObjective {
         "upscale": 2, "unshuffle": true, "upsampler": "nearest+conv", "img_size": 16,
     });
     let (network, _) = SwinIr::from_config(&config, &Shapes::new()).unwrap();
-    SwinIrObjective { network, size: [16, 16], distance: Distance::L1, reduction: Reduction::Mean }
+    SwinIrObjective::new(network, [16, 16], Distance::L1, Reduction::Mean)
 }
 
 /// Weights that neither fade nor explode.
@@ -108,6 +108,71 @@ fn threads_and_interruptions_change_nothing() {
     let missing = state.renamed(|n| (n != "first.conv_last.bias").then(|| n.to_owned())).unwrap();
     let e = resumed.restore_state(&missing).unwrap_err().to_string();
     assert!(e.contains("expected a tensor \"first.conv_last.bias\""), "{e}");
+}
+
+/// [`pictures`] of two, with what the six residual branches are multiplied by.
+fn dropping(factors: [[f32; 6]; 2]) -> Vec<(&'static str, HostTensor)> {
+    let mut batch = pictures(2, 0);
+    batch.push(("drop_path", HostTensor::from_f32([2, 6], factors.concat())));
+    batch
+}
+
+/// Loss and gradients of two pictures.
+fn gradients_of(
+    objective: &dyn Objective,
+    weights: &WeightSet,
+    batch: &[(&'static str, HostTensor)],
+) -> (f64, Vec<(String, HostTensor)>) {
+    let options = StepOptions { batch: 2, ..StepOptions::default() };
+    let mut step = TrainStep::new(objective, &Device::cpu(2).unwrap(), weights, options).unwrap();
+    let loss = step.accumulate(batch).unwrap().loss;
+    (loss, step.gradients().unwrap())
+}
+
+#[test]
+fn branches_that_are_all_kept_are_the_network_without_drop_path() {
+    let plain = swinir();
+    let deep = SwinIrObjective { drop_path: true, ..swinir() };
+    let weights = weights(&plain);
+    let (loss, gradients) = gradients_of(&plain, &weights, &pictures(2, 0));
+    let (kept_loss, kept) = gradients_of(&deep, &weights, &dropping([[1.0; 6]; 2]));
+    assert!((kept_loss / loss - 1.0).abs() < 1e-6, "{kept_loss} and {loss}");
+    let error = worst(&kept, &gradients);
+    assert!(error <= 1e-5, "{error:.1e}");
+}
+
+#[test]
+fn a_branch_that_is_left_out_counts_for_nothing() {
+    let objective = SwinIrObjective { drop_path: true, ..swinir() };
+    let weights = weights(&objective);
+    // The MLP of the second block, fourth of the branches; the other sample keeps it or not.
+    let of_branch = |key: &str| key.contains("layers.0.residual_group.blocks.1.mlp.");
+    let other = weights.clone().mapped(|key, t| match of_branch(key) {
+        true => recipe_tensor("other", t.shape(), 0.3, 1, -22),
+        false => t.clone(),
+    });
+    let neither = dropping([[1.0, 1.25, 0.0, 0.0, 1.25, 1.0], [1.0, 1.0, 1.25, 0.0, 0.0, 1.25]]);
+    let (loss, gradients) = gradients_of(&objective, &weights, &neither);
+    let (other_loss, others) = gradients_of(&objective, &other, &neither);
+    assert_eq!(loss, other_loss);
+    let (mut zeros, mut same) = (0, 0);
+    for ((key, a), (_, b)) in gradients.iter().zip(&others) {
+        if of_branch(key) {
+            assert!(a.to_f32().iter().all(|&x| x == 0.0), "{key}");
+            zeros += 1;
+        } else {
+            assert!(a.bytes() == b.bytes(), "{key}");
+            same += 1;
+        }
+    }
+    assert_eq!((zeros, zeros + same), (4, gradients.len()));
+
+    let one = dropping([[1.0, 1.25, 0.0, 1.25, 1.25, 1.0], [1.0, 1.0, 1.25, 0.0, 0.0, 1.25]]);
+    let (with, gradients) = gradients_of(&objective, &weights, &one);
+    assert_ne!(with, loss);
+    assert!(
+        gradients.iter().filter(|(key, _)| of_branch(key)).all(|(_, t)| t.to_f32().iter().any(|&x| x != 0.0))
+    );
 }
 
 /// Two batches of one picture each give the mean gradient of one batch of both.
@@ -240,6 +305,7 @@ fn norm(t: &HostTensor) -> f64 {
 fn steps_of_swinir_are_pytorchs() {
     train_step("swinir", &[]);
     train_step("swinir_mse", &[]);
+    train_step("swinir_drop_path", &[]);
 }
 
 #[test]

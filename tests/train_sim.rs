@@ -23,7 +23,8 @@ fn swinir() -> SwinIrObjective {
         "unshuffle": true, "upsampler": "pixelshuffledirect", "img_size": 16,
     });
     let (network, _) = SwinIr::from_config(&config, &Shapes::new()).unwrap();
-    SwinIrObjective { network, size: [16, 16], distance: Distance::Mse, reduction: Reduction::Mean }
+    let plain = SwinIrObjective::new(network, [16, 16], Distance::Mse, Reduction::Mean);
+    SwinIrObjective { drop_path: true, ..plain }
 }
 
 fn dreamclear() -> DreamClearObjective {
@@ -58,7 +59,9 @@ type Batch = Vec<(&'static str, HostTensor)>;
 
 fn pictures(number: usize) -> Batch {
     let image = |name: &str| recipe_tensor(&format!("{name}{number}"), &[1, 3, 16, 16], 0.5, 1, -22);
-    vec![("x", image("x")), ("target", image("target"))]
+    let mut factors = vec![1.25; 4];
+    factors[number % 4] = 0.0;
+    vec![("x", image("x")), ("target", image("target")), ("drop_path", HostTensor::from_f32([1, 4], factors))]
 }
 
 fn latents(number: usize) -> Batch {

@@ -137,7 +137,7 @@ impl Job {
         photos(&dir.path().join("photos"), 5);
         let text = format!(
             "steps = 6\nbatch = 2\nmicro_batch = 1\n\
-             [model.network]\nembed_dim = 8\ndepths = [1]\nnum_heads = [2]\nwindow_size = 4\nmlp_ratio = 1\n\
+             [model]\ndrop_path = 0.5\n[model.network]\nembed_dim = 8\ndepths = [2]\nnum_heads = [2]\nwindow_size = 4\nmlp_ratio = 1\n\
              img_size = 16\nunshuffle = true\nunshuffle_scale = 2\nsf = 2\nupsampler = \"pixelshuffledirect\"\n\
              [degradation]\nkind = \"codeformer\"\nblur.sizes = [7]\n\
              [loss]\ndistance = \"l1\"\nreduction = \"mean\"\n\
@@ -285,6 +285,10 @@ fn a_resumed_run_is_the_same_to_the_bit() {
     let from = job.path("whole/checkpoints/step-00000004.safetensors");
     job.finish("whole", &["--resume", from.to_str().unwrap(), "--set", "data.workers=1", "--threads", "1"]);
     job.same("whole", "parts", 6);
+
+    // Branches were left out on the way.
+    job.finish("deep", &["--set", "model.drop_path=0", "--set", "validation.every=0"]);
+    assert_ne!(job.log("deep")[0]["loss"], job.log("whole")[0]["loss"]);
 }
 
 fn wait_for(what: &str, mut ready: impl FnMut() -> bool) {

@@ -78,7 +78,7 @@ impl TrainRow {
             let picture = |seed: u64| draw(&CaseInput::uniform(shape, 0.0, 1.0), SEED + seed);
             let inputs = vec![("x", picture(1)), ("target", picture(2))];
             let (distance, reduction) = (Distance::L1, Reduction::Mean);
-            return Ok((Box::new(SwinIrObjective { network, size: self.size, distance, reduction }), inputs));
+            return Ok((Box::new(SwinIrObjective::new(network, self.size, distance, reduction)), inputs));
         }
         let network = DreamClear::from_config(Some(&config), &Shapes::new())?.0;
         let (latent, tokens) = ([n, network.base.in_channels, h, w], network.base.model_max_length);

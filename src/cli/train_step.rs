@@ -39,7 +39,8 @@ pub struct Args {
     /// Its weights in any official container.
     #[arg(long, value_name = "PATH")]
     pub weights: PathBuf,
-    /// The batch: swinir `x` and `target` [B, C, H, W] in 0..1; vae `x` (or `sample`) in -1..1 and `noise`, of a
+    /// The batch: swinir `x` and `target` [B, C, H, W] in 0..1 and, for stochastic depth, `drop_path` [B, 2 · blocks],
+    /// what the residual branches are multiplied by, attention and MLP of each block in turn; vae `x` (or `sample`) in -1..1 and `noise`, of a
     /// latent's shape; dreamclear `x_start`, `noise`, `timestep`, `y`, `mask`, `c_lq`, `c_pre`, `img_hw`,
     /// `aspect_ratio` and, to drop captions, `drop`, a one or a zero a sample.
     #[arg(long, value_name = "IN.safetensors")]
@@ -185,14 +186,17 @@ fn write(path: &Path, tensors: &[(String, HostTensor)]) -> Result<()> {
 }
 
 fn swinir(training: &Training, config: &Value, weights: WeightSet, given: &Given) -> Result<Work> {
-    given.uses(&["x", "target"]);
+    given.uses(&["x", "target", "drop_path"]);
     let (network, _) = SwinIr::from_config(config, &load::shapes_of(&weights))?;
     let (x, [batch, _, h, w]) = given.shaped("x", "[B, C, H, W]")?;
     let target = given.get("target")?;
     let weights = weights.renamed(|key| (!network.ignores(key)).then(|| network.rename(key)))?;
-    let objective =
-        SwinIrObjective { network, size: [h, w], distance: training.loss, reduction: training.reduction };
-    let inputs = vec![("x", x.clone()), ("target", target.clone())];
+    let mut objective = SwinIrObjective::new(network, [h, w], training.loss, training.reduction);
+    let mut inputs = vec![("x", x.clone()), ("target", target.clone())];
+    if let Some(factors) = given.optional("drop_path") {
+        objective.drop_path = true;
+        inputs.push(("drop_path", factors.clone()));
+    }
     Ok(Work { objective: Box::new(objective), weights, batch, inputs })
 }
 

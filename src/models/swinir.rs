@@ -346,6 +346,11 @@ impl SwinIr {
         Ok(net)
     }
 
+    /// Transformer blocks in all.
+    pub fn blocks(&self) -> usize {
+        self.depths.iter().sum()
+    }
+
     /// Windows and shifts shrink when the training picture was no larger than a window.
     fn window(&self) -> (usize, usize) {
         let tokens = self.img_size.min();
@@ -353,7 +358,14 @@ impl SwinIr {
     }
 
     /// One Swin transformer block on `[B, H, W, C]`.
-    fn block(&self, b: &mut GraphBuilder, x: ValueId, heads: usize, odd: bool) -> Result<ValueId> {
+    fn block(
+        &self,
+        b: &mut GraphBuilder,
+        x: ValueId,
+        heads: usize,
+        odd: bool,
+        branches: &mut Branches,
+    ) -> Result<ValueId> {
         let c = self.embed_dim;
         let (window, shift) = self.window();
         let h = nn::layer_norm(b, "norm1", x, LAYER_NORM_EPS)?;
@@ -365,14 +377,14 @@ impl SwinIr {
             let a = b.window_attention(qkv, table, WindowAttention { window, shift, heads, scale })?;
             nn::linear(b, "proj", a, c, true)
         })?;
-        let x = b.add(x, h)?;
+        let x = branches.add(b, x, h)?;
         let h = nn::layer_norm(b, "norm2", x, LAYER_NORM_EPS)?;
         let h = b.scope("mlp", |b| {
             let h = nn::linear(b, "fc1", h, (c as f64 * self.mlp_ratio) as usize, true)?;
             let h = b.gelu(h)?;
             nn::linear(b, "fc2", h, c, true)
         })?;
-        b.add(x, h)
+        branches.add(b, x, h)
     }
 
     /// The convolution(s) at the end of a residual group, under `name`.
@@ -391,7 +403,7 @@ impl SwinIr {
     }
 
     /// Deep features: LayerNorm, residual Swin transformer groups, LayerNorm.
-    fn features(&self, b: &mut GraphBuilder, x: ValueId) -> Result<ValueId> {
+    fn features(&self, b: &mut GraphBuilder, x: ValueId, branches: &mut Branches) -> Result<ValueId> {
         let mut x = x;
         if self.patch_norm {
             x = nn::layer_norm(b, "patch_embed.norm", x, LAYER_NORM_EPS)?;
@@ -407,7 +419,7 @@ impl SwinIr {
                 let mut h = x;
                 for j in 0..depth {
                     let block = format!("residual_group.blocks.{j}");
-                    h = b.scope(block, |b| self.block(b, h, heads, j % 2 == 1))?;
+                    h = b.scope(block, |b| self.block(b, h, heads, j % 2 == 1, branches))?;
                 }
                 let h = self.group_conv(b, "conv", h)?;
                 b.add(h, x)
@@ -455,18 +467,13 @@ impl SwinIr {
             Upsampler::None => nn::conv2d(b, "conv_last", x, self.in_chans, 3),
         }
     }
-}
 
-impl ImageNetwork for SwinIr {
-    fn architecture(&self) -> &'static str {
-        "swinir"
-    }
-
-    fn fixed_side(&self) -> Option<usize> {
-        self.ape.then(|| self.img_size.min() * self.unshuffle_scale.unwrap_or(1))
-    }
-
-    fn build(&self, b: &mut GraphBuilder, image: ValueId) -> Result<ValueId> {
+    /// [`ImageNetwork::build`] as in training, where blocks may be left out: `factors`, f32 `[B, 2 · blocks]`, are
+    /// what the residual branches of each sample are multiplied by, attention and MLP of each block in turn.
+    ///
+    /// # Errors
+    /// If the picture or the factors do not fit the network.
+    pub fn record(&self, b: &mut GraphBuilder, image: ValueId, factors: Option<ValueId>) -> Result<ValueId> {
         let [_, height, width, channels] = b.dims(image, "swinir")?;
         if channels != self.in_chans {
             return Err(b.error("swinir", format!("expected {} channels, found {channels}", self.in_chans)));
@@ -493,7 +500,7 @@ impl ImageNetwork for SwinIr {
         } else {
             nn::conv2d(b, "conv_first", x, self.embed_dim, 3)?
         };
-        let deep = self.features(b, shallow)?;
+        let deep = self.features(b, shallow, &mut Branches { factors, next: 0 })?;
         let deep = self.group_conv(b, "conv_after_body", deep)?;
         let deep = b.add(deep, shallow)?;
         let mut y = self.reconstruct(b, deep)?;
@@ -507,6 +514,41 @@ impl ImageNetwork for SwinIr {
         let s = self.scale();
         let y = b.slice(y, 1, 0, height * s)?;
         b.slice(y, 2, 0, width * s)
+    }
+}
+
+/// The residual branches of all blocks, one after the other.
+struct Branches {
+    /// What each is multiplied by, `[B, 2 · blocks]`; `None` for 1.
+    factors: Option<ValueId>,
+    /// The column of the next one.
+    next: usize,
+}
+
+impl Branches {
+    /// `x` and the next branch's result.
+    fn add(&mut self, b: &mut GraphBuilder, x: ValueId, h: ValueId) -> Result<ValueId> {
+        let Some(factors) = self.factors else { return b.add(x, h) };
+        let column = b.slice(factors, 1, self.next, 1)?;
+        self.next += 1;
+        let batch = b.shape(x)[0];
+        let factor = b.reshape(column, [batch, 1, 1, 1])?;
+        let h = b.mul(h, factor)?;
+        b.add(x, h)
+    }
+}
+
+impl ImageNetwork for SwinIr {
+    fn architecture(&self) -> &'static str {
+        "swinir"
+    }
+
+    fn fixed_side(&self) -> Option<usize> {
+        self.ape.then(|| self.img_size.min() * self.unshuffle_scale.unwrap_or(1))
+    }
+
+    fn build(&self, b: &mut GraphBuilder, image: ValueId) -> Result<ValueId> {
+        self.record(b, image, None)
     }
 
     fn channels(&self) -> usize {

@@ -9,6 +9,7 @@
 pub mod adamw;
 pub mod checkpoint;
 pub mod config;
+pub mod drop_path;
 pub mod init;
 pub mod launch;
 pub mod log;

@@ -12,7 +12,9 @@ scores of a query alike), and with a small eps AdamW turns that rounding into st
 """
 
 import contextlib
+import itertools
 import types
+from unittest import mock
 
 import common
 import dit
@@ -90,26 +92,49 @@ def swinir(args):
         num_heads=[2, 3], mlp_ratio=2, resi_connection="1conv",
     )  # fmt: skip
     general = dict(small, sf=2, unshuffle=True, unshuffle_scale=2, upsampler="nearest+conv")
+    # Kept (1) and left out (0) of each sample: attention and MLP of each block in turn, the first one's always kept.
+    masks = np.array([[1, 1, 1, 0, 1, 1, 0, 1], [1, 1, 0, 1, 1, 0, 1, 1]], np.float32)
     cases = {
-        "swinir": (dict(general, loss="l1"), (2, 3, 24, 16)),
-        "swinir_mse": (dict(small, sf=1, upsampler="", resi_connection="3conv", loss="mse"), (1, 3, 13, 18)),
+        "swinir": (dict(general, loss="l1"), (2, 3, 24, 16), None),
+        "swinir_mse": (dict(small, sf=1, upsampler="", resi_connection="3conv", loss="mse"), (1, 3, 13, 18), None),
+        "swinir_drop_path": (dict(general, upsampler="pixelshuffledirect", loss="mse"), (2, 3, 16, 16), (0.4, masks)),
     }
-    for name, (config, shape) in cases.items():
+    for name, (config, shape, drop) in cases.items():
         if args.only not in f"train_{name}":
             continue
-        # drop_path is noise; the step is compared without it.
-        net = official.SwinIR(**{k: v for k, v in config.items() if k != "loss"}, drop_path_rate=0.0)
+        rate = drop[0] if drop else 0.0
+        net = official.SwinIR(**{k: v for k, v in config.items() if k != "loss"}, drop_path_rate=rate)
         recipe = {f"weight.{k}": e for k, e in common.load_recipe(net, conv_gain=3).items()}
+        net.train()
         entries = {"x": common.recipe_image(shape), "target": common.recipe_image(shape)}
         inputs = recipe_inputs(entries)
         recipe |= {f"input.{k}": e for k, e in entries.items()}
         distance = functional.l1_loss if config["loss"] == "l1" else functional.mse_loss
 
         def losses(net, dtype):
-            loss = distance(net(inputs["x"].to(dtype)), inputs["target"].to(dtype))
+            with drawn(drop[1][:, 2:]) if drop else contextlib.nullcontext():
+                loss = distance(net(inputs["x"].to(dtype)), inputs["target"].to(dtype))
             return {"loss": loss, config["loss"]: loss}
 
-        finish(args, name, "swinir", {**config, **OPTIMISER}, recipe, {}, net, losses)
+        stored = {}
+        if drop:
+            rates = np.repeat(np.linspace(0, rate, sum(config["depths"])), 2)
+            stored["input.drop_path"] = (drop[1] / (1 - rates)).astype(np.float32)
+        finish(args, name, "swinir", {**config, **OPTIMISER}, recipe, stored, net, losses)
+
+
+@contextlib.contextmanager
+def drawn(masks):
+    """What timm's DropPath draws, with its results given: a column of `masks` [B, branches] a call."""
+    columns = itertools.count()
+
+    def bernoulli(self, probability):
+        assert 0 < probability < 1
+        return self.copy_(torch.as_tensor(masks[:, next(columns)]).reshape(self.shape))
+
+    with mock.patch.object(torch.Tensor, "bernoulli_", bernoulli):
+        yield
+    assert next(columns) == masks.shape[1], "each branch draws once"
 
 
 def vae(args):

@@ -9,7 +9,8 @@ use crate::tensor::DType;
 use crate::train::objective::{Distance, Objective, Recorded, Reduction};
 
 /// Inputs of a batch: `x`, degraded pictures, f32 `[B, C, H, W]` in 0..1, and `target`, the clean ones,
-/// `[B, C, H·scale, W·scale]`.
+/// `[B, C, H·scale, W·scale]`; with `drop_path` also `drop_path`, what residual branches are multiplied by, f32
+/// `[B, 2 · blocks]`.
 #[derive(Clone, Debug)]
 pub struct SwinIrObjective {
     /// The network.
@@ -20,6 +21,15 @@ pub struct SwinIrObjective {
     pub distance: Distance,
     /// How that becomes one number.
     pub reduction: Reduction,
+    /// Whether residual branches may be left out.
+    pub drop_path: bool,
+}
+
+impl SwinIrObjective {
+    /// The plain distance for pictures of this size, with no branch left out.
+    pub fn new(network: SwinIr, size: [usize; 2], distance: Distance, reduction: Reduction) -> Self {
+        SwinIrObjective { network, size, distance, reduction, drop_path: false }
+    }
 }
 
 impl Objective for SwinIrObjective {
@@ -33,7 +43,11 @@ impl Objective for SwinIrObjective {
         let scale = self.network.scale();
         let x = pictures(b, "x", [batch, self.network.channels(), h, w])?;
         let target = pictures(b, "target", [batch, self.network.channels(), h * scale, w * scale])?;
-        let y = self.network.build(b, x)?;
+        let factors = match self.drop_path {
+            true => Some(b.input("drop_path", DType::F32, [batch, 2 * self.network.blocks()])?),
+            false => None,
+        };
+        let y = self.network.record(b, x, factors)?;
         let loss = self.distance.record(b, y, target, self.reduction)?;
         Ok(Recorded { loss, terms: vec![(self.distance.name(), loss)] })
     }

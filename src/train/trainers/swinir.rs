@@ -10,6 +10,7 @@ use crate::device::Device;
 use crate::models::swinir::SwinIr;
 use crate::models::{ImageNetwork, Shapes};
 use crate::train::config::{self, Config};
+use crate::train::drop_path::DropPath;
 use crate::train::init;
 use crate::train::objective::{Distance, Objective, Reduction};
 use crate::train::objectives::swinir::SwinIrObjective;
@@ -23,10 +24,24 @@ pub struct SwinIrTrainer {
     hyper_parameters: Value,
     degradation: Degradation,
     objective: SwinIrObjective,
+    drop_path: Option<DropPath>,
     weights: WeightSet,
     device: Device,
     /// Samples to look at, once they have been asked for.
     validation: Option<Vec<Sample>>,
+}
+
+/// What only this trainer has in its settings.
+#[derive(Deserialize)]
+struct Own {
+    model: Depth,
+    loss: Loss,
+}
+
+/// `[model]`.
+#[derive(Deserialize)]
+struct Depth {
+    drop_path: f64,
 }
 
 /// `[loss]`.
@@ -42,17 +57,17 @@ impl SwinIrTrainer {
     /// # Errors
     /// `Error::Usage` for a network that cannot be trained on such pairs; if weights cannot be read.
     pub fn open(settings: &Settings, device: &Device) -> Result<Self> {
-        #[derive(Deserialize)]
-        struct Section {
-            loss: Loss,
-        }
         let config = Config::read(settings)?;
-        let Section { loss: Loss { distance, reduction } } = settings.read()?;
+        let own: Own = settings.read()?;
         let (model, hyper_parameters) = config::model(settings)?;
         let (network, _) = SwinIr::from_config(&hyper_parameters, &Shapes::new())?;
         check(&network, config.data.crop)?;
-        let size = [config.data.crop; 2];
-        let objective = SwinIrObjective { network, size, distance, reduction };
+        let drop_path = DropPath::new(own.model.drop_path, network.blocks(), config.seed)?;
+        let (size, loss) = ([config.data.crop; 2], own.loss);
+        let objective = SwinIrObjective {
+            drop_path: drop_path.is_some(),
+            ..SwinIrObjective::new(network, size, loss.distance, loss.reduction)
+        };
         let shapes = objective.parameters()?;
         let initial = || init::swinir(&objective.network, &shapes, config.seed);
         let weights = super::first_weights(&model.weights, initial)?;
@@ -62,6 +77,7 @@ impl SwinIrTrainer {
             config,
             hyper_parameters,
             objective,
+            drop_path,
             weights,
             device: device.clone(),
             validation: None,
@@ -115,7 +131,11 @@ impl Trainer for SwinIrTrainer {
     fn inputs(&mut self, samples: &[(u64, Sample)]) -> Result<Inputs> {
         let x = super::nchw(samples.iter().map(|(_, s)| super::low_quality(s)));
         let target = super::nchw(samples.iter().map(|(_, s)| &s.gt));
-        Ok(vec![("x", x), ("target", target)])
+        let mut inputs = vec![("x", x), ("target", target)];
+        if let Some(drop_path) = &self.drop_path {
+            inputs.push(("drop_path", drop_path.factors(samples.iter().map(|(number, _)| *number))));
+        }
+        Ok(inputs)
     }
 
     fn validate(&mut self, weights: &WeightSet) -> Result<Option<Findings>> {
