@@ -6,7 +6,7 @@ use crate::tensor::HostTensor;
 use crate::{Error, Result};
 
 /// Residual branches of a transformer block: attention and MLP.
-const BRANCHES: u64 = 2;
+const BRANCHES: usize = 2;
 
 /// Stochastic depth as SwinIR is officially trained with it: timm's `DropPath`, with rates that rise linearly over
 /// all blocks, from 0 at the first.
@@ -37,16 +37,17 @@ impl DropPath {
 
     /// What the branches of a batch are multiplied by, f32 `[B, 2 · blocks]`: 0 where one is left out, else what
     /// keeps the mean, 1 / (1 − rate). A row is a function of seed and sample number alone.
-    pub fn factors(&self, numbers: impl ExactSizeIterator<Item = u64>) -> HostTensor {
-        let branches = self.rates.iter().flat_map(|rate| [rate; BRANCHES as usize]);
-        let shape = [numbers.len(), self.rates.len() * BRANCHES as usize];
+    pub fn factors(&self, numbers: impl Iterator<Item = u64>) -> HostTensor {
+        let branches = self.rates.iter().flat_map(|rate| [rate; BRANCHES]);
         let row = |number| {
             (0..).zip(branches.clone()).map(move |(branch, &rate)| {
                 let left_out = self.draw.at(number, branch).uniform() < rate;
                 if left_out { 0.0 } else { (1.0 / (1.0 - rate)) as f32 }
             })
         };
-        HostTensor::from_f32(shape, numbers.flat_map(row).collect())
+        let factors: Vec<f32> = numbers.flat_map(row).collect();
+        let columns = BRANCHES * self.rates.len();
+        HostTensor::from_f32([factors.len() / columns, columns], factors)
     }
 }
 
