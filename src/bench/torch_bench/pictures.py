@@ -139,7 +139,7 @@ class SwinIr(nn.Module):
         self, in_chans=3, embed_dim=96, depths=(6,) * 4, num_heads=(6,) * 4, window_size=7,
         mlp_ratio=4.0, qkv_bias=True, qk_scale=None, patch_norm=True, upscale=2, img_range=1.0,
         upsampler="", resi_connection="1conv", unshuffle=False, unshuffle_scale=None, img_size=64,
-        sf=None,
+        sf=None, global_residual=False,
     ):  # fmt: skip
         super().__init__()
         upscale = sf or upscale
@@ -149,6 +149,7 @@ class SwinIr(nn.Module):
             raise Refused(f'the rewritten SwinIR does not know the upsampler "{upsampler}"')
         self.upscale, self.window, self.img_range = upscale, window_size, img_range
         self.unshuffle, self.upsampler = unshuffle, upsampler
+        self.global_residual = global_residual
         self.mean = torch.tensor([0.4488, 0.4371, 0.4040]).view(1, 3, 1, 1)
         if unshuffle:
             first = conv(in_chans * upscale**2, embed_dim)
@@ -182,6 +183,10 @@ class SwinIr(nn.Module):
         height, width = x.shape[2:]
         x = F.pad(x, (0, -width % self.window, 0, -height % self.window), "reflect")
         x = (x - self.mean) * self.img_range
+        y = self.features(x, height, width)
+        return y + (x / self.img_range)[:, :, :height, :width] if self.global_residual else y
+
+    def features(self, x, height, width):
         x = self.conv_first(x)
         h = self.norm(self.layers(self.patch_embed.norm(nhwc(x))))
         x = self.conv_after_body(nchw(h)) + x

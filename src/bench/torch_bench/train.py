@@ -41,9 +41,15 @@ def build_training(work, tensors):
 
 
 def swinir(config, inputs):
-    extra = {"drop_path_rate": 0.0} if settings["official"] else {}
+    residual = 0.0
+    extra = {}
+    if settings["official"]:
+        extra = {"drop_path_rate": 0.0}
+        # The authors' network does not know it.
+        if config.pop("global_residual", False):
+            residual = inputs["x"] - torch.tensor([0.4488, 0.4371, 0.4040]).view(1, 3, 1, 1)
     net = model_class("swinir", config)(**config, **extra)
-    return net, lambda net: F.l1_loss(net(inputs["x"]), inputs["target"])
+    return net, lambda net: F.l1_loss(net(inputs["x"]) + residual, inputs["target"])
 
 
 def dreamclear(config, inputs):
