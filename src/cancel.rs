@@ -44,6 +44,9 @@ impl Cancel {
     /// Raises this flag on Ctrl-C, SIGTERM or SIGHUP. The second signal runs `cleanup` and ends
     /// the process at once with [`EXIT_INTERRUPTED`].
     ///
+    /// SIGUSR1 raises it too, however often it comes: that is what `mpirun` hands on to its processes (on SIGTERM it
+    /// kills them soon), and what batch systems can send ahead of the end of a job's time.
+    ///
     /// # Errors
     /// `Error::Run` if the process already has signal handlers from here or elsewhere.
     pub fn raise_on_signals(&self, cleanup: impl Fn() + Send + 'static) -> Result<()> {
@@ -55,7 +58,11 @@ impl Cancel {
             }
             eprintln!("stopping; press Ctrl-C again to exit at once");
         })
-        .map_err(|e| Error::Run(format!("cannot listen for Ctrl-C: {e}")))
+        .map_err(|e| Error::Run(format!("cannot listen for Ctrl-C: {e}")))?;
+        #[cfg(unix)]
+        signal_hook::flag::register(signal_hook::consts::SIGUSR1, self.flag.clone())
+            .map_err(|e| Error::Run(format!("cannot listen for SIGUSR1: {e}")))?;
+        Ok(())
     }
 }
 

@@ -5,6 +5,9 @@
 #[path = "fake_cuda/mod.rs"]
 mod fake_cuda;
 mod support;
+#[cfg(feature = "mpi")]
+#[path = "data_parallel/whole_run.rs"]
+mod whole_run;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -29,6 +29,7 @@ pub mod ops;
 pub mod restore;
 pub mod restore_dreamclear;
 pub mod train;
+pub mod train_pictures;
 pub mod train_step;
 pub mod verify;
 

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::DeviceArgs;
+use super::train_pictures::Pictures;
 use crate::atomic_file::discard_unfinished;
 use crate::cancel::Cancel;
 use crate::device::Device;
@@ -19,9 +20,10 @@ use crate::train::{config::Config, trainers};
 /// PixArt, or all of it), classifier (tells real pictures from synthesised ones).
 ///
 /// Settings are the shipped ones (`--print-config` shows them with comments: the official recipe), those of
-/// CONFIG.toml over them, and the flags here over both. Started by torchrun, mpirun or srun, processes share each batch. The output folder gets checkpoints, log.jsonl, event files
-/// for TensorBoard, pictures of validations, and exported weights under the official keys. Ctrl-C and SIGTERM end
-/// the run with a checkpoint after the update in work (exit code 0).
+/// CONFIG.toml over them, and the flags here over both. Started by torchrun, mpirun or srun, processes share
+/// each batch. The output folder gets checkpoints, log.jsonl, event files for TensorBoard, pictures of validations, and
+/// exported weights under the official keys. Ctrl-C, SIGTERM and SIGUSR1 end the run with a checkpoint after the update
+/// in work (exit code 0).
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Example: dreamclear train swinir --set data.photos=photos/ --set data.place=random --set data.crop=256 \
@@ -94,6 +96,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let cancel = Cancel::new();
     cancel.raise_on_signals(discard_unfinished)?;
     let mut trainer = trainers::open(&args.model, &settings, &device)?;
+    if args.model == "dreamclear"
+        && first
+        && let Some(pictures) = Pictures::open(&settings, &device, &cancel)?
+    {
+        trainer.restore_with(Box::new(pictures));
+    }
     let resume = args.resume.clone().unwrap_or(Resume::No);
     let finished = run::run(&settings, &mut *trainer, &device, &resume, processes, &cancel)?;
     if !first {

@@ -311,7 +311,12 @@ impl Run<'_> {
             return Ok(());
         }
         let weights = WeightSet::from_tensors(self.weights()?);
-        let Some(findings) = self.trainer.validate(&weights)? else { return Ok(()) };
+        let findings = match self.trainer.validate(&weights) {
+            Ok(Some(findings)) => findings,
+            // Whoever asked to stop gets a checkpoint, not the rest of a validation.
+            Ok(None) | Err(Error::Interrupted) => return Ok(()),
+            Err(e) => return Err(e),
+        };
         self.log.validation(self.done, &findings.scalars, &findings.images);
         let folder = self.config.output.join("validation");
         for (name, image) in &findings.images {

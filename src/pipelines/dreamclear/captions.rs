@@ -1,5 +1,6 @@
 //! What the picture shows, in words: where a caption comes from, and its features.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::components::Sources;
@@ -27,6 +28,8 @@ pub enum Source {
     Files(PathBuf),
     /// `NAME.npz` of each picture in a directory, or one file for all.
     Features(PathBuf),
+    /// Ready features by a picture's name; the null caption for others.
+    Ready(BTreeMap<String, CaptionFeatures>),
     /// A vision-language model is asked.
     Vlm {
         /// The endpoint.
@@ -64,6 +67,7 @@ impl Source {
             Source::Text(text) => format!("text:{text:?}"),
             Source::Files(dir) => format!("files:{}", dir.display()),
             Source::Features(path) => format!("features:{}", path.display()),
+            Source::Ready(all) => format!("ready:{}", all.len()),
             Source::Vlm { identity, .. } => format!("vlm:{identity}"),
         }
     }
@@ -99,6 +103,10 @@ impl Source {
                 let path = if path.is_file() { path.clone() } else { beside(path, name, "npz") };
                 (Found::Features(CaptionFeatures::open(&path)?), "features")
             }
+            Source::Ready(all) => match all.get(name) {
+                Some(features) => (Found::Features(features.clone()), "features"),
+                None => (Found::Null, "null"),
+            },
             Source::Vlm { client, .. } => {
                 let (png, _) = pre.encode(Format::Png, 100)?;
                 let answer = client.caption(&png, cancel)?;

@@ -58,6 +58,21 @@ pub struct Sources {
     chosen: [Option<PathBuf>; 4],
     directory: PathBuf,
     bundle: Option<Bundle>,
+    trained: Option<Trained>,
+}
+
+/// A diffusion transformer in memory, and what it is trained with.
+pub struct Trained {
+    /// Its weights under the official keys.
+    pub weights: WeightSet,
+    /// Its hyper-parameters under their official names.
+    pub config: Value,
+    /// The degradation remover's file or directory.
+    pub swinir: PathBuf,
+    /// The autoencoder's.
+    pub vae: PathBuf,
+    /// Factor of its latents; `None`: the autoencoder's own.
+    pub latent_scale: Option<f64>,
 }
 
 impl Sources {
@@ -73,7 +88,13 @@ impl Sources {
             ));
         }
         let chosen = [&chosen.swinir, &chosen.vae, &chosen.dreamclear, &chosen.t5].map(Clone::clone);
-        Ok(Sources { chosen, directory: weights.to_owned(), bundle })
+        Ok(Sources { chosen, directory: weights.to_owned(), bundle, trained: None })
+    }
+
+    /// A diffusion transformer in memory with the frozen networks beside it, and no text encoder.
+    pub fn trained(trained: Trained) -> Self {
+        let chosen = [Some(trained.swinir.clone()), Some(trained.vae.clone()), None, None];
+        Sources { chosen, directory: PathBuf::new(), bundle: None, trained: Some(trained) }
     }
 
     /// The path of a component, if it lies outside the bundle and is there.
@@ -88,6 +109,10 @@ impl Sources {
     /// Opens a component as it is stored; `None` if it is nowhere.
     fn raw(&self, component: usize) -> Result<Option<Raw>> {
         let (name, _) = COMPONENTS[component];
+        if let (2, Some(Trained { weights, config, .. })) = (component, &self.trained) {
+            let (set, path) = (weights.clone(), weights.path().to_owned());
+            return Ok(Some(Raw { set, config: Some(config.clone()), path }));
+        }
         if self.chosen[component].is_none()
             && let Some(bundle) = &self.bundle
             && let Some((set, config)) = bundle.component(name)
@@ -129,10 +154,13 @@ impl Sources {
     pub fn vae(&self) -> Result<(AutoencoderKl, WeightSet)> {
         let raw = self.required(1)?;
         let shapes = load::shapes_of(&raw.set);
-        let vae = match &raw.config {
+        let mut vae = match &raw.config {
             Some(config) => noted(&raw.path, AutoencoderKl::from_config(config, &shapes)?),
             None => AutoencoderKl::infer(&shapes).map_err(|e| Error::file(&raw.path, e.to_string()))?,
         };
+        if let Some(scale) = self.trained.as_ref().and_then(|t| t.latent_scale) {
+            vae.scaling_factor = scale;
+        }
         Ok((vae, fitting("vae", raw)?))
     }
 

@@ -169,7 +169,8 @@ impl DreamClearRestorer {
 
     /// Whether some text will have to be encoded.
     fn needs_t5(&self) -> bool {
-        self.settings.negative.is_some() || !matches!(self.captions, Source::Null | Source::Features(_))
+        self.settings.negative.is_some()
+            || !matches!(self.captions, Source::Null | Source::Features(_) | Source::Ready(_))
     }
 
     /// Uses the noise of a file instead of drawing it: for one picture.

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::frozen::{Encoder, Remover};
-use super::{Findings, Inputs, Trainer};
+use super::{Findings, Inputs, Restore, Subject, Trainer};
 use crate::data::dataset::{Crop, Degrade, Draws, Paired, Place, Sample, Source};
 use crate::data::degrade::Degradation;
 use crate::data::random::Draw;
@@ -43,8 +43,18 @@ pub struct DreamClearTrainer {
     remover: Remover,
     encoder: Encoder,
     device: Device,
-    /// Tensors of the samples to look at, once they have been asked for.
-    validation: Option<Vec<Inputs>>,
+    /// Makes pictures, if some are to be shown.
+    restore: Option<Box<dyn Restore>>,
+    /// What to look at, once it has been asked for.
+    validation: Option<Validation>,
+}
+
+/// The validation set.
+struct Validation {
+    /// Tensors of each sample.
+    batches: Vec<Inputs>,
+    /// The samples that are restored and shown.
+    shown: Vec<Sample>,
 }
 
 /// Settings that other trainers do not have.
@@ -127,6 +137,7 @@ impl DreamClearTrainer {
             remover,
             encoder,
             device: device.clone(),
+            restore: None,
             validation: None,
         })
     }
@@ -143,6 +154,14 @@ impl DreamClearTrainer {
         }
         let crop = Crop { size: self.config.data.crop, place: Place::Random, flip: false };
         super::first_samples(&*self.pairs(&v.paired, crop, 0)?, v.pictures)
+    }
+
+    fn validation(&mut self) -> Result<Validation> {
+        let mut samples = self.validation_samples()?;
+        let tensors = |(i, sample): (usize, &Sample)| self.tensors(&[(i as u64, sample.clone())]);
+        let batches = samples.iter().enumerate().map(tensors).collect::<Result<_>>()?;
+        samples.truncate(self.config.validation.show);
+        Ok(Validation { batches, shown: samples })
     }
 
     fn pairs(&self, root: &Path, crop: Crop, cache: usize) -> Result<Box<dyn Source>> {
@@ -272,16 +291,19 @@ impl Trainer for DreamClearTrainer {
         self.tensors(samples)
     }
 
+    fn restore_with(&mut self, restore: Box<dyn Restore>) {
+        self.restore = Some(restore);
+    }
+
     /// The losses of the validation set, one sample at a time, each always at the same timestep with the same
-    /// noise: numbers that can be compared from step to step.
+    /// noise: numbers that can be compared from step to step. With a [`Restore`] also the first samples as these
+    /// weights restore them.
     fn validate(&mut self, weights: &WeightSet) -> Result<Option<Findings>> {
-        if self.validation.is_none() {
-            let samples = self.validation_samples()?;
-            let numbered = samples.into_iter().enumerate().map(|(i, s)| (i as u64, s));
-            let inputs = numbered.map(|sample| self.tensors(&[sample])).collect::<Result<_>>()?;
-            self.validation = Some(inputs);
-        }
-        let batches = self.validation.as_deref().unwrap_or_default();
+        let validation = match self.validation.take() {
+            Some(validation) => validation,
+            None => self.validation()?,
+        };
+        let Validation { batches, shown } = self.validation.insert(validation);
         if batches.is_empty() {
             return Ok(None);
         }
@@ -291,7 +313,7 @@ impl Trainer for DreamClearTrainer {
         recorded.terms.iter().for_each(|(name, v)| b.output(name, *v));
         let mut exe = super::executable(b.finish(), weights, &self.device)?;
         let mut scalars: Vec<(String, f64)> = Vec::new();
-        for inputs in batches {
+        for inputs in batches.iter() {
             for (i, (name, value)) in exe.run(inputs)?.into_iter().enumerate() {
                 let value = value.to_f64()[0] / batches.len() as f64;
                 match scalars.get_mut(i) {
@@ -300,8 +322,53 @@ impl Trainer for DreamClearTrainer {
                 }
             }
         }
-        Ok(Some(Findings { scalars, images: Vec::new() }))
+        drop(exe);
+        let mut findings = Findings { scalars, images: Vec::new() };
+        if let Some(restore) = &mut self.restore {
+            match pictures(&mut **restore, weights, shown) {
+                Ok(more) => {
+                    findings.scalars.extend(more.scalars);
+                    findings.images = more.images;
+                }
+                // Nothing that was learned depends on them.
+                Err(Error::OutOfMemory(m)) => tracing::warn!("no validation pictures: {m}; training goes on"),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(Some(findings))
     }
+}
+
+/// The samples restored: input, output and target side by side, and how near the output comes.
+fn pictures(restore: &mut dyn Restore, weights: &WeightSet, samples: &[Sample]) -> Result<Findings> {
+    let subject = |(i, sample)| Subject {
+        name: format!("validation-{i}.png"),
+        picture: super::low_quality(sample),
+        caption: caption(sample),
+    };
+    let subjects: Vec<_> = samples.iter().enumerate().map(subject).collect();
+    let restored = restore.restore(weights, &subjects)?;
+    let mut findings = Findings::default();
+    let (mut before, mut after) = (0.0, 0.0);
+    for (i, (sample, out)) in samples.iter().zip(&restored).enumerate() {
+        let lq = super::low_quality(sample);
+        before += super::psnr(lq, &sample.gt);
+        after += super::psnr(out, &sample.gt);
+        findings.images.push((i.to_string(), super::beside(&[lq, out, &sample.gt])));
+    }
+    let n = samples.len() as f64;
+    if !samples.is_empty() {
+        findings.scalars = vec![("psnr".into(), after / n), ("psnr_input".into(), before / n)];
+    }
+    Ok(findings)
+}
+
+/// The features of a sample's caption.
+fn caption(sample: &Sample) -> Option<CaptionFeatures> {
+    let [(FEATURES, features), (LENGTH, length)] = sample.tensors.as_slice() else { return None };
+    let (tokens, length) = (features.shape()[0], length.to_i64()[0] as usize);
+    let mask = (0..tokens).map(|i| i64::from(i < length)).collect();
+    Some(CaptionFeatures { feature: features.clone(), mask })
 }
 
 /// Pairs with the features of their captions.

@@ -14,6 +14,7 @@ use crate::diffusion::Noise;
 use crate::graph::{Executable, Graph, Plan, passes};
 use crate::ops::fuse;
 use crate::tensor::HostTensor;
+use crate::text::features::CaptionFeatures;
 use crate::weights::WeightSet;
 use crate::{Error, Result};
 
@@ -33,6 +34,26 @@ pub struct Findings {
     pub scalars: Vec<(String, f64)>,
     /// Pictures by name.
     pub images: Vec<(String, FloatImage)>,
+}
+
+/// A low-quality picture, as a validation has it restored.
+pub struct Subject<'a> {
+    /// Its noise is keyed by this, as by a file's name in `dreamclear restore`.
+    pub name: String,
+    /// RGB in 0..1.
+    pub picture: &'a FloatImage,
+    /// Features of its caption; `None`: the null caption.
+    pub caption: Option<CaptionFeatures>,
+}
+
+/// Makes pictures with a network that is being trained. Training knows no pipeline: who starts a run has one
+/// (`cli/train_pictures.rs`).
+pub trait Restore {
+    /// The pictures as these weights restore them, of the same sizes, RGB in 0..1.
+    ///
+    /// # Errors
+    /// `Error::OutOfMemory` beside what training takes; `Error::Interrupted`; a result that is not finite.
+    fn restore(&mut self, weights: &WeightSet, pictures: &[Subject<'_>]) -> Result<Vec<FloatImage>>;
 }
 
 /// One kind of training.
@@ -60,6 +81,9 @@ pub trait Trainer {
     /// # Errors
     /// If a frozen network fails on them.
     fn inputs(&mut self, samples: &[(u64, Sample)]) -> Result<Inputs>;
+
+    /// Lets validations show pictures, where one step of the trained network makes none.
+    fn restore_with(&mut self, _restore: Box<dyn Restore>) {}
 
     /// What the network does with validation samples under these weights; `None` where there are none.
     ///
