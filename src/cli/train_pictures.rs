@@ -108,7 +108,7 @@ impl Pictures {
             memory: None,
             matrices: None,
         };
-        let (_, hyper_parameters) = config::model(&run)?;
+        let (_, hyper_parameters) = config::model(run)?;
         let pictures =
             Pictures { frozen, hyper_parameters, settings, device: device.clone(), cancel: cancel.clone() };
         pictures.check()?;
