@@ -21,6 +21,7 @@ use dreamclear::models::Shapes;
 use dreamclear::models::swinir::SwinIr;
 use dreamclear::tensor::{DType, HostTensor};
 use dreamclear::train::adamw::AdamW;
+use dreamclear::train::drop_path::DropPath;
 use dreamclear::train::launch::Launch;
 use dreamclear::train::objective::{Distance, Reduction};
 use dreamclear::train::objectives::swinir::SwinIrObjective;
@@ -39,7 +40,8 @@ fn swinir() -> SwinIrObjective {
         "upscale": 2, "unshuffle": true, "upsampler": "nearest+conv", "img_size": 16,
     });
     let (network, _) = SwinIr::from_config(&config, &Shapes::new()).unwrap();
-    SwinIrObjective::new(network, [16, 16], Distance::Mse, Reduction::Mean)
+    let plain = SwinIrObjective::new(network, [16, 16], Distance::Mse, Reduction::Mean);
+    SwinIrObjective { drop_path: true, ..plain }
 }
 
 /// Weights drawn by name; another `draw` gives others.
@@ -54,17 +56,17 @@ fn weights(objective: &dyn Objective, draw: &str) -> WeightSet {
     WeightSet::from_tensors(objective.parameters().unwrap().into_iter().map(tensor))
 }
 
-/// Pictures `from..from + count` of a set of eight for each step.
+/// Pictures `from..from + count` of a set of eight for each step, and which branches of the three blocks they see.
 fn pictures(step: usize, from: usize, count: usize) -> Vec<(&'static str, HostTensor)> {
-    ["x", "target"]
-        .map(|name| {
-            let all = recipe_tensor(&format!("{name}{step}"), &[8, 3, 16, 16], 0.5, 1, -22);
-            let n = all.len() / 8;
-            let part = all.to_f32()[from * n..][..count * n].to_vec();
-            (name, HostTensor::from_f32([count, 3, 16, 16], part))
-        })
-        .into_iter()
-        .collect()
+    let [x, target] = ["x", "target"].map(|name| {
+        let all = recipe_tensor(&format!("{name}{step}"), &[8, 3, 16, 16], 0.5, 1, -22);
+        let n = all.len() / 8;
+        let part = all.to_f32()[from * n..][..count * n].to_vec();
+        (name, HostTensor::from_f32([count, 3, 16, 16], part))
+    });
+    let drop_path = DropPath::new(0.5, 3, 0).unwrap().expect("a rate above 0");
+    let numbers = (8 * step + from..).take(count).map(|n| n as u64);
+    vec![x, target, ("drop_path", drop_path.factors(numbers))]
 }
 
 /// Some buckets of some tensors each. AdamW divides by the root of a mean of squares plus `eps`: with the usual

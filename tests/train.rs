@@ -1,15 +1,18 @@
 //! Training: what a step promises, on small networks.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
 use dreamclear::device::Device;
+use dreamclear::graph::GraphBuilder;
 use dreamclear::models::Shapes;
 use dreamclear::models::swinir::{SwinIr, Upsampler};
-use dreamclear::tensor::HostTensor;
+use dreamclear::tensor::{DType, HostTensor};
 use dreamclear::train::objective::{Distance, Reduction};
+use dreamclear::train::objectives::perceptual::Perceptual;
 use dreamclear::train::objectives::swinir::SwinIrObjective;
-use dreamclear::train::{Objective, StepOptions, TrainStep};
+use dreamclear::train::{Objective, Recorded, StepOptions, TrainStep};
 use dreamclear::weights::{WeightSet, safetensors};
 use serde_json::json;
 
@@ -292,6 +295,76 @@ fn train_step(name: &str, device: &[&str]) -> [f64; 2] {
         metadata["f32_noise"]
     );
     worst
+}
+
+/// A perceptual loss whose picture, `y`, is what is learned.
+#[derive(Debug)]
+struct Painting {
+    perceptual: Perceptual,
+    shape: [usize; 4],
+}
+
+impl Objective for Painting {
+    fn parameters(&self) -> dreamclear::Result<Shapes> {
+        let mut shapes = self.perceptual.parameters();
+        shapes.insert("y".into(), self.shape.to_vec());
+        Ok(shapes)
+    }
+
+    fn trainable(&self, key: &str) -> bool {
+        !Perceptual::owns(key)
+    }
+
+    fn record(&self, b: &mut GraphBuilder, _batch: usize) -> dreamclear::Result<Recorded> {
+        let (y, target) = (b.param("y", self.shape)?, b.input("target", DType::F32, self.shape)?);
+        let (y, target) = (b.permute(y, [0, 2, 3, 1])?, b.permute(target, [0, 2, 3, 1])?);
+        Ok(Recorded { loss: self.perceptual.record(b, y, target)?, terms: vec![] })
+    }
+}
+
+#[test]
+fn a_perceptual_loss_and_its_gradient_are_basicsrs() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/perceptual.safetensors");
+    let (tensors, metadata) = support::golden(&path);
+    let config: serde_json::Value = serde_json::from_str(&metadata["config"]).unwrap();
+    let layers: BTreeMap<String, f64> = serde_json::from_value(config["layers"].clone()).unwrap();
+    let vgg =
+        tensors.iter().filter_map(|(key, t)| Some((key.strip_prefix("weight.")?.to_owned(), t.clone())));
+    let vgg = WeightSet::from_tensors(vgg);
+    let weight = config["weight"].as_f64().unwrap();
+    let (perceptual, weights) = Perceptual::new(vgg.clone(), layers.clone(), weight).unwrap();
+    let y = tensors["input.y"].clone();
+    let objective = Painting { perceptual, shape: y.shape().try_into().unwrap() };
+    let numbers = y.len();
+    let weights = weights.with(WeightSet::from_tensors([("y".to_owned(), y)]));
+    let device = Device::cpu(2).unwrap();
+    let mut step = TrainStep::new(&objective, &device, &weights, StepOptions::default()).unwrap();
+    let loss = step.accumulate(&[("target", tensors["input.target"].clone())]).unwrap().loss;
+    let expected = tensors["out"].to_f64()[0];
+    let gradients = step.gradients().unwrap();
+    let keys: Vec<_> = gradients.iter().map(|(key, _)| key.as_str()).collect();
+    assert_eq!(keys, ["grad.y"], "the VGG has no gradients");
+    assert!(step.memory().optimizer <= 3 * 4 * (numbers + 64), "nor memory for them: {:?}", step.memory());
+    let error = support::relative(&gradients[0].1, &tensors["grad.y"]);
+    println!(
+        "perceptual: loss {loss} for {expected}, gradient off by {error:.1e} (PyTorch's f32 against f64: {})",
+        metadata["f32_noise"]
+    );
+    assert!((loss / expected - 1.0).abs() <= 1e-6, "{loss} for {expected}");
+    assert!(error <= 1e-4, "{error:.1e}");
+
+    let fails = |vgg: WeightSet, layers: &[(&str, f64)], weight| {
+        let layers = layers.iter().map(|(layer, w)| (layer.to_string(), *w)).collect();
+        Perceptual::new(vgg, layers, weight).unwrap_err().to_string()
+    };
+    let e = fails(vgg.clone(), &[("conv5_4", 1.0), ("conv2_3", 1.0)], 1.0);
+    assert!(e.contains("there is no layer \"conv2_3\"") && e.contains("conv1_1 to conv5_4"), "{e}");
+    let e = fails(vgg.clone(), &[("conv5_4", 0.0)], 1.0);
+    assert!(e.contains("loss.perceptual.layers.conv5_4: expected a positive number, found 0"), "{e}");
+    let e = fails(vgg.clone(), &[], 1.0);
+    assert!(e.contains("at least one layer"), "{e}");
+    let e = fails(vgg, &[("conv5_4", 1.0)], -1.0);
+    assert!(e.contains("loss.perceptual.weight: expected a positive number, found -1"), "{e}");
 }
 
 /// Below this norm a gradient is zero but for rounding (a key's bias in an attention).

@@ -16,6 +16,8 @@ use dreamclear::train::tensorboard::read_records;
 use dreamclear::weights::{WeightSet, npz};
 use serde_json::Value;
 
+mod support;
+
 const CROP: Crop = Crop { size: 8, place: Place::Random, flip: true };
 
 fn photo(seed: usize, height: usize, width: usize) -> Photo {
@@ -292,6 +294,57 @@ fn a_resumed_run_is_the_same_to_the_bit() {
     // Branches were left out on the way.
     job.finish("deep", &["--set", "model.drop_path=0", "--set", "validation.every=0"]);
     assert_ne!(job.log("deep")[0]["loss"], job.log("whole")[0]["loss"]);
+}
+
+/// The golden file's narrow VGG19 as a weight file.
+fn vgg(path: &Path) {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/perceptual.safetensors");
+    let (tensors, _) = support::golden(&golden);
+    let weights = tensors.iter().filter_map(|(key, t)| Some((key.strip_prefix("weight.")?, t)));
+    dreamclear::weights::safetensors::write(path, weights, &Default::default(), None).unwrap();
+}
+
+#[test]
+fn a_perceptual_loss_is_added_and_its_network_stays_out_of_what_is_kept() {
+    let job = Job::new();
+    let file = job.path("vgg19.safetensors");
+    vgg(&file);
+    let weights = format!("loss.perceptual.weights={:?}", file.display().to_string());
+    let with = ["--set", &weights, "--set", "loss.perceptual.weight=0.01", "--set", "validation.every=0"];
+    job.finish("seen", &with);
+    let updates: Vec<_> = job.log("seen").into_iter().filter(|l| l["kind"] == "update").collect();
+    for line in &updates {
+        let number = |key: &str| line[key].as_f64().unwrap();
+        let parts = number("l1") + number("perceptual");
+        assert!(number("perceptual") > 0.0 && (number("loss") - parts).abs() <= 1e-6 * parts, "{line}");
+    }
+    job.finish("blind", &with[4..]);
+    let blind = job.checkpoint("blind", 6);
+    let seen = job.checkpoint("seen", 6);
+    let names = |c: &Checkpoint| c.tensors.names().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(names(&seen), names(&blind));
+    let key = "param.conv_after_body.weight";
+    assert_ne!(seen.tensors.get(key).unwrap().bytes(), blind.tensors.get(key).unwrap().bytes());
+    dreamclear(job.dir.path(), &["inspect", "seen/export/swinir.safetensors", "--strict", "swinir"]);
+
+    let from = job.path("seen/checkpoints/step-00000004.safetensors");
+    let again = [&with[..], &["--resume", from.to_str().unwrap()]].concat();
+    job.finish("seen", &again);
+    assert_eq!(
+        seen.tensors.get(key).unwrap().bytes(),
+        job.checkpoint("seen", 6).tensors.get(key).unwrap().bytes()
+    );
+
+    // Only the layers that are named, and one that is not there.
+    let layers =
+        ["--set", "loss.perceptual.layers={conv2_2=1}", "--steps", "1", "--set", "schedule.warmup=0"];
+    job.finish("one", &[&with[..], &layers].concat());
+    let one = job.log("one")[0]["perceptual"].as_f64().unwrap();
+    assert!(one > 0.0 && one != updates[0]["perceptual"].as_f64().unwrap());
+    let out = job.train("none", &[&with[..], &["--set", "loss.perceptual.layers.conv6_1=1"]].concat());
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(!out.status.success(), "{said}");
+    assert!(said.contains("vgg19.safetensors") && said.contains("no layer \"conv6_1\""), "{said}");
 }
 
 fn wait_for(what: &str, mut ready: impl FnMut() -> bool) {

@@ -23,6 +23,7 @@ pub mod srvgg;
 pub mod swinir;
 pub mod t5;
 pub mod vae;
+pub mod vgg;
 
 /// Checkpoint keys with their shapes: what a model is inferred from when a file carries no
 /// configuration.

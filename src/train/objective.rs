@@ -21,6 +21,11 @@ pub trait Objective: fmt::Debug + Send + Sync {
         true
     }
 
+    /// Whether a parameter is of the network that is trained, and so is exported. The others serve the loss alone.
+    fn of_network(&self, _key: &str) -> bool {
+        true
+    }
+
     /// Declares the inputs of a batch of so many samples and records network and loss. A parameter that is not
     /// trained, but that each batch changes (a running mean), has its new value as an output `next.KEY`.
     ///

@@ -346,7 +346,8 @@ impl Run<'_> {
         let name = self.trainer.name();
         let path = folder.join(format!("{name}.safetensors"));
         std::fs::create_dir_all(&folder).map_err(|e| Error::io("create directory", &folder, e))?;
-        let weights = self.weights()?;
+        let mut weights = self.weights()?;
+        weights.retain(|(key, _)| self.trainer.objective().of_network(key));
         let notes = BTreeMap::from([("updates".to_owned(), self.done.to_string())]);
         safetensors::write(&path, weights.iter().map(|(n, t)| (n.as_str(), t)), &notes, None)?;
         let json = format!("{:#}\n", self.trainer.hyper_parameters());

@@ -20,8 +20,9 @@ pub struct Settings {
 }
 
 /// Tables that belong to others, who check them: a network's hyper-parameters have their official names, a
-/// degradation has its own files. What a file says here takes the place of the whole default.
-const FOREIGN: [&str; 2] = ["degradation", "model.network"];
+/// degradation has its own files, which layers there are is told by weights. What a file says here takes the place of
+/// the whole default.
+const FOREIGN: [&str; 3] = ["degradation", "model.network", "loss.perceptual.layers"];
 
 impl Settings {
     /// The defaults of a shipped file.

@@ -88,6 +88,14 @@ impl WeightSet {
         }
     }
 
+    /// This set with the tensors of another one; of equal names the other's count.
+    pub fn with(mut self, other: WeightSet) -> WeightSet {
+        for Entry { name, tensor, file } in other.tensors {
+            self.put(name, tensor, file);
+        }
+        self
+    }
+
     /// Adds a tensor, or replaces the one of the same name.
     pub(super) fn put(&mut self, name: String, tensor: HostTensor, file: Arc<Path>) {
         match self.index.get(&name) {

@@ -1,6 +1,7 @@
-//! The objectives: one file a network.
+//! The objectives: one file a network; and losses that have a network of their own.
 
 pub mod autoencoder;
 pub mod classifier;
 pub mod dreamclear;
+pub mod perceptual;
 pub mod swinir;

@@ -1,5 +1,8 @@
 //! Stage 1: SwinIR learns to remove degradations (DiffBIR's `train_stage1.py`).
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -13,6 +16,7 @@ use crate::train::config::{self, Config};
 use crate::train::drop_path::DropPath;
 use crate::train::init;
 use crate::train::objective::{Distance, Objective, Reduction};
+use crate::train::objectives::perceptual::Perceptual;
 use crate::train::objectives::swinir::SwinIrObjective;
 use crate::train::settings::Settings;
 use crate::weights::WeightSet;
@@ -49,6 +53,25 @@ struct Depth {
 struct Loss {
     distance: Distance,
     reduction: Reduction,
+    perceptual: Features,
+}
+
+/// `[loss.perceptual]`.
+#[derive(Deserialize)]
+struct Features {
+    weights: PathBuf,
+    weight: f64,
+    layers: BTreeMap<String, f64>,
+}
+
+impl Features {
+    /// The loss with its weights; `None` if there is to be none.
+    fn open(self) -> Result<Option<(Perceptual, WeightSet)>> {
+        if self.weights.as_os_str().is_empty() {
+            return Ok(None);
+        }
+        Perceptual::open(&self.weights, self.layers, self.weight).map(Some)
+    }
 }
 
 impl SwinIrTrainer {
@@ -64,14 +87,18 @@ impl SwinIrTrainer {
         check(&network, config.data.crop)?;
         let drop_path = DropPath::new(own.model.drop_path, network.blocks(), config.seed)?;
         let (size, loss) = ([config.data.crop; 2], own.loss);
-        let objective = SwinIrObjective {
+        let mut objective = SwinIrObjective {
             drop_path: drop_path.is_some(),
             ..SwinIrObjective::new(network, size, loss.distance, loss.reduction)
         };
         let shapes = objective.parameters()?;
         let initial = || init::swinir(&objective.network, &shapes, config.seed);
         let weights = super::first_weights(&model.weights, initial)?;
-        let weights = weights.renamed(|key| Some(objective.network.rename(key)))?;
+        let mut weights = weights.renamed(|key| Some(objective.network.rename(key)))?;
+        if let Some((perceptual, of_vgg)) = loss.perceptual.open()? {
+            objective.perceptual = Some(perceptual);
+            weights = weights.with(of_vgg);
+        }
         Ok(SwinIrTrainer {
             degradation: config::degradation(settings)?,
             config,
