@@ -336,9 +336,9 @@ fn a_perceptual_loss_and_its_gradient_are_basicsrs() {
     let y = tensors["input.y"].clone();
     let objective = Painting { perceptual, shape: y.shape().try_into().unwrap() };
     let numbers = y.len();
-    let weights = weights.with(WeightSet::from_tensors([("y".to_owned(), y)]));
+    let painted = |y: HostTensor| weights.clone().with(WeightSet::from_tensors([("y".to_owned(), y)]));
     let device = Device::cpu(2).unwrap();
-    let mut step = TrainStep::new(&objective, &device, &weights, StepOptions::default()).unwrap();
+    let mut step = TrainStep::new(&objective, &device, &painted(y), StepOptions::default()).unwrap();
     let loss = step.accumulate(&[("target", tensors["input.target"].clone())]).unwrap().loss;
     let expected = tensors["out"].to_f64()[0];
     let gradients = step.gradients().unwrap();
@@ -352,6 +352,18 @@ fn a_perceptual_loss_and_its_gradient_are_basicsrs() {
     );
     assert!((loss / expected - 1.0).abs() <= 1e-6, "{loss} for {expected}");
     assert!(error <= 1e-4, "{error:.1e}");
+
+    let small = Painting { perceptual: objective.perceptual, shape: [2, 3, 40, 15] };
+    let e = TrainStep::new(
+        &small,
+        &device,
+        &painted(HostTensor::zeros(DType::F32, small.shape)),
+        StepOptions::default(),
+    )
+    .err()
+    .unwrap()
+    .to_string();
+    assert!(e.contains("at least 16×16 pixels, found 15×40"), "{e}");
 
     let fails = |vgg: WeightSet, layers: &[(&str, f64)], weight| {
         let layers = layers.iter().map(|(layer, w)| (layer.to_string(), *w)).collect();

@@ -39,8 +39,8 @@ pub struct Args {
     /// Its weights in any official container.
     #[arg(long, value_name = "PATH")]
     pub weights: PathBuf,
-    /// The batch: swinir `x` and `target` [B, C, H, W] in 0..1 and, for stochastic depth, `drop_path` [B, 2 · blocks],
-    /// what the residual branches are multiplied by, attention and MLP of each block in turn; vae `x` (or `sample`) in -1..1 and `noise`, of a
+    /// The batch: swinir `x` and `target` [B, C, H, W] in 0..1 and, for stochastic depth, `drop_path`
+    /// [B, 2 · blocks], what the residual branches are multiplied by, attention and MLP of each block in turn; vae `x` (or `sample`) in -1..1 and `noise`, of a
     /// latent's shape; dreamclear `x_start`, `noise`, `timestep`, `y`, `mask`, `c_lq`, `c_pre`, `img_hw`,
     /// `aspect_ratio` and, to drop captions, `drop`, a one or a zero a sample.
     #[arg(long, value_name = "IN.safetensors")]

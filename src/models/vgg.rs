@@ -45,8 +45,8 @@ impl Conv {
 }
 
 impl Vgg {
-    /// From the shapes of a weight file under torchvision's keys; places of `features` tell the stages, weights the
-    /// channels. What lies behind the deepest of `layers` is not used.
+    /// From the shapes of a weight file under torchvision's keys: places of `features` tell the stages, weights
+    /// the channels. What lies behind the deepest of `layers` is not used.
     ///
     /// # Errors
     /// One sentence, if the shapes are not those of a VGG without batch norms, or have no such layer.
@@ -85,6 +85,14 @@ impl Vgg {
     /// # Errors
     /// If the picture is too small for the pools.
     pub fn features(&self, b: &mut GraphBuilder, x: ValueId) -> Result<Vec<(String, ValueId)>> {
+        let [_, height, width, _] = b.dims(x, "vgg")?;
+        let least = 1 << (self.convs.last().map_or(1, |conv| conv.stage) - 1);
+        if height.min(width) < least {
+            return Err(b.error(
+                "vgg",
+                format!("expected pictures of at least {least}×{least} pixels, found {width}×{height}"),
+            ));
+        }
         let mut x = x;
         let mut found = Vec::with_capacity(self.layers.len());
         for (i, conv) in self.convs.iter().enumerate() {

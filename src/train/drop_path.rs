@@ -25,8 +25,7 @@ impl DropPath {
     pub fn new(rate: f64, blocks: usize, seed: u64) -> Result<Option<Self>> {
         if !(0.0..1.0).contains(&rate) {
             return Err(Error::Usage(format!(
-                "model.drop_path: expected how often the last block is left out, from 0 up to but not including 1, \
-                 found {rate}"
+                "model.drop_path: expected how often the last block is left out, from 0 to below 1, found {rate}"
             )));
         }
         let of_block = |i| rate * i as f64 / (blocks.max(2) - 1) as f64;

@@ -20,8 +20,8 @@ pub struct Settings {
 }
 
 /// Tables that belong to others, who check them: a network's hyper-parameters have their official names, a
-/// degradation has its own files, which layers there are is told by weights. What a file says here takes the place of
-/// the whole default.
+/// degradation has its own files, weights tell which layers there are. What a file says here takes the place of the
+/// whole default.
 const FOREIGN: [&str; 3] = ["degradation", "model.network", "loss.perceptual.layers"];
 
 impl Settings {
