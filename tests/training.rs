@@ -325,7 +325,7 @@ fn a_perceptual_loss_is_added_and_its_network_stays_out_of_what_is_kept() {
     assert_eq!(names(&seen), names(&blind));
     let key = "param.conv_after_body.weight";
     assert_ne!(seen.tensors.get(key).unwrap().bytes(), blind.tensors.get(key).unwrap().bytes());
-    dreamclear(job.dir.path(), &["inspect", "seen/export/swinir.safetensors", "--strict", "swinir"]);
+    stages::dreamclear(job.dir.path(), &["inspect", "seen/export/swinir.safetensors", "--strict", "swinir"]);
 
     let from = job.path("seen/checkpoints/step-00000004.safetensors");
     let again = [&with[..], &["--resume", from.to_str().unwrap()]].concat();

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{Job, kill, official, photo, wait_for};
 
 /// Runs the command to its end in a folder.
-fn dreamclear(folder: &Path, arguments: &[&str]) {
+pub fn dreamclear(folder: &Path, arguments: &[&str]) {
     let out =
         Command::new(env!("CARGO_BIN_EXE_dreamclear")).current_dir(folder).args(arguments).output().unwrap();
     let said = String::from_utf8_lossy(&out.stderr);
