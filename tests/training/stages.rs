@@ -186,6 +186,17 @@ fn pictures_of_a_validation_are_those_of_restore() {
         assert!(pairs.iter().filter(|(a, b)| a != b).count() <= pairs.len() / 100);
     }
 
+    // Latents that are kept are those that would be made again.
+    for (output, mib) in [("fresh", "0"), ("kept", "8")] {
+        let latents = format!("data.latents_mib={mib}");
+        let more = ["--set", &latents, "--set", "validation.every=0", "--steps", "5", "-o", output];
+        let run = arguments.iter().filter(|a| !["-o", "run"].contains(a)).chain(&more);
+        dreamclear(folder, &run.copied().collect::<Vec<_>>());
+    }
+    assert_eq!(job.log("fresh"), job.log("kept"));
+    let export = |run: &str| fs::read(job.path(run).join("export/dreamclear.safetensors")).unwrap();
+    assert!(export("fresh") == export("kept"));
+
     // A signal does not wait for a validation, which may be long, but for the checkpoint.
     let long = ["--set", "validation.sampler_steps=1000", "--steps", "9", "-o", "stopped"];
     let run: Vec<_> = arguments.iter().filter(|a| !["-o", "run"].contains(a)).chain(&long).collect();
@@ -207,6 +218,15 @@ fn pictures_of_a_validation_are_those_of_restore() {
     let said = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(2), "{said}");
     assert!(said.contains("found one of 4 at 1/2") && said.contains("validation.show = 0"), "{said}");
+    // Photos are degraded anew each time.
+    let settings = "data.photos=photos captions.features=false data.latents_mib=8";
+    let mut arguments = vec!["train", "dreamclear", "dreamclear.toml", "-o", "other"];
+    settings.split_whitespace().for_each(|s| arguments.extend(["--set", s]));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dreamclear"));
+    let out = command.current_dir(folder).args(&arguments).output().unwrap();
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(2), "{said}");
+    assert!(said.contains("data.latents_mib: photos are degraded anew"), "{said}");
 }
 
 #[test]

@@ -7,9 +7,11 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::frozen::{Encoder, Remover};
+use super::latents::{LatentCache, Latents};
 use super::{Findings, Inputs, Restore, Subject, Trainer};
 use crate::data::dataset::{Crop, Degrade, Draws, Paired, Place, Sample, Source};
 use crate::data::degrade::Degradation;
+use crate::data::pixels::FloatImage;
 use crate::data::random::Draw;
 use crate::device::Device;
 use crate::graph::GraphBuilder;
@@ -42,6 +44,7 @@ pub struct DreamClearTrainer {
     weights: WeightSet,
     remover: Remover,
     encoder: Encoder,
+    latents: LatentCache,
     device: Device,
     /// Makes pictures, if some are to be shown.
     restore: Option<Box<dyn Restore>>,
@@ -63,6 +66,7 @@ struct Own {
     train_base: bool,
     cross_de_scope: CrossDeScope,
     model: BaseModel,
+    data: LatentData,
     frozen: Frozen,
     captions: Captions,
 }
@@ -70,6 +74,11 @@ struct Own {
 #[derive(Deserialize)]
 struct BaseModel {
     base: PathBuf,
+}
+
+#[derive(Deserialize)]
+struct LatentData {
+    latents_mib: usize,
 }
 
 #[derive(Deserialize)]
@@ -105,6 +114,13 @@ impl DreamClearTrainer {
                     .into(),
             ));
         }
+        if own.data.latents_mib > 0 && !config.data.photos.is_empty() {
+            return Err(Error::Usage(
+                "data.latents_mib: photos are degraded anew each time, so none of their latents comes again; give \
+                 data.paired, or data.latents_mib = 0"
+                    .into(),
+            ));
+        }
         let (model, hyper_parameters) = config::model(settings)?;
         let (network, _) = DreamClear::from_config(Some(&hyper_parameters), &Shapes::new())?;
         let side = config.data.crop;
@@ -126,6 +142,7 @@ impl DreamClearTrainer {
             train_base: own.train_base,
             network,
         };
+        let latents = LatentCache::new(own.data.latents_mib << 20);
         let weights = first_weights(&model.weights, &own.model.base, &objective, config.seed)?;
         Ok(DreamClearTrainer {
             degradation: config::degradation(settings)?,
@@ -136,6 +153,7 @@ impl DreamClearTrainer {
             weights,
             remover,
             encoder,
+            latents,
             device: device.clone(),
             restore: None,
             validation: None,
@@ -190,12 +208,21 @@ impl DreamClearTrainer {
         let (mut timesteps, mut drop) = (Vec::with_capacity(batch), Vec::with_capacity(batch));
         let each = latent_noise.len() / batch;
         for ((number, sample), noise) in samples.iter().zip(latent_noise.chunks_exact(each)) {
-            let lq = super::low_quality(sample);
-            let pre = self.remover.apply(lq)?;
+            let (encoder, remover) = (&mut self.encoder, &mut self.remover);
+            let latents = self.latents.get(sample, || {
+                let lq = super::low_quality(sample);
+                let pre = remover.apply(lq)?;
+                let mut mode = |picture: &FloatImage| -> Result<Vec<f32>> {
+                    let moments = encoder.moments(picture)?;
+                    Ok(encoder.latent(&moments, None))
+                };
+                let (lq, pre) = (mode(lq)?, mode(&pre)?);
+                Ok(Latents { gt: encoder.moments(&sample.gt)?, lq, pre })
+            })?;
             // The mode for what the branches read, a sample for what is learned.
-            x_start.extend(self.encoder.latent(&sample.gt, Some(noise))?);
-            c_lq.extend(self.encoder.latent(lq, None)?);
-            c_pre.extend(self.encoder.latent(&pre, None)?);
+            x_start.extend(self.encoder.latent(&latents.gt, Some(noise)));
+            c_lq.extend_from_slice(&latents.lq);
+            c_pre.extend_from_slice(&latents.pre);
             match sample.tensors.as_slice() {
                 [(FEATURES, features), (LENGTH, length)] => {
                     y.extend_from_slice(&features.to_f32());

@@ -90,11 +90,15 @@ impl Encoder {
         })
     }
 
-    /// The latent `[L, h, w]` of a picture, RGB in 0..1: its mean, or with `noise` a sample.
-    pub fn latent(&mut self, picture: &FloatImage, noise: Option<&[f32]>) -> Result<Vec<f32>> {
+    /// The distribution of the latent `[L, h, w]` of a picture, RGB in 0..1: means, then logarithms of variances.
+    pub fn moments(&mut self, picture: &FloatImage) -> Result<Vec<f32>> {
         let x = super::nchw([super::centred(picture)].iter());
         let moments: HostTensor = self.exe.run(&[("sample", x)])?.swap_remove(0).1;
-        let moments = moments.to_f32();
+        Ok(moments.to_f32().into_owned())
+    }
+
+    /// The latent: its mean, or with `noise` a sample.
+    pub fn latent(&self, moments: &[f32], noise: Option<&[f32]>) -> Vec<f32> {
         let (mean, log_variance) = moments.split_at(moments.len() / 2);
         let mut latent = mean.to_vec();
         if let Some(noise) = noise {
@@ -103,6 +107,6 @@ impl Encoder {
             }
         }
         latent.iter_mut().for_each(|z| *z = (*z - self.shift) * self.scale);
-        Ok(latent)
+        latent
     }
 }

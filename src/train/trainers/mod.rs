@@ -22,6 +22,7 @@ pub mod autoencoder;
 pub mod classifier;
 pub mod dreamclear;
 mod frozen;
+mod latents;
 pub mod swinir;
 
 /// Tensors of a micro-batch by the names that the objective declares.
