@@ -1,9 +1,10 @@
 //! The command under `mpirun`: runs from their settings to exported weights, and how they end early.
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use dreamclear::data::image::{Channels, Format, Photo, Samples};
@@ -126,17 +127,34 @@ fn signal(process: u32, signal: i32) {
     assert_eq!(unsafe { libc::kill(process as i32, signal) }, 0);
 }
 
-/// What a process says until it ends, which it must within a minute.
+/// What a process says until it ends, which it must within a minute. It is read all the while: Open MPI waits for
+/// its pipes to be emptied before it ends, and a run of many updates says more than they hold.
 fn end_of(mut child: Child) -> Output {
     let start = Instant::now();
-    while child.try_wait().unwrap().is_none() {
-        if start.elapsed() > Duration::from_secs(60) {
+    let stdout = read_all(child.stdout.take().unwrap());
+    let stderr = read_all(child.stderr.take().unwrap());
+    let mut hangs = false;
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if !hangs && start.elapsed() > Duration::from_secs(60) {
+            hangs = true;
             child.kill().unwrap();
-            panic!("the run hangs: {}", said(&child.wait_with_output().unwrap()));
         }
         std::thread::sleep(Duration::from_millis(10));
-    }
-    child.wait_with_output().unwrap()
+    };
+    let out = Output { status, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() };
+    assert!(!hangs, "the run hangs: {}", said(&out));
+    out
+}
+
+fn read_all(mut pipe: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        pipe.read_to_end(&mut bytes).unwrap();
+        bytes
+    })
 }
 
 /// The process id of a rank that this `mpirun` has started.
