@@ -37,7 +37,7 @@ impl Job {
             photo.save(dir.path().join(format!("photos/{i}.png")), Format::Png, 95).unwrap();
         }
         let text = "steps = 6\nbatch = 4\n\
-            [model.network]\nembed_dim = 8\ndepths = [1]\nnum_heads = [2]\nwindow_size = 4\nmlp_ratio = 1\n\
+            [model]\ndrop_path = 0.5\n[model.network]\nembed_dim = 8\ndepths = [2]\nnum_heads = [2]\nwindow_size = 4\nmlp_ratio = 1\n\
             img_size = 16\nunshuffle = true\nunshuffle_scale = 2\nsf = 2\nupsampler = \"pixelshuffledirect\"\n\
             [degradation]\nkind = \"codeformer\"\nblur.sizes = [7]\n\
             [loss]\ndistance = \"mse\"\nreduction = \"mean\"\n\
