@@ -272,12 +272,47 @@ fn hostile_weight_files_get_a_sentence() {
 fn missing_weights_say_how_to_get_them() {
     let dir = tempfile::tempdir().unwrap();
     let photo = picture(dir.path(), "a.png", 8, 8);
-    let out = command(&["restore", s(&photo), "-o", s(&dir.path().join("o"))])
-        .env("DREAMCLEAR_CACHE", dir.path().join("empty"))
-        .output()
-        .unwrap();
+    let run = |model: &[&str]| {
+        let args = ["restore", s(&photo), "-o", s(&dir.path().join("o"))];
+        command(&[&args[..], model].concat())
+            .env("DREAMCLEAR_CACHE", dir.path().join("empty"))
+            .output()
+            .unwrap()
+    };
+    let out = run(&["--model", "realesrgan-x4plus"]);
     assert_code(&out, 2);
     assert!(text(&out.stderr).contains("tools/fetch-weights realesrgan-x4plus"), "{}", text(&out.stderr));
+    let out = run(&["--weights", s(dir.path())]);
+    assert_code(&out, 2);
+    assert!(text(&out.stderr).contains("no whole DreamClear"), "{}", text(&out.stderr));
+}
+
+/// Without weights and without asking, the networks inside the program restore; so they do by name.
+#[test]
+fn the_first_command_needs_no_weights() {
+    let dir = tempfile::tempdir().unwrap();
+    let photo = picture(dir.path(), "a.png", 40, 24);
+    let run = |out: &Path, more: &[&str]| {
+        let args = ["restore", s(&photo), "-o", s(out)];
+        let out = command(&[&args[..], more].concat())
+            .env("DREAMCLEAR_CACHE", dir.path().join("empty"))
+            .output()
+            .unwrap();
+        assert_code(&out, 0);
+    };
+    let (by_itself, by_name) = (dir.path().join("1.png"), dir.path().join("2.png"));
+    run(&by_itself, &[]);
+    run(&by_name, &["--model", "dreamclear-nano"]);
+    assert_eq!(std::fs::read(&by_itself).unwrap(), std::fs::read(&by_name).unwrap());
+    let enlarged = image::open(&by_itself).unwrap().to_rgb8();
+    assert_eq!(enlarged.dimensions(), (160, 96));
+    // More than an enlargement, and still the same picture.
+    let plain = image::open(&photo).unwrap().to_rgb8();
+    let plain = image::imageops::resize(&plain, 160, 96, image::imageops::FilterType::CatmullRom);
+    let apart = |a: u8, b: u8| f64::from(a.abs_diff(b));
+    let n = enlarged.as_raw().len() as f64;
+    let mean = enlarged.iter().zip(plain.iter()).map(|(a, b)| apart(*a, *b)).sum::<f64>() / n;
+    assert!(mean > 0.1 && mean < 40.0, "mean difference {mean}");
 }
 
 /// Ctrl-C in the middle: exit code 130, no half-written file, and `--resume` goes on.

@@ -28,6 +28,7 @@ pub mod inspect;
 pub mod ops;
 pub mod restore;
 pub mod restore_dreamclear;
+mod restore_model;
 pub mod train;
 pub mod train_pictures;
 pub mod train_step;
@@ -39,7 +40,7 @@ pub mod verify;
     name = "dreamclear",
     version,
     max_term_width = 100,
-    after_help = "Example: dreamclear restore photo.jpg -o restored --model realesrgan-x4plus\n\
+    after_help = "Example: dreamclear restore photo.jpg -o restored\n\
                   Exit codes: 0 done, 1 failed, 2 bad usage, 3 some inputs failed (each is listed)"
 )]
 struct Cli {

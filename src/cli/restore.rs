@@ -1,12 +1,13 @@
 //! `dreamclear restore`: pictures in, better pictures out.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use serde_json::json;
 
 use super::DeviceArgs;
 use super::restore_dreamclear::{self, DreamClearArgs};
+use super::restore_model::Model;
 use crate::bench::predict::{Card, SHARES};
 use crate::bench::roofline::{Effort, Roofline};
 use crate::cancel::Cancel;
@@ -16,21 +17,19 @@ use crate::data::pixels::Rounding;
 use crate::data::shard::Shard;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::models::load::{self, Loaded};
+use crate::models::load::Loaded;
 use crate::pipelines::batch::{self, Options, Restorer};
 use crate::pipelines::naming::Target;
 use crate::pipelines::restore::{DEFAULT_MEMORY, NetworkRestorer, Settings};
 use crate::tensor::DType;
-use crate::weights::{hub, safetensors};
+use crate::weights::safetensors;
 
 /// Restore photos: remove blur, noise and compression, and enlarge.
 ///
 /// INPUT is a picture (PNG, JPEG, WebP, TIFF, BMP), a directory, a glob, a .txt or .jsonl list or a
 /// WebDataset .tar. Outputs keep the inputs' names and tree.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Example: dreamclear restore holiday/ -r -o restored --model realesrgan-x4plus --compare"
-)]
+#[command(after_help = "Example: dreamclear restore holiday/ -r -o restored --compare")]
 pub struct Args {
     /// Pictures, directories, globs, lists or tar archives.
     #[arg(required = true, value_name = "INPUT")]
@@ -42,10 +41,11 @@ pub struct Args {
     #[arg(short, long)]
     pub recursive: bool,
 
-    /// A model's name in the weights directory (as `realesrgan-x4plus`), a weight file, or
-    /// `dreamclear` for the whole pipeline.
-    #[arg(long, default_value = "realesrgan-x4plus", value_name = "MODEL", help_heading = "Model")]
-    pub model: String,
+    /// `dreamclear` for the whole pipeline, `dreamclear-nano` for the small networks inside this
+    /// program, a model's name in the weights directory (as `realesrgan-x4plus`), or a weight file.
+    /// [default: dreamclear where its weights are, else dreamclear-nano]
+    #[arg(long, value_name = "MODEL", help_heading = "Model")]
+    pub model: Option<String>,
     /// Where weights are: a directory, a file for --model, or a bundle of the whole pipeline.
     /// [default: the cache that fetch fills]
     #[arg(long, value_name = "DIR", help_heading = "Model")]
@@ -134,7 +134,8 @@ fn parse_size(text: &str) -> Result<usize, String> {
 pub fn run(args: &Args) -> Result<ExitCode> {
     let format = output_format(args)?;
     let found = inputs::collect(&args.inputs, args.recursive, Some(&args.output))?;
-    if args.model == restore_dreamclear::MODEL {
+    let model = Model::choose(args.model.as_deref(), args.weights.as_deref())?;
+    if model == Model::DreamClear {
         let (device, matrices) = args.device.open_with_precision()?;
         restore_dreamclear::check_single(&args.dreamclear, &found)?;
         let mut restorer = restore_dreamclear::open(args, device.clone(), matrices)?;
@@ -151,9 +152,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         return Ok(code);
     }
     let device = args.device.open()?;
-    let model = open_model(args)?;
-    let settings = settings(args, &model)?;
-    let mut restorer = NetworkRestorer::new(&args.model, model, settings, device.clone())?;
+    let loaded = model.open(args.weights.as_deref(), args.config.as_deref())?;
+    let settings = settings(args, &model, &loaded)?;
+    let mut restorer = NetworkRestorer::new(model.name(), loaded, settings, device.clone())?;
     if args.plan {
         return plan(&restorer, found, &Speed::of(&device)?, args.json);
     }
@@ -200,44 +201,8 @@ fn output_format(args: &Args) -> Result<Format> {
     }
 }
 
-fn open_model(args: &Args) -> Result<Loaded> {
-    let path = find_weights(&args.model, args.weights.as_deref())?;
-    match &args.config {
-        None => load::any(&path),
-        Some(config) => {
-            let found = load::any(&path).map(|m| m.network.architecture());
-            // A configuration may be what makes the file readable at all (SRVGG without slopes).
-            load::network(found.unwrap_or("srvgg"), Some(config), &path)
-        }
-    }
-}
-
-/// The weight file of a model: a path as it is, else NAME with any extension in the directory.
-fn find_weights(model: &str, weights: Option<&Path>) -> Result<PathBuf> {
-    if let Some(path) = weights
-        && path.is_file()
-    {
-        return Ok(path.to_owned());
-    }
-    let direct = Path::new(model);
-    if weights.is_none() && direct.exists() && (direct.is_file() || model.contains('/')) {
-        return Ok(direct.to_owned());
-    }
-    let directory = match weights {
-        Some(path) => path.to_owned(),
-        None => hub::cache_dir()?,
-    };
-    hub::cached(&directory, model).ok_or_else(|| {
-        Error::Usage(format!(
-            "no weights of \"{model}\" in {}; get them with `tools/fetch-weights {model}` (needs pip) or \
-             `dreamclear fetch {model}` (needs internet access), or give --weights FILE",
-            directory.display()
-        ))
-    })
-}
-
-fn settings(args: &Args, model: &Loaded) -> Result<Settings> {
-    let net = &*model.network;
+fn settings(args: &Args, model: &Model, loaded: &Loaded) -> Result<Settings> {
+    let net = &*loaded.network;
     // DreamClear's degradation remover works on the enlarged picture; the original denoising and
     // JPEG networks keep the size.
     let general = net.scale() == 1 && net.multiple() > 8;
@@ -257,7 +222,8 @@ fn settings(args: &Args, model: &Loaded) -> Result<Settings> {
         overlap: args.tile_overlap,
         memory: args.memory.unwrap_or(DEFAULT_MEMORY),
         rounding: if args.truncate { Rounding::Truncate } else { Rounding::HalfEven },
-        min_size: args.min_size.unwrap_or(if general { 1024 } else { 0 }),
+        // The general SwinIR was trained for pictures of that size, the small one for any.
+        min_size: args.min_size.unwrap_or(if general && *model != Model::Nano { 1024 } else { 0 }),
     })
 }
 

@@ -89,6 +89,20 @@ impl Blob {
     }
 }
 
+struct Static(&'static [u8]);
+
+impl Bytes for Static {
+    fn bytes(&self) -> &[u8] {
+        self.0
+    }
+}
+
+impl From<&'static [u8]> for Blob {
+    fn from(bytes: &'static [u8]) -> Self {
+        Blob(Arc::new(Static(bytes)))
+    }
+}
+
 impl From<Vec<u8>> for Blob {
     fn from(bytes: Vec<u8>) -> Self {
         Blob(Arc::new(bytes))

@@ -43,7 +43,20 @@ impl Bundle {
     /// # Errors
     /// If it cannot be read, or its description is damaged.
     pub fn open(path: &Path) -> Result<Option<Bundle>> {
-        let set = WeightSet::open(path)?;
+        Self::of(WeightSet::open(path)?)
+    }
+
+    /// A bundle that is part of this program; `path` is its name in messages.
+    ///
+    /// # Errors
+    /// If it is damaged, or no bundle.
+    pub fn from_static(path: &Path, bytes: &'static [u8]) -> Result<Bundle> {
+        let bundle = Self::of(WeightSet::from_static(path, bytes)?)?;
+        bundle.ok_or_else(|| Error::file(path, format!("expected a bundle, whose metadata has {KEY}")))
+    }
+
+    fn of(set: WeightSet) -> Result<Option<Bundle>> {
+        let path = set.path();
         let Some(text) = set.metadata().get(KEY) else { return Ok(None) };
         let configs = serde_json::from_str(text)
             .map_err(|e| Error::file(path, format!("its metadata entry {KEY} is not a JSON object: {e}")))?;

@@ -16,6 +16,7 @@ mod tests;
 mod zip;
 
 pub mod bundle;
+pub mod embedded;
 pub mod hub;
 pub mod ncnn;
 mod npy;

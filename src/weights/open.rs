@@ -100,6 +100,14 @@ impl WeightSet {
         }
     }
 
+    /// Opens a file that is part of this program; `path` is its name in messages.
+    ///
+    /// # Errors
+    /// As [`WeightSet::open`].
+    pub(super) fn from_static(path: &Path, bytes: &'static [u8]) -> Result<WeightSet> {
+        open_single(path, bytes.into(), Kind::Safetensors)
+    }
+
     /// Opens one file that is complete in itself: what shards are made of.
     pub(super) fn open_shard(path: &Path) -> Result<WeightSet> {
         let blob = Blob::map(path)?;

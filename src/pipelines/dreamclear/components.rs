@@ -13,8 +13,8 @@ use crate::models::vae::AutoencoderKl;
 use crate::models::{NETWORKS, network::Network};
 use crate::tensor::DType;
 use crate::text::tokenizer::T5Tokenizer;
-use crate::weights::WeightSet;
 use crate::weights::bundle::{Bundle, Part};
+use crate::weights::{WeightSet, embedded};
 
 /// A component's name, and what its files are called in a weights directory, most official first.
 type Row = (&'static str, &'static [&'static str]);
@@ -97,6 +97,15 @@ impl Sources {
         Sources { chosen, directory: PathBuf::new(), bundle: None, trained: Some(trained) }
     }
 
+    /// The small networks inside this program, but for what the user chose.
+    ///
+    /// # Errors
+    /// If the program was built with a damaged file.
+    pub fn nano(chosen: &Chosen) -> Result<Self> {
+        let chosen = [&chosen.swinir, &chosen.vae, &chosen.dreamclear, &chosen.t5].map(Clone::clone);
+        Ok(Sources { chosen, directory: PathBuf::new(), bundle: Some(embedded::nano()?), trained: None })
+    }
+
     /// The path of a component, if it lies outside the bundle and is there.
     fn path(&self, component: usize) -> Option<PathBuf> {
         if let Some(path) = &self.chosen[component] {
@@ -171,6 +180,11 @@ impl Sources {
             .map_err(|e| Error::file(&raw.path, e.to_string()))?;
         let model = noted(&raw.path, (model, ignored));
         Ok((model, fitting("dreamclear", raw)?))
+    }
+
+    /// Whether there is a diffusion transformer, which is what makes a pipeline of the networks.
+    pub fn has_denoiser(&self) -> bool {
+        self.bundle.as_ref().is_some_and(|b| b.holds("dreamclear")) || self.path(2).is_some()
     }
 
     /// Whether there is a text encoder.
@@ -255,4 +269,37 @@ fn noted<T>(path: &Path, (network, ignored): (T, Vec<String>)) -> T {
         tracing::debug!("{}: ignored, no effect on the forward: {}", path.display(), ignored.join(", "));
     }
     network
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONFIGS: [&str; 3] = [
+        include_str!("../../../assets/nano/swinir.json"),
+        include_str!("../../../assets/nano/vae.json"),
+        include_str!("../../../assets/nano/dreamclear.json"),
+    ];
+
+    /// What is inside the program opens, is what the configurations in `assets/nano` say, and is small; the
+    /// networks that are not trained yet fit beside it.
+    #[test]
+    fn nano_is_whole_and_small() {
+        let nano = Sources::nano(&Chosen::default()).unwrap();
+        let [swinir, vae, dreamclear] = CONFIGS.map(|text| serde_json::from_str::<Value>(text).unwrap());
+        let loaded = nano.swinir().unwrap();
+        let (written, _) = SwinIr::from_config(&swinir, &Default::default()).unwrap();
+        assert_eq!(loaded.network.config(), crate::models::ImageNetwork::config(&written));
+        let inferred = SwinIr::infer(&load::shapes_of(&loaded.weights)).unwrap();
+        assert_eq!((inferred.in_chans, inferred.upscale, inferred.unshuffle), (3, 4, true));
+
+        let count = |name: &str, config: &Value| -> usize {
+            let (_, from_config) = NETWORKS.iter().find(|(n, _)| *n == name).unwrap();
+            let (network, _) = from_config(Some(config), &Default::default()).unwrap();
+            network.parameters().unwrap().values().map(|s| s.iter().product::<usize>()).sum()
+        };
+        let parameters = count("swinir", &swinir) + count("vae", &vae) + count("dreamclear", &dreamclear);
+        // Two bytes each, and the limit is 12 MB.
+        assert!(parameters < 5_800_000, "{parameters}");
+    }
 }

@@ -1,0 +1,116 @@
+//! Which model `dreamclear restore` runs, and opening it.
+
+use std::path::{Path, PathBuf};
+
+use super::restore_dreamclear::MODEL as DREAMCLEAR;
+use crate::error::{Error, Result};
+use crate::models::load::{self, Loaded};
+use crate::pipelines::dreamclear::components::{Chosen, Sources};
+use crate::weights::embedded::NANO;
+use crate::weights::hub;
+
+/// What restores.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Model {
+    /// The whole pipeline, with published weights.
+    DreamClear,
+    /// The small degradation remover inside this program.
+    Nano,
+    /// One network: its name, or the file that holds it.
+    Network(String),
+}
+
+impl Model {
+    /// What `--model` and `--weights` ask for. Without `--model`: the whole pipeline if the weights
+    /// directory has it, else what is inside this program; or the one network of a given file.
+    ///
+    /// # Errors
+    /// If a weights directory is given that has no pipeline, so that a name is needed.
+    pub fn choose(model: Option<&str>, weights: Option<&Path>) -> Result<Self> {
+        match (model, weights) {
+            (Some(DREAMCLEAR), _) => Ok(Model::DreamClear),
+            (Some(NANO), None) => Ok(Model::Nano),
+            (Some(NANO), Some(path)) => Err(Error::Usage(format!(
+                "--model {NANO} is inside this program; --weights {} is for the other models",
+                path.display()
+            ))),
+            (Some(name), _) => Ok(Model::Network(name.to_owned())),
+            (None, Some(path)) if path.is_file() => Ok(Self::of_file(path)),
+            (None, Some(path)) if has_denoiser(path) => Ok(Model::DreamClear),
+            (None, Some(path)) => Err(Error::Usage(format!(
+                "there is no whole DreamClear in {}; name the network in it by --model",
+                path.display()
+            ))),
+            (None, None) => {
+                let whole = hub::cache_dir().is_ok_and(|cache| has_denoiser(&cache));
+                let model = if whole { Model::DreamClear } else { Model::Nano };
+                tracing::info!("restoring with {}", model.name());
+                Ok(model)
+            }
+        }
+    }
+
+    /// A file without a name: a bundle, or one network.
+    fn of_file(path: &Path) -> Self {
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        if has_denoiser(path) { Model::DreamClear } else { Model::Network(stem) }
+    }
+
+    /// Its name in messages and reports.
+    pub fn name(&self) -> &str {
+        match self {
+            Model::DreamClear => DREAMCLEAR,
+            Model::Nano => NANO,
+            Model::Network(name) => name,
+        }
+    }
+
+    /// Opens the network of a model that is one.
+    ///
+    /// # Errors
+    /// If its weights are missing or do not fit.
+    pub fn open(&self, weights: Option<&Path>, config: Option<&Path>) -> Result<Loaded> {
+        if *self == Model::Nano {
+            return Sources::nano(&Chosen::default())?.swinir();
+        }
+        let path = find_weights(self.name(), weights)?;
+        match config {
+            None => load::any(&path),
+            Some(config) => {
+                let found = load::any(&path).map(|m| m.network.architecture());
+                // A configuration may be what makes the file readable at all (SRVGG without slopes).
+                load::network(found.unwrap_or("srvgg"), Some(config), &path)
+            }
+        }
+    }
+}
+
+/// Whether a directory or file holds DreamClear's diffusion transformer.
+fn has_denoiser(weights: &Path) -> bool {
+    Sources::new(&Chosen::default(), weights).is_ok_and(|sources| sources.has_denoiser())
+}
+
+/// The weight file of a model: a path as it is, else NAME with any extension in the directory.
+fn find_weights(model: &str, weights: Option<&Path>) -> Result<PathBuf> {
+    if let Some(path) = weights
+        && path.is_file()
+    {
+        return Ok(path.to_owned());
+    }
+    let direct = Path::new(model);
+    if weights.is_none() && direct.exists() && (direct.is_file() || model.contains('/')) {
+        return Ok(direct.to_owned());
+    }
+    let directory = match weights {
+        Some(path) => path.to_owned(),
+        None => hub::cache_dir()?,
+    };
+    hub::cached(&directory, model).ok_or_else(|| {
+        Error::Usage(format!(
+            "no weights of \"{model}\" in {}; get them with `tools/fetch-weights {model}` (needs pip) or \
+             `dreamclear fetch {model}` (needs internet access), or give --weights FILE; \
+             --model {NANO} needs none",
+            directory.display()
+        ))
+    })
+}
