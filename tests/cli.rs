@@ -272,8 +272,9 @@ fn hostile_weight_files_get_a_sentence() {
 fn missing_weights_say_how_to_get_them() {
     let dir = tempfile::tempdir().unwrap();
     let photo = picture(dir.path(), "a.png", 8, 8);
+    let restored = dir.path().join("o");
     let run = |model: &[&str]| {
-        let args = ["restore", s(&photo), "-o", s(&dir.path().join("o"))];
+        let args = ["restore", s(&photo), "-o", s(&restored)];
         command(&[&args[..], model].concat())
             .env("DREAMCLEAR_CACHE", dir.path().join("empty"))
             .output()

@@ -4,8 +4,7 @@
 
 use super::kernel::{ColumnArgs, Segment};
 use super::{
-    Epilogue, Kernels, MAX_ROWS, MAX_WIDTH, MatrixA, MatrixB, PARALLEL, check, extent, for_each_task,
-    write_tile,
+    Epilogue, Kernels, MAX_ROWS, MAX_WIDTH, MatrixA, MatrixB, PARALLEL, check, for_each_task, write_tile,
 };
 use super::{Panel, Target, Values};
 use crate::device::cpu::scratch::{Scratch, Shared};
@@ -31,8 +30,7 @@ pub fn product(
     epilogue: &Epilogue,
 ) {
     check(a, m, k, n, out.len(), ldo);
-    let needed = if b.transposed { extent(n, k, b.stride) } else { extent(k, n, b.stride) };
-    assert!(b.values.len() >= needed, "B too short");
+    b.check(k, n);
     if m == 0 || n == 0 {
         return;
     }

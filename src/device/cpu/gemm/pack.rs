@@ -3,8 +3,8 @@
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-use super::for_each_task;
 use super::kernel::Kernels;
+use super::{extent, for_each_task};
 use crate::device::cpu::scratch::{Scratch, Shared};
 use crate::device::cpu::simd::{Level, simd_fn};
 
@@ -73,6 +73,13 @@ pub struct MatrixB<'a> {
 }
 
 impl<'a> MatrixB<'a> {
+    /// # Panics
+    /// If it holds fewer values than `k`, `n` and its stride ask for.
+    pub(super) fn check(self, k: usize, n: usize) {
+        let needed = if self.transposed { extent(n, k, self.stride) } else { extent(k, n, self.stride) };
+        assert!(self.values.len() >= needed, "B has {} values, {needed} needed", self.values.len());
+    }
+
     /// Writes rows `k..` of `count` columns from `column` on as a panel's rows of `width`; as many
     /// rows as `panel` holds.
     pub(super) fn pack_block(
@@ -119,11 +126,10 @@ impl PackedB {
     /// # Panics
     /// If `b` holds fewer values than `k`, `n` and its stride ask for.
     pub fn new(level: Level, b: MatrixB, k: usize, n: usize) -> PackedB {
+        b.check(k, n);
         if b.transposed {
-            assert!(b.values.len() >= super::extent(n, k, b.stride), "B too short");
             return PackedB::from_columns(level, k, n, |j, column| b.values.read(j * b.stride, column));
         }
-        assert!(b.values.len() >= super::extent(k, n, b.stride), "B too short");
         PackedB::from_panels(level, k, n, |j, count, width, panel| {
             copy_rows(b.values.skip(j), b.stride, count, width, panel);
         })

@@ -1,6 +1,6 @@
 //! Products with very few rows: memory-bound, so B is read once, where it lies.
 
-use super::{Epilogue, MatrixA, MatrixB, Place, Values, check, extent, finish_tile, for_each_task};
+use super::{Epilogue, MatrixA, MatrixB, Place, Values, check, finish_tile, for_each_task};
 use crate::device::cpu::scratch::{Scratch, Shared};
 use crate::device::cpu::simd::{Level, simd_fn};
 
@@ -30,8 +30,7 @@ pub fn gemv(
         return true;
     }
     check(a, m, k, n, out.len(), ldo);
-    let (rows, columns) = if b.transposed { (n, k) } else { (k, n) };
-    assert!(b.values.len() >= extent(rows, columns, b.stride), "B too short");
+    b.check(k, n);
     let finish = epilogue.resolve(m, n, out.as_ptr(), ldo);
     let out = Shared::new(out);
     for_each_task(n.div_ceil(COLUMNS), k * n > 1 << 14, |task| {
