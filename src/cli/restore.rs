@@ -41,7 +41,7 @@ pub struct Args {
     #[arg(short, long)]
     pub recursive: bool,
 
-    /// `dreamclear` for the whole pipeline, `dreamclear-nano` for the small networks inside this
+    /// `dreamclear` for the whole pipeline, `dreamclear-nano` for the small network inside this
     /// program, a model's name in the weights directory (as `realesrgan-x4plus`), or a weight file.
     /// [default: dreamclear where its weights are, else dreamclear-nano]
     #[arg(long, value_name = "MODEL", help_heading = "Model")]
