@@ -288,6 +288,32 @@ fn missing_weights_say_how_to_get_them() {
     assert!(text(&out.stderr).contains("no whole DreamClear"), "{}", text(&out.stderr));
 }
 
+/// Options of the whole pipeline ask for it; a single network refuses them.
+#[test]
+fn options_of_the_pipeline_are_not_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let photo = picture(dir.path(), "a.png", 8, 8);
+    let restored = dir.path().join("o.png");
+    let said = |more: &[&str]| {
+        let args = ["restore", s(&photo), "-o", s(&restored)];
+        let out = command(&[&args[..], more].concat())
+            .env("DREAMCLEAR_CACHE", dir.path().join("empty"))
+            .output()
+            .unwrap();
+        assert_code(&out, 2);
+        assert!(!restored.exists());
+        text(&out.stderr)
+    };
+    let pipeline = said(&["--caption", "a cat"]);
+    assert!(pipeline.contains("swinir") && pipeline.contains("dreamclear fetch"), "{pipeline}");
+    let refused = said(&["--caption", "a cat", "--model", "dreamclear-nano"]);
+    assert!(refused.contains("--caption is for the whole pipeline"), "{refused}");
+    let refused = said(&["--dump", "x", "--model", "realesrgan-x4plus"]);
+    assert!(refused.contains("--dump is for the whole pipeline"), "{refused}");
+    let refused = said(&["--config", "x.json"]);
+    assert!(refused.contains("--config x.json is for weight files"), "{refused}");
+}
+
 /// Without weights and without asking, the networks inside the program restore; so they do by name.
 #[test]
 fn the_first_command_needs_no_weights() {

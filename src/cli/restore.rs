@@ -134,7 +134,8 @@ fn parse_size(text: &str) -> Result<usize, String> {
 pub fn run(args: &Args) -> Result<ExitCode> {
     let format = output_format(args)?;
     let found = inputs::collect(&args.inputs, args.recursive, Some(&args.output))?;
-    let model = Model::choose(args.model.as_deref(), args.weights.as_deref())?;
+    let own = args.dreamclear.own_option();
+    let model = Model::choose(args.model.as_deref(), args.weights.as_deref(), own)?;
     if model == Model::DreamClear {
         let (device, matrices) = args.device.open_with_precision()?;
         restore_dreamclear::check_single(&args.dreamclear, &found)?;

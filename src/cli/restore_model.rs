@@ -22,31 +22,44 @@ pub enum Model {
 
 impl Model {
     /// What `--model` and `--weights` ask for. Without `--model`: the whole pipeline if the weights
-    /// directory has it, else what is inside this program; or the one network of a given file.
+    /// directory has it, or if `own` names an option that nothing else has; else what is inside this
+    /// program; or the one network of a given file.
     ///
     /// # Errors
-    /// If a weights directory is given that has no pipeline, so that a name is needed.
-    pub fn choose(model: Option<&str>, weights: Option<&Path>) -> Result<Self> {
-        match (model, weights) {
-            (Some(DREAMCLEAR), _) => Ok(Model::DreamClear),
-            (Some(NANO), None) => Ok(Model::Nano),
-            (Some(NANO), Some(path)) => Err(Error::Usage(format!(
-                "--model {NANO} is inside this program; --weights {} is for the other models",
-                path.display()
-            ))),
-            (Some(name), _) => Ok(Model::Network(name.to_owned())),
-            (None, Some(path)) if path.is_file() => Ok(Self::of_file(path)),
-            (None, Some(path)) if has_denoiser(path) => Ok(Model::DreamClear),
-            (None, Some(path)) => Err(Error::Usage(format!(
-                "there is no whole DreamClear in {}; name the network in it by --model",
-                path.display()
-            ))),
+    /// If a weights directory is given that has no pipeline, so that a name is needed; if the model has no use
+    /// for `own`.
+    pub fn choose(model: Option<&str>, weights: Option<&Path>, own: Option<&str>) -> Result<Self> {
+        let chosen = match (model, weights) {
+            (Some(DREAMCLEAR), _) => Model::DreamClear,
+            (Some(NANO), None) => Model::Nano,
+            (Some(NANO), Some(path)) => {
+                return Err(Error::Usage(format!(
+                    "--model {NANO} is inside this program; --weights {} is for the other models",
+                    path.display()
+                )));
+            }
+            (Some(name), _) => Model::Network(name.to_owned()),
+            (None, Some(path)) if path.is_file() => Self::of_file(path),
+            (None, Some(path)) if own.is_some() || has_denoiser(path) => Model::DreamClear,
+            (None, Some(path)) => {
+                return Err(Error::Usage(format!(
+                    "there is no whole DreamClear in {}; name the network in it by --model",
+                    path.display()
+                )));
+            }
             (None, None) => {
-                let whole = hub::cache_dir().is_ok_and(|cache| has_denoiser(&cache));
+                let whole = own.is_some() || hub::cache_dir().is_ok_and(|cache| has_denoiser(&cache));
                 let model = if whole { Model::DreamClear } else { Model::Nano };
                 tracing::info!("restoring with {}", model.name());
-                Ok(model)
+                model
             }
+        };
+        match own {
+            Some(option) if chosen != Model::DreamClear => Err(Error::Usage(format!(
+                "{option} is for the whole pipeline, --model {DREAMCLEAR}; {} has no use for it",
+                chosen.name()
+            ))),
+            _ => Ok(chosen),
         }
     }
 
@@ -71,7 +84,13 @@ impl Model {
     /// If its weights are missing or do not fit.
     pub fn open(&self, weights: Option<&Path>, config: Option<&Path>) -> Result<Loaded> {
         if *self == Model::Nano {
-            return Sources::nano(&Chosen::default())?.swinir();
+            return match config {
+                None => Sources::nano(&Chosen::default())?.swinir(),
+                Some(path) => Err(Error::Usage(format!(
+                    "--config {} is for weight files; {NANO} has its configuration with it",
+                    path.display()
+                ))),
+            };
         }
         let path = find_weights(self.name(), weights)?;
         match config {
