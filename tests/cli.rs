@@ -23,6 +23,12 @@ fn command(args: &[&str]) -> Command {
     command
 }
 
+/// `restore` of one picture on a machine where nothing was fetched.
+fn restore_without_cache(photo: &Path, out: &Path, more: &[&str]) -> Output {
+    let args = ["restore", s(photo), "-o", s(out)];
+    command(&[&args[..], more].concat()).env("DREAMCLEAR_CACHE", "/nonexistent").output().unwrap()
+}
+
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
@@ -33,15 +39,20 @@ fn assert_code(out: &Output, code: i32) {
 
 /// The weights of a golden network as a file of their own.
 fn weights(folder: &Path, golden: &str) -> PathBuf {
-    let set = WeightSet::open(root().join(format!("tests/golden/{golden}.safetensors"))).unwrap();
+    let path = folder.join(format!("{golden}.weights.safetensors"));
+    extract(&format!("tests/golden/{golden}.safetensors"), "weight.", &path);
+    path
+}
+
+/// The tensors of a file of this repository under a prefix, without it, as a file of their own.
+fn extract(from: &str, prefix: &str, to: &Path) {
+    let set = WeightSet::open(root().join(from)).unwrap();
     let tensors: Vec<(String, HostTensor)> = set
         .iter()
-        .filter_map(|(k, t)| k.strip_prefix("weight.").map(|k| (k.to_owned(), t.clone())))
+        .filter_map(|(k, t)| k.strip_prefix(prefix).map(|k| (k.to_owned(), t.clone())))
         .collect();
-    let path = folder.join(format!("{golden}.weights.safetensors"));
     let list = tensors.iter().map(|(k, t)| (k.as_str(), t));
-    safetensors::write(&path, list, &Default::default(), None).unwrap();
-    path
+    safetensors::write(to, list, &Default::default(), None).unwrap();
 }
 
 fn s(path: &Path) -> &str {
@@ -273,17 +284,10 @@ fn missing_weights_say_how_to_get_them() {
     let dir = tempfile::tempdir().unwrap();
     let photo = picture(dir.path(), "a.png", 8, 8);
     let restored = dir.path().join("o");
-    let run = |model: &[&str]| {
-        let args = ["restore", s(&photo), "-o", s(&restored)];
-        command(&[&args[..], model].concat())
-            .env("DREAMCLEAR_CACHE", dir.path().join("empty"))
-            .output()
-            .unwrap()
-    };
-    let out = run(&["--model", "realesrgan-x4plus"]);
+    let out = restore_without_cache(&photo, &restored, &["--model", "realesrgan-x4plus"]);
     assert_code(&out, 2);
     assert!(text(&out.stderr).contains("tools/fetch-weights realesrgan-x4plus"), "{}", text(&out.stderr));
-    let out = run(&["--weights", s(dir.path())]);
+    let out = restore_without_cache(&photo, &restored, &["--weights", s(dir.path())]);
     assert_code(&out, 2);
     assert!(text(&out.stderr).contains("no whole DreamClear"), "{}", text(&out.stderr));
 }
@@ -295,11 +299,7 @@ fn options_of_the_pipeline_are_not_lost() {
     let photo = picture(dir.path(), "a.png", 8, 8);
     let restored = dir.path().join("o.png");
     let said = |more: &[&str]| {
-        let args = ["restore", s(&photo), "-o", s(&restored)];
-        let out = command(&[&args[..], more].concat())
-            .env("DREAMCLEAR_CACHE", dir.path().join("empty"))
-            .output()
-            .unwrap();
+        let out = restore_without_cache(&photo, &restored, more);
         assert_code(&out, 2);
         assert!(!restored.exists());
         text(&out.stderr)
@@ -310,6 +310,8 @@ fn options_of_the_pipeline_are_not_lost() {
     assert!(refused.contains("--caption is for the whole pipeline"), "{refused}");
     let refused = said(&["--dump", "x", "--model", "realesrgan-x4plus"]);
     assert!(refused.contains("--dump is for the whole pipeline"), "{refused}");
+    let refused = said(&["--steps", "50", "--model", "dreamclear-nano"]);
+    assert!(refused.contains("--steps is for the whole pipeline"), "{refused}");
     let refused = said(&["--config", "x.json"]);
     assert!(refused.contains("--config x.json is for weight files"), "{refused}");
 }
@@ -319,14 +321,7 @@ fn options_of_the_pipeline_are_not_lost() {
 fn the_first_command_needs_no_weights() {
     let dir = tempfile::tempdir().unwrap();
     let photo = picture(dir.path(), "a.png", 40, 24);
-    let run = |out: &Path, more: &[&str]| {
-        let args = ["restore", s(&photo), "-o", s(out)];
-        let out = command(&[&args[..], more].concat())
-            .env("DREAMCLEAR_CACHE", dir.path().join("empty"))
-            .output()
-            .unwrap();
-        assert_code(&out, 0);
-    };
+    let run = |out: &Path, more: &[&str]| assert_code(&restore_without_cache(&photo, out, more), 0);
     let (by_itself, by_name) = (dir.path().join("1.png"), dir.path().join("2.png"));
     run(&by_itself, &[]);
     run(&by_name, &["--model", "dreamclear-nano"]);
@@ -340,6 +335,26 @@ fn the_first_command_needs_no_weights() {
     let n = enlarged.as_raw().len() as f64;
     let mean = enlarged.iter().zip(plain.iter()).map(|(a, b)| apart(*a, *b)).sum::<f64>() / n;
     assert!(mean > 0.1 && mean < 40.0, "mean difference {mean}");
+}
+
+/// What `train` exports is restored with as it was trained: `global_residual` stands in the configuration beside
+/// the weights, and nowhere in their shapes.
+#[test]
+fn exported_weights_bring_their_configuration() {
+    let dir = tempfile::tempdir().unwrap();
+    let photo = picture(dir.path(), "a.png", 40, 24);
+    let exported = dir.path().join("swinir.safetensors");
+    extract("assets/nano/dreamclear-nano.safetensors", "swinir.", &exported);
+    std::fs::copy(root().join("assets/nano/swinir.json"), exported.with_extension("json")).unwrap();
+    // The bundle itself, as a file: its one network restores.
+    let bundle = root().join("assets/nano/dreamclear-nano.safetensors");
+    let from = [["--model", "dreamclear-nano"], ["--model", s(&exported)], ["--weights", s(&bundle)]];
+    let restored = from.map(|from| {
+        let out = dir.path().join("out.png");
+        assert_code(&restore_without_cache(&photo, &out, &[&from[..], &["--min-size", "0"]].concat()), 0);
+        std::fs::read(out).unwrap()
+    });
+    assert!(restored[0] == restored[1] && restored[0] == restored[2]);
 }
 
 /// Ctrl-C in the middle: exit code 130, no half-written file, and `--resume` goes on.

@@ -23,6 +23,7 @@ pub mod convert;
 pub mod degrade;
 pub mod fetch;
 pub mod forward;
+pub mod given;
 pub mod info;
 pub mod inspect;
 pub mod ops;

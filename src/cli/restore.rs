@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::DeviceArgs;
+use super::given::Given;
 use super::restore_dreamclear::{self, DreamClearArgs};
 use super::restore_model::Model;
 use crate::bench::predict::{Card, SHARES};
@@ -109,7 +110,7 @@ pub struct Args {
 
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub dreamclear: DreamClearArgs,
+    pub dreamclear: Given<DreamClearArgs>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub device: DeviceArgs,
@@ -134,7 +135,7 @@ fn parse_size(text: &str) -> Result<usize, String> {
 pub fn run(args: &Args) -> Result<ExitCode> {
     let format = output_format(args)?;
     let found = inputs::collect(&args.inputs, args.recursive, Some(&args.output))?;
-    let own = args.dreamclear.own_option();
+    let own = args.dreamclear.first();
     let model = Model::choose(args.model.as_deref(), args.weights.as_deref(), own)?;
     if model == Model::DreamClear {
         let (device, matrices) = args.device.open_with_precision()?;

@@ -116,29 +116,6 @@ pub struct DreamClearArgs {
     pub dump: Option<PathBuf>,
 }
 
-impl DreamClearArgs {
-    /// An option that was given and means nothing to a single network, if there is one.
-    pub fn own_option(&self) -> Option<&'static str> {
-        let given = [
-            ("--caption", self.caption.is_some()),
-            ("--captions", self.captions.is_some()),
-            ("--caption-features", self.caption_features.is_some()),
-            ("--vlm", self.vlm.is_some()),
-            ("--negative", self.negative.is_some()),
-            ("--swinir", self.swinir.is_some()),
-            ("--vae", self.vae.is_some()),
-            ("--dreamclear", self.dreamclear.is_some()),
-            ("--t5", self.t5.is_some()),
-            ("--noise", self.noise.is_some()),
-            ("--dump", self.dump.is_some()),
-            ("--cfg-all-channels", self.cfg_all_channels),
-            ("--no-lre", self.no_lre),
-            ("--caption-fallback", self.caption_fallback),
-        ];
-        given.into_iter().find_map(|(option, given)| given.then_some(option))
-    }
-}
-
 /// `128x96`: height, then width.
 fn parse_extent(text: &str) -> Result<(usize, usize), String> {
     let parts = text.split_once(['x', 'X', '×']).and_then(|(h, w)| Some((h.parse().ok()?, w.parse().ok()?)));

@@ -6,6 +6,7 @@ use super::restore_dreamclear::MODEL as DREAMCLEAR;
 use crate::error::{Error, Result};
 use crate::models::load::{self, Loaded};
 use crate::pipelines::dreamclear::components::{Chosen, Sources};
+use crate::weights::bundle::Bundle;
 use crate::weights::embedded::NANO;
 use crate::weights::hub;
 
@@ -94,6 +95,8 @@ impl Model {
         }
         let path = find_weights(self.name(), weights)?;
         match config {
+            // A bundle without a diffusion transformer, as `tools/nano/bundle` writes first: its degradation remover.
+            None if Bundle::open(&path)?.is_some() => Sources::new(&Chosen::default(), &path)?.swinir(),
             None => load::any(&path),
             Some(config) => {
                 let found = load::any(&path).map(|m| m.network.architecture());

@@ -64,11 +64,13 @@ pub fn network(architecture: &str, config: Option<&Path>, weights: &Path) -> Res
     renamed(network, set)
 }
 
-/// Opens weights of any known image network.
+/// Opens weights of any known image network. What shapes do not say (`global_residual` of SwinIR) comes from
+/// NAME.json beside them, as `train` writes it; another network's `config.json` in the directory is left alone.
 pub fn any(weights: &Path) -> Result<Loaded> {
     let set = WeightSet::open(weights)?;
-    let network = super::infer(&shapes_of(&set)).map_err(|e| Error::file(weights, e.to_string()))?;
-    renamed(network, set)
+    let inferred = super::infer(&shapes_of(&set)).map_err(|e| Error::file(weights, e.to_string()))?;
+    let own = weights.with_extension("json");
+    if own.is_file() { network(inferred.architecture(), Some(&own), weights) } else { renamed(inferred, set) }
 }
 
 pub(crate) fn renamed(network: Box<dyn ImageNetwork>, set: WeightSet) -> Result<Loaded> {
