@@ -398,6 +398,21 @@ fn broken_items_are_counted_in_the_log_and_nothing_but_broken_ones_is_an_error()
     assert!(said.contains("none of the 6 items of the training set can be used"), "{said}");
 }
 
+/// A picture to look at that cannot be read ends the run, not without a checkpoint of what was learned by then.
+#[test]
+fn a_failed_validation_loses_no_update() {
+    let job = Job::new();
+    fs::create_dir(job.path("look")).unwrap();
+    fs::write(job.path("look/bad.png"), b"\x89PNG\r\n\x1a\nand no more").unwrap();
+    let look = format!("validation.photos=[{:?}]", job.path("look").display().to_string());
+    let more = ["--set", &look, "--set", "checkpoint.every=100"];
+    let out = job.train("run", &more);
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(1), "{said}");
+    assert!(said.contains("bad.png"), "{said}");
+    assert_eq!(job.checkpoints("run"), ["step-00000003.safetensors"]);
+}
+
 #[test]
 fn numbers_that_go_bad_name_the_first_tensor() {
     let job = Job::new();

@@ -1,7 +1,5 @@
 //! The pictures of `train dreamclear`'s validations: what `dreamclear restore` would make with the weights as they are.
 
-use std::path::PathBuf;
-
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -18,6 +16,7 @@ use crate::pipelines::dreamclear::components::{Sources, Trained};
 use crate::pipelines::dreamclear::{DreamClearRestorer, FACTOR, Settings, denoise};
 use crate::train::config;
 use crate::train::settings::Settings as RunSettings;
+use crate::train::trainers::frozen::Frozen;
 use crate::train::trainers::{Restore, Subject};
 use crate::weights::WeightSet;
 
@@ -32,13 +31,6 @@ pub struct Pictures {
     settings: Settings,
     device: Device,
     cancel: Cancel,
-}
-
-#[derive(Deserialize)]
-struct Frozen {
-    swinir: PathBuf,
-    vae: PathBuf,
-    latent_scale: f64,
 }
 
 /// The settings of a run that say how pictures are made.

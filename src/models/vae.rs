@@ -140,6 +140,18 @@ pub enum Layer {
 }
 
 impl AutoencoderKl {
+    /// A latent as diffusion models see it: less `shift_factor`, times `scaling_factor`.
+    pub fn scaled(&self, latent: &[f32]) -> Vec<f32> {
+        let (shift, factor) = (self.shift_factor.unwrap_or(0.0) as f32, self.scaling_factor as f32);
+        latent.iter().map(|x| (x - shift) * factor).collect()
+    }
+
+    /// The decoder's latent of one of a diffusion model: [`AutoencoderKl::scaled`] undone.
+    pub fn unscaled(&self, latent: &[f32]) -> Vec<f32> {
+        let (shift, factor) = (self.shift_factor.unwrap_or(0.0) as f32, self.scaling_factor as f32);
+        latent.iter().map(|x| x / factor + shift).collect()
+    }
+
     /// From the published `config.json`, and the keys in it that change nothing. Keys that it
     /// leaves out have diffusers' defaults where the weights' shapes do not say otherwise.
     ///
@@ -418,4 +430,17 @@ fn attention(b: &mut GraphBuilder, key: &str, groups: usize, x: ValueId) -> Resu
         let y = b.add(y, x)?;
         b.reshape(y, [batch, height, width, c])
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn latents_are_shifted_before_they_are_scaled() {
+        let vae = AutoencoderKl { scaling_factor: 0.5, shift_factor: Some(1.0), ..AutoencoderKl::default() };
+        assert_eq!(vae.scaled(&[3.0, -1.0]), [1.0, -1.0]);
+        assert_eq!(vae.unscaled(&[1.0, -1.0]), [3.0, -1.0]);
+        assert_eq!(AutoencoderKl::default().scaled(&[1.0]), [0.18215]);
+    }
 }

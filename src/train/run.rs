@@ -210,8 +210,14 @@ impl Run<'_> {
             }
             self.update()?;
             let last = self.done == self.config.steps;
-            if last || due(self.done, self.config.validation.every) {
-                self.validate()?;
+            if (last || due(self.done, self.config.validation.every))
+                && let Err(e) = self.validate()
+            {
+                // What was learned outlasts a validation that fails.
+                if saved < self.done {
+                    self.save()?;
+                }
+                return Err(e);
             }
             if !last && due(self.done, self.config.checkpoint.every) {
                 // A run is worth more than a checkpoint: the disk may have room by the next one.

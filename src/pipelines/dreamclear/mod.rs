@@ -309,9 +309,7 @@ impl DreamClearRestorer {
                 self.vae.encode_mode(&FloatImage::new(image.height, image.width, 3, signed), watch)?
             }
         };
-        let factor = self.vae.config().scaling_factor as f32;
-        let scaled = mode.to_f32().iter().map(|x| x * factor).collect();
-        Ok(HostTensor::from_f32(mode.shape(), scaled))
+        Ok(HostTensor::from_f32(mode.shape(), self.vae.config().scaled(&mode.to_f32())))
     }
 
     fn text_of(&mut self, caption: &Caption, job: &Job<'_>) -> Result<Text> {
@@ -349,9 +347,7 @@ impl DreamClearRestorer {
         let samples = [halves, shape[1], shape[2], shape[3]];
         self.keep("samples", || HostTensor::from_f32(samples, [&latent[..], &other].concat()));
         self.keep("latent_out", || HostTensor::from_f32(shape.clone(), latent.clone()));
-        let factor = self.vae.config().scaling_factor as f32;
-        let unscaled: Vec<f32> = latent.iter().map(|x| x / factor).collect();
-        let unscaled = HostTensor::from_f32(shape, unscaled);
+        let unscaled = HostTensor::from_f32(shape, self.vae.config().unscaled(&latent));
         let watch = Watch { cancel: job.cancel, progress: &|_| {} };
         let color_fix = self.settings.color_fix;
         // Intermediates that are kept are the host's.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::frozen::{Encoder, Remover};
+use super::frozen::{Encoder, Frozen, Remover};
 use super::latents::{LatentCache, Latents};
 use super::{Findings, Inputs, Restore, Subject, Trainer};
 use crate::data::dataset::{Crop, Degrade, Draws, Paired, Place, Sample, Source};
@@ -79,13 +79,6 @@ struct BaseModel {
 #[derive(Deserialize)]
 struct LatentData {
     latents_mib: usize,
-}
-
-#[derive(Deserialize)]
-struct Frozen {
-    swinir: PathBuf,
-    vae: PathBuf,
-    latent_scale: f64,
 }
 
 #[derive(Deserialize)]

@@ -1,18 +1,31 @@
 //! Networks in the loop that stay as they are.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
 
 use crate::data::pixels::FloatImage;
 use crate::device::Device;
 use crate::graph::Executable;
 use crate::models::load;
-use crate::models::vae::{Half, VaeNetwork};
+use crate::models::vae::{AutoencoderKl, Half, VaeNetwork};
 use crate::tensor::HostTensor;
 use crate::weights::WeightSet;
 use crate::{Error, Result};
 
 /// Bounds of the logarithm of a latent's variance, as diffusers' `DiagonalGaussianDistribution` has them.
 const LOG_VARIANCE: [f32; 2] = [-30.0, 20.0];
+
+/// `[frozen]`: where they are.
+#[derive(Deserialize)]
+pub struct Frozen {
+    /// The degradation remover's file or directory.
+    pub swinir: PathBuf,
+    /// The autoencoder's.
+    pub vae: PathBuf,
+    /// Factor of its latents; 0: the autoencoder's own.
+    pub latent_scale: f64,
+}
 
 fn path<'a>(key: &str, path: &'a Path) -> Result<&'a Path> {
     if path.as_os_str().is_empty() {
@@ -56,8 +69,7 @@ impl Remover {
 /// The encoder of an autoencoder.
 pub(super) struct Encoder {
     exe: Executable,
-    shift: f32,
-    scale: f32,
+    config: AutoencoderKl,
     /// Picture pixels per latent pixel.
     pub factor: usize,
     /// Channels of a latent.
@@ -72,7 +84,7 @@ impl Encoder {
         let set = WeightSet::open(weights)?;
         let (network, _) = VaeNetwork::new(Half::Encoder, json.as_ref(), &load::shapes_of(&set))?;
         let set = load::checked(&network, set)?;
-        let config = &network.config;
+        let mut config = network.config.clone();
         if config.in_channels != 3 || !side.is_multiple_of(config.factor()) {
             return Err(Error::Usage(format!(
                 "frozen.vae: expected an autoencoder for RGB pictures of {side}×{side}, found one for {} channels \
@@ -81,12 +93,14 @@ impl Encoder {
                 config.factor()
             )));
         }
+        if scale > 0.0 {
+            config.scaling_factor = scale;
+        }
         Ok(Encoder {
             exe: super::executable(network.encoder_graph(1, side, side)?, &set, device)?,
-            shift: config.shift_factor.unwrap_or(0.0) as f32,
-            scale: if scale > 0.0 { scale } else { config.scaling_factor } as f32,
             factor: config.factor(),
             channels: config.latent_channels,
+            config,
         })
     }
 
@@ -106,7 +120,6 @@ impl Encoder {
                 *z += libm::expf(0.5 * lv.clamp(LOG_VARIANCE[0], LOG_VARIANCE[1])) * n;
             }
         }
-        latent.iter_mut().for_each(|z| *z = (*z - self.shift) * self.scale);
-        latent
+        self.config.scaled(&latent)
     }
 }

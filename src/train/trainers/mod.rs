@@ -21,7 +21,7 @@ use crate::{Error, Result};
 pub mod autoencoder;
 pub mod classifier;
 pub mod dreamclear;
-mod frozen;
+pub mod frozen;
 mod latents;
 pub mod swinir;
 
