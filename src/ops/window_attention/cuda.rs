@@ -1,4 +1,4 @@
-//! Which kernels of `cuda/window_attention.cu` run, and with what.
+//! Which kernels of `cuda/window_attention.cu` and `cuda/window_attention_f32.cu` run, and with what.
 
 use super::{WindowAttention, Windows};
 use crate::device::kernel::Launch;
