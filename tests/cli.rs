@@ -47,10 +47,8 @@ fn weights(folder: &Path, golden: &str) -> PathBuf {
 /// The tensors of a file of this repository under a prefix, without it, as a file of their own.
 fn extract(from: &str, prefix: &str, to: &Path) {
     let set = WeightSet::open(root().join(from)).unwrap();
-    let tensors: Vec<(String, HostTensor)> = set
-        .iter()
-        .filter_map(|(k, t)| k.strip_prefix(prefix).map(|k| (k.to_owned(), t.clone())))
-        .collect();
+    let tensors: Vec<(String, HostTensor)> =
+        set.iter().filter_map(|(k, t)| k.strip_prefix(prefix).map(|k| (k.to_owned(), t.clone()))).collect();
     let list = tensors.iter().map(|(k, t)| (k.as_str(), t));
     safetensors::write(to, list, &Default::default(), None).unwrap();
 }

@@ -80,7 +80,12 @@ mod tests {
     fn a_default_that_was_written_counts_as_written() {
         let first = |line: &[&str]| {
             let program = Program::parse_from([&["p"], line].concat());
-            (program.group.first().map(str::to_owned), program.group.steps, program.group.whole, program.other)
+            (
+                program.group.first().map(str::to_owned),
+                program.group.steps,
+                program.group.whole,
+                program.other,
+            )
         };
         assert_eq!(first(&["--other"]), (None, 50, false, true));
         assert_eq!(first(&["--steps", "50"]), (Some("--steps".into()), 50, false, false));
