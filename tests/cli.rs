@@ -305,11 +305,18 @@ fn options_of_the_pipeline_are_not_lost() {
     let pipeline = said(&["--caption", "a cat"]);
     assert!(pipeline.contains("swinir") && pipeline.contains("dreamclear fetch"), "{pipeline}");
     let refused = said(&["--caption", "a cat", "--model", "dreamclear-nano"]);
-    assert!(refused.contains("--caption is for the whole pipeline"), "{refused}");
+    assert!(refused.contains("--caption is for a whole pipeline"), "{refused}");
     let refused = said(&["--dump", "x", "--model", "realesrgan-x4plus"]);
-    assert!(refused.contains("--dump is for the whole pipeline"), "{refused}");
+    assert!(refused.contains("--dump is for a whole pipeline"), "{refused}");
     let refused = said(&["--steps", "50", "--model", "dreamclear-nano"]);
-    assert!(refused.contains("--steps is for the whole pipeline"), "{refused}");
+    assert!(refused.contains("--steps is for a whole pipeline"), "{refused}");
+    let small = ["--model", "dreamclear-nano-diffusion"];
+    let refused = said(&[&small[..], &["--weights", s(dir.path())]].concat());
+    assert!(refused.contains("dreamclear-nano-diffusion is inside this program"), "{refused}");
+    let refused = said(&[&small[..], &["--walk-from", "6"]].concat());
+    assert!(refused.contains("expected 2 to 7 sampling steps, found 8"), "{refused}");
+    let refused = said(&[&small[..], &["--walk-from", "500", "--no-lre"]].concat());
+    assert!(refused.contains("--no-lre") && refused.contains("cannot be used with"), "{refused}");
     let refused = said(&["--config", "x.json"]);
     assert!(refused.contains("--config x.json is for weight files"), "{refused}");
 }

@@ -611,7 +611,7 @@ fn child_plans_within_the_device() {
         min_size: number(&options["min_size"]),
         denoise: denoise::Settings {
             sampler: "iddpm".into(),
-            steps: 4,
+            span: 4.into(),
             cfg: 4.0,
             guided: None,
             tile: (number(&options["latent_tiled_size"]), number(&options["latent_tiled_overlap"])),

@@ -4,6 +4,8 @@
 
 #[path = "fake_cuda/mod.rs"]
 mod fake_cuda;
+#[path = "data_parallel/networks.rs"]
+mod networks;
 mod support;
 #[cfg(feature = "mpi")]
 #[path = "data_parallel/whole_run.rs"]
@@ -17,57 +19,16 @@ use dreamclear::device::Device;
 use dreamclear::device::cpu::CpuDevice;
 use dreamclear::device::cuda::CudaDevice;
 use dreamclear::device::kernel::{DeviceMemory, KernelDevice};
-use dreamclear::models::Shapes;
-use dreamclear::models::swinir::SwinIr;
 use dreamclear::tensor::{DType, HostTensor};
 use dreamclear::train::adamw::AdamW;
-use dreamclear::train::drop_path::DropPath;
 use dreamclear::train::launch::Launch;
-use dreamclear::train::objective::{Distance, Reduction};
-use dreamclear::train::objectives::swinir::SwinIrObjective;
 use dreamclear::train::reduce::{Bucket, DeviceRange, Options, Reduce, connect};
-use dreamclear::train::{Objective, StepOptions, TrainStep};
+use dreamclear::train::{StepOptions, TrainStep};
 use dreamclear::weights::{WeightSet, safetensors};
 use fake_cuda::{DRIVER, Fake, NCCL, StandIn, child};
-use support::recipe_tensor;
+use networks::Network;
 
 // ---- A step -------------------------------------------------------------------------------------
-
-/// Trained by squares: a mean of |x − y| has a gradient that jumps where rounding changes a sign.
-fn swinir() -> SwinIrObjective {
-    let config = serde_json::json!({
-        "embed_dim": 12, "depths": [2, 1], "num_heads": [2, 3], "window_size": 4, "mlp_ratio": 2,
-        "upscale": 2, "unshuffle": true, "upsampler": "nearest+conv", "img_size": 16,
-    });
-    let (network, _) = SwinIr::from_config(&config, &Shapes::new()).unwrap();
-    let plain = SwinIrObjective::new(network, [16, 16], Distance::Mse, Reduction::Mean);
-    SwinIrObjective { drop_path: true, ..plain }
-}
-
-/// Weights drawn by name; another `draw` gives others.
-fn weights(objective: &dyn Objective, draw: &str) -> WeightSet {
-    let tensor = |(key, shape): (String, Vec<usize>)| {
-        let fan_in: usize = shape[1..].iter().product();
-        let e = if shape.len() > 1 { -22 - fan_in.ilog2() as i32 / 2 } else { -24 };
-        let centre = if shape.len() == 1 && key.ends_with("weight") { 1.0 } else { 0.0 };
-        let tensor = recipe_tensor(&format!("{draw}{key}"), &shape, centre, 3, e);
-        (key, tensor)
-    };
-    WeightSet::from_tensors(objective.parameters().unwrap().into_iter().map(tensor))
-}
-
-/// Pictures `from..from + count` of a set of eight for each step, and which branches of the three blocks they see.
-fn pictures(step: usize, from: usize, count: usize) -> Vec<(&'static str, HostTensor)> {
-    let [x, target] = ["x", "target"].map(|name| {
-        let all = recipe_tensor(&format!("{name}{step}"), &[8, 3, 16, 16], 0.5, 1, -22);
-        let n = all.len() / 8;
-        let part = all.to_f32()[from * n..][..count * n].to_vec();
-        (name, HostTensor::from_f32([count, 3, 16, 16], part))
-    });
-    let drop_path = DropPath::new(0.5, 3, 0).unwrap().expect("a rate above 0");
-    let numbers = (8 * step + from..).take(count).map(|n| n as u64);
-    vec![x, target, ("drop_path", drop_path.factors(numbers))]
-}
 
 /// Some buckets of some tensors each. AdamW divides by the root of a mean of squares plus `eps`: with the usual
 /// one, what is rounding in a gradient near zero is a whole step of its parameter. This one keeps proportions.
@@ -84,15 +45,21 @@ fn step_options(batch: usize, accumulate: usize) -> StepOptions {
     }
 }
 
-/// Trains for some steps on this process's share of the pictures of each: losses and norms, and the state.
-fn train(step: &mut TrainStep, steps: usize, batch: usize, accumulate: usize) -> Vec<(String, HostTensor)> {
+/// Trains for some steps on this process's share of the samples of each: losses and norms, and the state.
+fn train(
+    network: Network,
+    step: &mut TrainStep,
+    steps: usize,
+    batch: usize,
+    accumulate: usize,
+) -> Vec<(String, HostTensor)> {
     let (rank, _) = step.rank();
     let mut found = Vec::new();
     for number in 0..steps {
         let mut loss = 0.0;
         for part in 0..accumulate {
             let first = (rank * accumulate + part) * batch;
-            let terms = step.accumulate(&pictures(number, first, batch)).unwrap();
+            let terms = step.accumulate(&network.inputs(number, first, batch)).unwrap();
             loss += terms.loss / accumulate as f64;
         }
         let update = step.update(1e-2).unwrap();
@@ -112,12 +79,13 @@ fn train_with(
     batch: usize,
     accumulate: usize,
 ) -> TrainStep {
-    let (rank, objective) = (all.rank(), swinir());
+    let (rank, network) = (all.rank(), Network::from_env());
     // What rank 1 starts from does not count.
-    let start = weights(&objective, if rank == 0 { "" } else { "other" });
-    let step = TrainStep::new(&objective, device, &start, step_options(batch, accumulate)).unwrap();
+    let start = network.weights(if rank == 0 { "" } else { "other" });
+    let options = step_options(batch, accumulate);
+    let step = TrainStep::new(&*network.objective(), device, &start, options).unwrap();
     let mut step = step.with_processes(all).unwrap();
-    let found = train(&mut step, steps, batch, accumulate);
+    let found = train(network, &mut step, steps, batch, accumulate);
     let path = Path::new(&std::env::var_os("STATE").unwrap()).join(format!("{rank}.safetensors"));
     let tensors = found.iter().map(|(name, tensor)| (name.as_str(), tensor));
     safetensors::write(&path, tensors, &Default::default(), None).unwrap();
@@ -125,11 +93,10 @@ fn train_with(
 }
 
 /// What one process finds with the whole batch.
-fn train_alone(device: &Device, steps: usize, batch: usize) -> Vec<(String, HostTensor)> {
-    let objective = swinir();
+fn train_alone(network: Network, device: &Device, steps: usize, batch: usize) -> Vec<(String, HostTensor)> {
     let options = step_options(batch, 1);
-    let mut step = TrainStep::new(&objective, device, &weights(&objective, ""), options).unwrap();
-    train(&mut step, steps, batch, 1)
+    let mut step = TrainStep::new(&*network.objective(), device, &network.weights(""), options).unwrap();
+    train(network, &mut step, steps, batch, 1)
 }
 
 /// Whether two processes have left the same bytes in a folder, and these are what one finds, within `bar`.
@@ -251,7 +218,7 @@ fn two_gpus_equal_one_with_the_whole_batch() {
     if two_gpus("child_trains_on_a_gpu", &[DRIVER, NCCL], &environment).is_none() {
         return;
     }
-    let want = train_alone(&Device::sim(2, DType::F32).unwrap(), 2, 2);
+    let want = train_alone(Network::SwinIr, &Device::sim(2, DType::F32).unwrap(), 2, 2);
     compare(dir.path(), &want, 1e-5, "2 GPUs × 1");
 }
 
@@ -407,20 +374,24 @@ mod by_mpi {
 
     // ---- A step -----------------------------------------------------------------------------------
 
-    /// Two processes with four pictures each, at once or in two batches, make the step that one makes with eight.
+    /// Two processes with four samples each, at once or in two batches, make the step that one makes with eight.
     #[test]
     fn two_processes_equal_one_with_the_whole_batch() {
-        let want = train_alone(&Device::cpu(1).unwrap(), 2, 8);
-        for (batch, accumulate) in [(4, 1), (2, 2)] {
+        use Network::{DreamClear, SwinIr};
+        for (network, batch, accumulate) in
+            [(SwinIr, 4, 1), (SwinIr, 2, 2), (DreamClear, 4, 1), (DreamClear, 2, 2)]
+        {
+            let want = train_alone(network, &Device::cpu(1).unwrap(), 2, 8);
             let dir = tempfile::tempdir().unwrap();
             let environment = [
                 ("STATE", dir.path().to_str().unwrap()),
+                ("NETWORK", &format!("{network:?}")),
                 ("BATCH", &batch.to_string()),
                 ("ACCUMULATE", &accumulate.to_string()),
             ];
             let Some((out, said)) = mpirun(2, "child_trains", &environment) else { return };
             assert!(out.status.success() && said.matches("1 passed").count() == 2, "{said}");
-            compare(dir.path(), &want, 1e-5, &format!("2 processes × {accumulate} × {batch}"));
+            compare(dir.path(), &want, 1e-5, &format!("{network:?}, 2 processes × {accumulate} × {batch}"));
         }
     }
 
@@ -428,14 +399,14 @@ mod by_mpi {
     #[ignore = "run by two_processes_equal_one_with_the_whole_batch"]
     fn child_trains() {
         let number = |name: &str| std::env::var(name).unwrap().parse().unwrap();
-        let (batch, accumulate) = (number("BATCH"), number("ACCUMULATE"));
+        let (batch, accumulate, network) = (number("BATCH"), number("ACCUMULATE"), Network::from_env());
         let (all, device) = join(Duration::from_secs(120));
         let mut step = train_with(all, &device, 2, batch, accumulate);
         // Sums that are on their way must not be added to.
         for _ in 0..accumulate {
-            step.accumulate(&pictures(0, 0, batch)).unwrap();
+            step.accumulate(&network.inputs(0, 0, batch)).unwrap();
         }
-        let e = step.accumulate(&pictures(0, 0, batch)).unwrap_err().to_string();
+        let e = step.accumulate(&network.inputs(0, 0, batch)).unwrap_err().to_string();
         assert!(e.contains("StepOptions::accumulate"), "{e}");
         step.update(1e-3).unwrap();
         step.leave().unwrap();
@@ -451,10 +422,8 @@ mod by_mpi {
     #[ignore = "run by processes_that_train_other_things_are_told"]
     fn child_trains_something_else() {
         let (all, device) = join(Duration::from_secs(60));
-        let objective = swinir();
-        let accumulate = 1 + all.rank();
-        let step = TrainStep::new(&objective, &device, &weights(&objective, ""), step_options(1, accumulate))
-            .unwrap();
+        let (network, options) = (Network::SwinIr, step_options(1, 1 + all.rank()));
+        let step = TrainStep::new(&*network.objective(), &device, &network.weights(""), options).unwrap();
         let e = step.with_processes(all).err().unwrap().to_string();
         assert!(e.contains("the same parameters") && e.contains("same configuration"), "{e}");
     }

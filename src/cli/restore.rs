@@ -43,7 +43,8 @@ pub struct Args {
     pub recursive: bool,
 
     /// `dreamclear` for the whole pipeline, `dreamclear-nano` for the small network inside this
-    /// program, a model's name in the weights directory (as `realesrgan-x4plus`), or a weight file.
+    /// program, `dreamclear-nano-diffusion` for the whole pipeline in small, a model's name in the
+    /// weights directory (as `realesrgan-x4plus`), or a weight file.
     /// [default: dreamclear where its weights are, else dreamclear-nano]
     #[arg(long, value_name = "MODEL", help_heading = "Model")]
     pub model: Option<String>,
@@ -59,7 +60,7 @@ pub struct Args {
     #[arg(long, value_name = "X", help_heading = "Model")]
     pub upscale: Option<f64>,
     /// Enlarge to this shorter side before a network that works at output size. [default: 1024 for
-    /// DreamClear and its SwinIR]
+    /// DreamClear and its SwinIR, none for dreamclear-nano]
     #[arg(long, value_name = "PIXELS", help_heading = "Model")]
     pub min_size: Option<usize>,
     /// Seed of everything random: equal seeds give equal bytes.
@@ -67,10 +68,10 @@ pub struct Args {
     pub seed: u64,
 
     /// Tile side: pixels that the network sees [default: the largest that fits --memory], or latent
-    /// pixels for DreamClear [default: 128].
+    /// pixels for DreamClear [default: 128; dreamclear-nano-diffusion: 48].
     #[arg(long, value_name = "PIXELS", help_heading = "Memory")]
     pub tile: Option<usize>,
-    /// Overlap of neighbouring tiles. [default: 32]
+    /// Overlap of neighbouring tiles. [default: 32; dreamclear-nano-diffusion: 16]
     #[arg(long, value_name = "PIXELS", help_heading = "Memory")]
     pub tile_overlap: Option<usize>,
     /// Working memory for the network, as 1.5GiB or 800MiB; for DreamClear, memory of the whole
@@ -137,10 +138,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let found = inputs::collect(&args.inputs, args.recursive, Some(&args.output))?;
     let own = args.dreamclear.first();
     let model = Model::choose(args.model.as_deref(), args.weights.as_deref(), own)?;
-    if model == Model::DreamClear {
+    if model.is_pipeline() {
         let (device, matrices) = args.device.open_with_precision()?;
         restore_dreamclear::check_single(&args.dreamclear, &found)?;
-        let mut restorer = restore_dreamclear::open(args, device.clone(), matrices)?;
+        let mut restorer =
+            restore_dreamclear::open(args, model == Model::NanoDiffusion, device.clone(), matrices)?;
         if args.plan {
             let (rows, text, failed) = restore_dreamclear::plan(&mut restorer, found, &Speed::of(&device)?);
             return print_plan(rows, text, failed, args.json);

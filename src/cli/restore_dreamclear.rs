@@ -1,4 +1,4 @@
-//! `dreamclear restore --model dreamclear`: the options of the whole pipeline.
+//! `dreamclear restore --model dreamclear` and the same in small: the options of the whole pipeline.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,6 +11,7 @@ use crate::data::inputs::Inputs;
 use crate::data::pixels::Rounding;
 use crate::device::Device;
 use crate::diffusion::Guided;
+use crate::diffusion::schedule::Span;
 use crate::error::{Error, Result};
 use crate::pipelines::dreamclear::captions::Source;
 use crate::pipelines::dreamclear::components::{Chosen, Sources};
@@ -24,33 +25,68 @@ use crate::weights::hub;
 /// The model's name on the command line.
 pub const MODEL: &str = "dreamclear";
 
-/// Options that only `--model dreamclear` has.
+/// What a whole pipeline does where no option says otherwise.
+struct Defaults {
+    sampler: &'static str,
+    steps: usize,
+    /// First timestep of the walk.
+    walk_from: usize,
+    cfg: f32,
+    /// Side of a latent tile, which is what the network was trained with.
+    tile: usize,
+    overlap: usize,
+    min_size: usize,
+}
+
+/// The official numbers.
+const OFFICIAL: Defaults = Defaults {
+    sampler: "iddpm",
+    steps: 50,
+    walk_from: 999,
+    cfg: 4.5,
+    tile: 128,
+    overlap: 32,
+    min_size: 1024,
+};
+
+/// Of what is inside this program (`tools/nano/dreamclear.toml`): it knows no caption and walks from where it was
+/// trained to.
+const NANO: Defaults =
+    Defaults { sampler: "ddim", steps: 8, walk_from: 399, cfg: 1.0, tile: 48, overlap: 16, min_size: 0 };
+
+/// Options that only a whole pipeline has.
 #[derive(Debug, clap::Args)]
 pub struct DreamClearArgs {
-    /// Denoising steps.
-    #[arg(long, default_value_t = 50, value_name = "N", help_heading = "DreamClear")]
-    pub steps: usize,
-    /// How the denoiser walks: iddpm (official), ddim, dpm++, dpm++sde or sa.
-    #[arg(long, default_value = "iddpm", value_name = "NAME", help_heading = "DreamClear")]
-    pub sampler: String,
-    /// Guidance scale: how hard the caption pulls.
-    #[arg(long, default_value_t = 4.5, value_name = "SCALE", help_heading = "DreamClear")]
-    pub cfg: f32,
+    /// Denoising steps. [default: 50; dreamclear-nano-diffusion: 8]
+    #[arg(long, value_name = "N", help_heading = "DreamClear")]
+    pub steps: Option<usize>,
+    /// How the denoiser walks: iddpm, ddim, dpm++, dpm++sde or sa. [default: iddpm, as officially;
+    /// dreamclear-nano-diffusion: ddim]
+    #[arg(long, value_name = "NAME", help_heading = "DreamClear")]
+    pub sampler: Option<String>,
+    /// Guidance scale: how hard the caption pulls. [default: 4.5; dreamclear-nano-diffusion: 1]
+    #[arg(long, value_name = "SCALE", help_heading = "DreamClear")]
+    pub cfg: Option<f32>,
     /// Guide all four latent channels; the official code leaves the last one out.
     #[arg(long, help_heading = "DreamClear")]
     pub cfg_all_channels: bool,
-    /// Timestep whose noise level the start has (LRE), 0 to 999.
-    #[arg(long, default_value_t = 999, value_name = "T", help_heading = "DreamClear")]
-    pub start_point: usize,
+    /// Timestep at which the walk begins, 1 to 999: the less, the more of the reference stays.
+    /// [default: 999; dreamclear-nano-diffusion: 399]
+    #[arg(long, value_name = "T", help_heading = "DreamClear")]
+    pub walk_from: Option<usize>,
+    /// Timestep whose noise level the start has (LRE), 0 to 999. [default: where the walk begins]
+    #[arg(long, value_name = "T", help_heading = "DreamClear")]
+    pub start_point: Option<usize>,
     /// Start from pure noise instead of the noised reference.
-    #[arg(long, help_heading = "DreamClear")]
+    #[arg(long, conflicts_with = "walk_from", help_heading = "DreamClear")]
     pub no_lre: bool,
     /// Take the reference's colours: wavelet, adain or none.
     #[arg(long, default_value = "wavelet", value_name = "HOW", help_heading = "DreamClear")]
     pub color_fix: String,
     /// The one latent size that runs whole; all others run in tiles, as in the official code.
-    #[arg(long, default_value = "128x128", value_name = "HxW", value_parser = parse_extent, help_heading = "DreamClear")]
-    pub untiled_latent: (usize, usize),
+    /// [default: 128x128; dreamclear-nano-diffusion: 48x48]
+    #[arg(long, value_name = "HxW", value_parser = parse_extent, help_heading = "DreamClear")]
+    pub untiled_latent: Option<(usize, usize)>,
     /// Round to integers; the official code truncates, which darkens by half a level.
     #[arg(long, help_heading = "DreamClear")]
     pub round: bool,
@@ -132,9 +168,10 @@ fn parse_count(text: &str) -> Result<usize, String> {
     }
 }
 
-/// Opens the pipeline as the options say.
+/// Opens the pipeline as the options say: the one inside this program, or that of a weights directory.
 pub fn open(
     args: &super::restore::Args,
+    inside: bool,
     device: Device,
     matrices: Option<DType>,
 ) -> Result<DreamClearRestorer> {
@@ -145,10 +182,13 @@ pub fn open(
         dreamclear: own.dreamclear.clone(),
         t5: own.t5.clone(),
     };
-    let weights = args.weights.clone().map_or_else(hub::cache_dir, Ok)?;
-    let settings = settings(args, matrices)?;
+    let settings = settings(args, if inside { &NANO } else { &OFFICIAL }, matrices)?;
     let captions = captions(own)?;
-    let sources = Sources::new(&chosen, &weights)?;
+    let sources = if inside {
+        Sources::nano(&chosen)?
+    } else {
+        Sources::new(&chosen, &args.weights.clone().map_or_else(hub::cache_dir, Ok)?)?
+    };
     let mut restorer = DreamClearRestorer::new(sources, captions, settings, device)?;
     if let Some(path) = &own.noise {
         restorer.replay(NoiseSource::Replayed(Replay::open(path)?));
@@ -173,20 +213,22 @@ pub fn check_single(args: &DreamClearArgs, inputs: &Inputs) -> Result<()> {
     Err(Error::Usage(format!("{option} is for a single picture, found {count} inputs")))
 }
 
-fn settings(args: &super::restore::Args, matrices: Option<DType>) -> Result<Settings> {
+fn settings(args: &super::restore::Args, defaults: &Defaults, matrices: Option<DType>) -> Result<Settings> {
     let own = &args.dreamclear;
     let upscale = args.upscale.unwrap_or(4.0);
     if !(upscale > 0.0 && upscale <= 64.0) {
         return Err(Error::Usage(format!("--upscale {upscale}: expected a factor above 0 and up to 64")));
     }
-    if own.start_point > 999 {
-        return Err(Error::Usage(format!(
-            "--start-point {}: expected a timestep of 0 to 999",
-            own.start_point
-        )));
+    // Pure noise is what the last timestep looks like.
+    let first = own.walk_from.unwrap_or(if own.no_lre { 999 } else { defaults.walk_from });
+    let span = Span { first, calls: own.steps.unwrap_or(defaults.steps) };
+    let start_point = own.start_point.unwrap_or(first);
+    if start_point > 999 {
+        return Err(Error::Usage(format!("--start-point {start_point}: expected a timestep of 0 to 999")));
     }
-    if !own.cfg.is_finite() {
-        return Err(Error::Usage(format!("--cfg {}: expected a number", own.cfg)));
+    let cfg = own.cfg.unwrap_or(defaults.cfg);
+    if !cfg.is_finite() {
+        return Err(Error::Usage(format!("--cfg {cfg}: expected a number")));
     }
     let color_fix = match own.color_fix.as_str() {
         "wavelet" => ColorFix::Wavelet,
@@ -195,8 +237,9 @@ fn settings(args: &super::restore::Args, matrices: Option<DType>) -> Result<Sett
         other => return Err(Error::Usage(format!("--color-fix {other}: expected wavelet, adain or none"))),
     };
     // A wrong name or number of steps is told before weights are opened.
-    crate::diffusion::sampler::from_name(&own.sampler, own.steps)?;
-    let (tile, overlap) = (args.tile.unwrap_or(128), args.tile_overlap.unwrap_or(32));
+    let sampler = own.sampler.as_deref().unwrap_or(defaults.sampler);
+    crate::diffusion::sampler::from_name(sampler, span)?;
+    let (tile, overlap) = (args.tile.unwrap_or(defaults.tile), args.tile_overlap.unwrap_or(defaults.overlap));
     if tile % 2 != 0 || tile == 0 || overlap >= tile {
         return Err(Error::Usage(format!(
             "--tile {tile} --tile-overlap {overlap}: expected an even number of latent pixels and an overlap below it"
@@ -204,16 +247,16 @@ fn settings(args: &super::restore::Args, matrices: Option<DType>) -> Result<Sett
     }
     Ok(Settings {
         upscale,
-        min_size: args.min_size.unwrap_or(1024),
+        min_size: args.min_size.unwrap_or(defaults.min_size),
         denoise: denoise::Settings {
-            sampler: own.sampler.clone(),
-            steps: own.steps,
-            cfg: own.cfg,
+            sampler: sampler.to_owned(),
+            span,
+            cfg,
             guided: own.cfg_all_channels.then_some(Guided::All),
             tile: (tile, overlap),
-            untiled: own.untiled_latent,
+            untiled: own.untiled_latent.unwrap_or((defaults.tile, defaults.tile)),
         },
-        start_point: (!own.no_lre).then_some(own.start_point),
+        start_point: (!own.no_lre).then_some(start_point),
         color_fix,
         rounding: if own.round { Rounding::HalfEven } else { Rounding::Truncate },
         seed: args.seed,

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::models::load::{self, Loaded};
 use crate::pipelines::dreamclear::components::{Chosen, Sources};
 use crate::weights::bundle::Bundle;
-use crate::weights::embedded::NANO;
+use crate::weights::embedded::{NANO, NANO_DIFFUSION};
 use crate::weights::hub;
 
 /// What restores.
@@ -17,6 +17,8 @@ pub enum Model {
     DreamClear,
     /// The small degradation remover inside this program.
     Nano,
+    /// The whole small pipeline inside this program.
+    NanoDiffusion,
     /// One network: its name, or the file that holds it.
     Network(String),
 }
@@ -33,9 +35,10 @@ impl Model {
         let chosen = match (model, weights) {
             (Some(DREAMCLEAR), _) => Model::DreamClear,
             (Some(NANO), None) => Model::Nano,
-            (Some(NANO), Some(path)) => {
+            (Some(NANO_DIFFUSION), None) => Model::NanoDiffusion,
+            (Some(name @ (NANO | NANO_DIFFUSION)), Some(path)) => {
                 return Err(Error::Usage(format!(
-                    "--model {NANO} is inside this program; --weights {} is for the other models",
+                    "--model {name} is inside this program; --weights {} is for the other models",
                     path.display()
                 )));
             }
@@ -56,8 +59,8 @@ impl Model {
             }
         };
         match own {
-            Some(option) if chosen != Model::DreamClear => Err(Error::Usage(format!(
-                "{option} is for the whole pipeline, --model {DREAMCLEAR}; {} has no use for it",
+            Some(option) if !chosen.is_pipeline() => Err(Error::Usage(format!(
+                "{option} is for a whole pipeline, --model {DREAMCLEAR} or {NANO_DIFFUSION}; {} has no use for it",
                 chosen.name()
             ))),
             _ => Ok(chosen),
@@ -70,11 +73,17 @@ impl Model {
         if has_denoiser(path) { Model::DreamClear } else { Model::Network(stem) }
     }
 
+    /// Whether it is a whole pipeline rather than one network.
+    pub fn is_pipeline(&self) -> bool {
+        matches!(self, Model::DreamClear | Model::NanoDiffusion)
+    }
+
     /// Its name in messages and reports.
     pub fn name(&self) -> &str {
         match self {
             Model::DreamClear => DREAMCLEAR,
             Model::Nano => NANO,
+            Model::NanoDiffusion => NANO_DIFFUSION,
             Model::Network(name) => name,
         }
     }

@@ -9,6 +9,7 @@ use crate::data::image::{Channels, Photo, Samples};
 use crate::data::pixels::{FloatImage, Rounding};
 use crate::data::resize::restore_sizes;
 use crate::device::Device;
+use crate::diffusion::schedule::Span;
 use crate::error::{Error, Result};
 use crate::pipelines::batch::{Job, Restorer};
 use crate::pipelines::dreamclear::captions::Source;
@@ -52,6 +53,7 @@ struct Validation {
     show: usize,
     sampler: String,
     sampler_steps: usize,
+    walk_from: usize,
     cfg: f32,
     start_point: usize,
 }
@@ -66,7 +68,8 @@ impl Pictures {
         if v.show == 0 {
             return Ok(None);
         }
-        crate::diffusion::sampler::from_name(&v.sampler, v.sampler_steps)?;
+        let span = Span { first: v.walk_from, calls: v.sampler_steps };
+        crate::diffusion::sampler::from_name(&v.sampler, span)?;
         if v.start_point >= TIMESTEPS || !v.cfg.is_finite() {
             return Err(Error::Usage(format!(
                 "validation: expected a start_point of 0 to {} and a finite cfg, found {} and {}",
@@ -82,7 +85,7 @@ impl Pictures {
             min_size: 1,
             denoise: denoise::Settings {
                 sampler: v.sampler,
-                steps: v.sampler_steps,
+                span,
                 cfg: v.cfg,
                 guided: None,
                 // The latent runs whole, as in training.

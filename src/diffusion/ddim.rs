@@ -2,7 +2,7 @@
 
 use super::cuda::Steps;
 use super::sampler::check_lengths;
-use super::schedule::Respaced;
+use super::schedule::{Respaced, Span};
 use super::{Guided, Sampler};
 use crate::ffi::DiffusionDdimRow;
 use crate::{Error, Result};
@@ -20,11 +20,11 @@ impl Ddim {
     ///
     /// # Errors
     /// `Error::Usage` unless 2 ≤ `steps` ≤ 1000 and 0 ≤ `eta` ≤ 1.
-    pub fn new(steps: usize, eta: f64) -> Result<Self> {
+    pub fn new(span: impl Into<Span>, eta: f64) -> Result<Self> {
         if !(0.0..=1.0).contains(&eta) {
             return Err(Error::Usage(format!("expected an eta of 0 to 1 for DDIM, found {eta}")));
         }
-        Ok(Ddim { steps: Respaced::dreamclear(steps)?, eta })
+        Ok(Ddim { steps: Respaced::dreamclear(span.into())?, eta })
     }
 
     fn row(&self, k: usize) -> DiffusionDdimRow {

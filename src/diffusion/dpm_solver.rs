@@ -3,10 +3,10 @@
 
 use super::cuda::Steps;
 use super::sampler::{check_lengths, predict_clean};
-use super::schedule::Level;
+use super::schedule::{Level, Span};
 use super::{Guided, Sampler, Schedule};
+use crate::Result;
 use crate::ffi::DiffusionDpmRow;
-use crate::{Error, Result};
 
 /// The ODE solver is `DPMS(...).sample(order=2, skip_type="time_uniform", method="multistep")`
 /// of the official repository: times from 1 to 1/1000, the first update and, below ten steps,
@@ -26,21 +26,21 @@ impl DpmSolver {
     ///
     /// # Errors
     /// `Error::Usage` unless 2 ≤ `steps` ≤ 1000.
-    pub fn ode(steps: usize) -> Result<Self> {
-        Self::new(steps, false)
+    pub fn ode(span: impl Into<Span>) -> Result<Self> {
+        Self::new(span.into(), false)
     }
 
     /// With fresh noise at all steps but the last.
     ///
     /// # Errors
     /// `Error::Usage` unless 2 ≤ `steps` ≤ 1000.
-    pub fn sde(steps: usize) -> Result<Self> {
-        Self::new(steps, true)
+    pub fn sde(span: impl Into<Span>) -> Result<Self> {
+        Self::new(span.into(), true)
     }
 
-    fn new(steps: usize, sde: bool) -> Result<Self> {
+    fn new(span: Span, sde: bool) -> Result<Self> {
         let schedule = Schedule::dreamclear();
-        let times = solver_times(&schedule, steps)?;
+        let times = solver_times(&schedule, span)?;
         Ok(DpmSolver { times, schedule, sde, last: Vec::new() })
     }
 
@@ -85,12 +85,10 @@ impl DpmSolver {
     }
 }
 
-/// Times of a solver with `steps` network calls.
-pub(super) fn solver_times(schedule: &Schedule, steps: usize) -> Result<Vec<f64>> {
-    if !(2..=schedule.len()).contains(&steps) {
-        return Err(Error::Usage(format!("expected 2 to {} sampling steps, found {steps}", schedule.len())));
-    }
-    Ok(schedule.uniform_times(steps))
+/// Times of a solver that walks `span` of `schedule`.
+pub(super) fn solver_times(schedule: &Schedule, span: Span) -> Result<Vec<f64>> {
+    span.check(schedule)?;
+    Ok(schedule.uniform_times((span.first + 1) as f64 / schedule.len() as f64, span.calls))
 }
 
 impl Sampler for DpmSolver {

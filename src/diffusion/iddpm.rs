@@ -3,7 +3,7 @@
 
 use super::cuda::Steps;
 use super::sampler::check_lengths;
-use super::schedule::Respaced;
+use super::schedule::{Respaced, Span};
 use super::{Guided, Sampler};
 use crate::Result;
 use crate::ffi::DiffusionIddpmRow;
@@ -21,8 +21,8 @@ impl Iddpm {
     ///
     /// # Errors
     /// `Error::Usage` unless 2 ≤ `steps` ≤ 1000.
-    pub fn new(steps: usize) -> Result<Self> {
-        Ok(Iddpm { steps: Respaced::dreamclear(steps)? })
+    pub fn new(span: impl Into<Span>) -> Result<Self> {
+        Ok(Iddpm { steps: Respaced::dreamclear(span.into())? })
     }
 
     /// Variance of q(x_{t−1} | x_t, x_0), the least that entry `i` may have.

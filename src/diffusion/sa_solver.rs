@@ -4,7 +4,7 @@
 use super::cuda::Steps;
 use super::dpm_solver::solver_times;
 use super::sampler::{check_lengths, predict_clean};
-use super::schedule::Level;
+use super::schedule::{Level, Span};
 use super::{Guided, Sampler, Schedule};
 use crate::ffi::DiffusionSaRow;
 use crate::{Error, Result};
@@ -33,12 +33,12 @@ impl SaSolver {
     ///
     /// # Errors
     /// `Error::Usage` unless 2 ≤ `steps` ≤ 1000 and `eta` is a finite number of at least 0.
-    pub fn new(steps: usize, eta: f64) -> Result<Self> {
+    pub fn new(span: impl Into<Span>, eta: f64) -> Result<Self> {
         if !(eta >= 0.0 && eta.is_finite()) {
             return Err(Error::Usage(format!("expected an eta of at least 0 for SA-Solver, found {eta}")));
         }
         let schedule = Schedule::dreamclear();
-        let times = solver_times(&schedule, steps)?;
+        let times = solver_times(&schedule, span.into())?;
         Ok(SaSolver { times, schedule, eta, corrected: vec![], last: vec![], noise: vec![] })
     }
 

@@ -1,6 +1,7 @@
 //! What all samplers have in common, and how one is chosen by name.
 
 use super::cuda::Steps;
+use super::schedule::Span;
 use super::{Ddim, DpmSolver, Guided, Iddpm, SaSolver};
 use crate::{Error, Result};
 
@@ -46,7 +47,7 @@ pub trait Sampler: Send + std::fmt::Debug {
 /// The names that [`from_name`] knows.
 pub const NAMES: [&str; 5] = ["iddpm", "ddim", "dpm++", "dpm++sde", "sa"];
 
-/// A sampler of DreamClear's schedule with `steps` network calls:
+/// A sampler of DreamClear's schedule, of all of it for a number of network calls:
 ///
 /// | name | sampler |
 /// | --- | --- |
@@ -57,14 +58,15 @@ pub const NAMES: [&str; 5] = ["iddpm", "ddim", "dpm++", "dpm++sde", "sa"];
 /// | `sa` | [`SaSolver`] with η = 0, the official default |
 ///
 /// # Errors
-/// `Error::Usage` for another name, or unless 2 ≤ `steps` ≤ 1000.
-pub fn from_name(name: &str, steps: usize) -> Result<Box<dyn Sampler>> {
+/// `Error::Usage` for another name, or unless 1 ≤ first ≤ 999 and 2 ≤ calls ≤ first + 1.
+pub fn from_name(name: &str, span: impl Into<Span>) -> Result<Box<dyn Sampler>> {
+    let span = span.into();
     Ok(match name {
-        "iddpm" => Box::new(Iddpm::new(steps)?),
-        "ddim" => Box::new(Ddim::new(steps, 0.0)?),
-        "dpm++" => Box::new(DpmSolver::ode(steps)?),
-        "dpm++sde" => Box::new(DpmSolver::sde(steps)?),
-        "sa" => Box::new(SaSolver::new(steps, 0.0)?),
+        "iddpm" => Box::new(Iddpm::new(span)?),
+        "ddim" => Box::new(Ddim::new(span, 0.0)?),
+        "dpm++" => Box::new(DpmSolver::ode(span)?),
+        "dpm++sde" => Box::new(DpmSolver::sde(span)?),
+        "sa" => Box::new(SaSolver::new(span, 0.0)?),
         _ => {
             return Err(Error::Usage(format!(
                 "expected a sampler of {}, found \"{name}\"",
@@ -95,18 +97,21 @@ mod tests {
     fn names_and_steps_are_checked() {
         for name in NAMES {
             for steps in [2, 4, 50, 1000] {
-                let sampler = from_name(name, steps).unwrap();
-                assert_eq!(sampler.len(), steps, "{name}");
-                assert!((sampler.timestep(0) - 999.0).abs() < 1e-9, "{name}");
-                let times: Vec<_> = (0..steps).map(|k| sampler.timestep(k)).collect();
-                assert!(
-                    times.windows(2).all(|w| w[0] > w[1]) && times[steps - 1] >= 0.0,
-                    "{name}: {times:?}"
-                );
-                assert!(!sampler.wants_noise(steps - 1), "{name}: the result is not noised");
+                for first in [999, 998, 399, 49, 4, 1].into_iter().filter(|&first| first + 1 >= steps) {
+                    let sampler = from_name(name, Span { first, calls: steps }).unwrap();
+                    assert_eq!(sampler.len(), steps, "{name}");
+                    assert!((sampler.timestep(0) - first as f64).abs() < 1e-9, "{name}");
+                    let times: Vec<_> = (0..steps).map(|k| sampler.timestep(k)).collect();
+                    assert!(
+                        times.windows(2).all(|w| w[0] > w[1]) && times[steps - 1] >= 0.0,
+                        "{name}: {times:?}"
+                    );
+                    assert!(!sampler.wants_noise(steps - 1), "{name}: the result is not noised");
+                }
             }
-            for steps in [0, 1, 1001] {
-                assert!(matches!(from_name(name, steps), Err(Error::Usage(_))), "{name} {steps}");
+            for (first, calls) in [(999, 0), (999, 1), (999, 1001), (399, 401), (0, 2), (1000, 2)] {
+                let refused = matches!(from_name(name, Span { first, calls }), Err(Error::Usage(_)));
+                assert!(refused, "{name} {calls} from {first}");
             }
         }
         let e = from_name("euler", 50).unwrap_err().to_string();
@@ -114,14 +119,15 @@ mod tests {
     }
 
     /// With the exact noise as the network's answer, every sampler without noise of its own
-    /// recovers the clean latent (up to what is left at the last timestep).
+    /// recovers the clean latent (up to what is left at the last timestep), from wherever it begins.
     #[test]
     fn a_perfect_network_gives_back_the_clean_latent() {
         let full = super::super::Schedule::dreamclear();
         let (clean, direction) = ([0.7f32, -1.3, 0.0, 2.5], [0.3f32, -0.2, 1.4, -0.9]);
-        for name in ["ddim", "dpm++", "sa"] {
-            let mut sampler = from_name(name, 20).unwrap();
-            let mut x = full.q_sample(&clean, 999, &direction);
+        let walks = ["ddim", "dpm++", "sa"].map(|name| [(name, 999), (name, 399), (name, 100)]);
+        for (name, first) in walks.into_iter().flatten() {
+            let mut sampler = from_name(name, Span { first, calls: 20 }).unwrap();
+            let mut x = full.q_sample(&clean, first, &direction);
             for k in 0..20 {
                 let level = full.at((sampler.timestep(k) + 1.0) / 1000.0);
                 let eps: Vec<f32> = x
@@ -134,7 +140,7 @@ mod tests {
             for ((x, c), n) in x.iter().zip(clean).zip(direction) {
                 // The solvers end at timestep 0, where σ = 0.01 is left.
                 let left = if name == "ddim" { 0.0 } else { 0.01 * n };
-                assert!((x - c - left).abs() < 2e-3, "{name}: {x} for {c}");
+                assert!((x - c - left).abs() < 2e-3, "{name} from {first}: {x} for {c}");
             }
         }
     }

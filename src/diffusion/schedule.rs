@@ -82,10 +82,10 @@ impl Schedule {
         Level { alpha: log_alpha.exp(), sigma, lambda: log_alpha - sigma.ln() }
     }
 
-    /// `steps` + 1 equidistant continuous times from 1 to 1/N, where the last timestep lies.
-    pub fn uniform_times(&self, steps: usize) -> Vec<f64> {
+    /// `steps` + 1 equidistant continuous times from `first`, at most 1, to 1/N, where the last timestep lies.
+    pub fn uniform_times(&self, first: f64, steps: usize) -> Vec<f64> {
         let end = 1.0 / self.len() as f64;
-        (0..=steps).map(|i| 1.0 + (end - 1.0) * i as f64 / steps as f64).collect()
+        (0..=steps).map(|i| first + (end - first) * i as f64 / steps as f64).collect()
     }
 
     /// The timestep that a network trained on this schedule is given at continuous time `t`:
@@ -125,6 +125,38 @@ pub fn space_timesteps(total: usize, count: usize) -> Result<Vec<usize>> {
     Ok((0..count).map(next).collect())
 }
 
+/// The part of DreamClear's schedule that a sampler walks, down to timestep 0. From a number of calls: all of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Timestep of the first network call: 999, or less for a walk that begins with less noise.
+    pub first: usize,
+    /// Number of network calls.
+    pub calls: usize,
+}
+
+impl From<usize> for Span {
+    fn from(calls: usize) -> Self {
+        Span { first: 999, calls }
+    }
+}
+
+impl Span {
+    /// # Errors
+    /// `Error::Usage` unless `first` is a timestep of `schedule` and 2 ≤ `calls` ≤ `first` + 1.
+    pub(super) fn check(self, schedule: &Schedule) -> Result<()> {
+        let Span { first, calls } = self;
+        let last = schedule.len() - 1;
+        if !(1..=last).contains(&first) {
+            return Err(Error::Usage(format!("expected a first timestep of 1 to {last}, found {first}")));
+        }
+        if !(2..=first + 1).contains(&calls) {
+            let most = first + 1;
+            return Err(Error::Usage(format!("expected 2 to {most} sampling steps, found {calls}")));
+        }
+        Ok(())
+    }
+}
+
 /// A schedule that visits some timesteps of another: what the ancestral samplers walk over,
 /// from the last entry to the first.
 #[derive(Clone, Debug)]
@@ -135,10 +167,11 @@ pub(super) struct Respaced {
 }
 
 impl Respaced {
-    /// DreamClear's schedule in `steps` steps.
-    pub(super) fn dreamclear(steps: usize) -> Result<Self> {
+    /// `span` of DreamClear's schedule.
+    pub(super) fn dreamclear(span: Span) -> Result<Self> {
         let full = Schedule::dreamclear();
-        let timesteps = space_timesteps(full.len(), steps)?;
+        span.check(&full)?;
+        let timesteps = space_timesteps(span.first + 1, span.calls)?;
         let schedule = full.respaced(&timesteps);
         Ok(Respaced { timesteps, schedule })
     }
@@ -189,7 +222,7 @@ mod tests {
         let full = Schedule::dreamclear();
         assert_eq!((full.betas[0], full.betas[999], full.len()), (1e-4, 0.02, 1000));
         assert!((full.alphas_cumprod[999] - 4.0358e-5).abs() < 5e-10);
-        let fifty = Respaced::dreamclear(50).unwrap();
+        let fifty = Respaced::dreamclear(50.into()).unwrap();
         assert!((fifty.schedule.betas[0] - 1e-4).abs() < 1e-15);
         assert!((fifty.schedule.betas[49] - 0.32981).abs() < 5e-6);
         assert!((f64::from(fifty.clean(49).0) - 157.41).abs() < 5e-3);
@@ -205,7 +238,7 @@ mod tests {
             assert!((level.alpha.powi(2) - expected).abs() <= 1e-12 * expected, "timestep {i}");
             assert!((full.timestep(t) - i as f64).abs() < 1e-9);
         }
-        let times = full.uniform_times(40);
+        let times = full.uniform_times(1.0, 40);
         assert_eq!((times[0], times.len()), (1.0, 41));
         assert!((times[40] - 1e-3).abs() < 1e-15);
         // DPM-Solver cuts schedules off at λ = −5.1; this one ends before.

@@ -7,8 +7,10 @@ use std::path::Path;
 use super::bundle::Bundle;
 use crate::Result;
 
-/// Its name on the command line, and where messages say that its tensors come from.
+/// Its name on the command line, which runs its degradation remover, and where messages say that its tensors come from.
 pub const NANO: &str = "dreamclear-nano";
+/// The name that runs all of its networks.
+pub const NANO_DIFFUSION: &str = "dreamclear-nano-diffusion";
 
 static BYTES: &[u8] = include_bytes!("../../assets/nano/dreamclear-nano.safetensors");
 

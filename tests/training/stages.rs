@@ -218,15 +218,21 @@ fn pictures_of_a_validation_are_those_of_restore() {
     let said = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(2), "{said}");
     assert!(said.contains("found one of 4 at 1/2") && said.contains("validation.show = 0"), "{said}");
-    // Photos are degraded anew each time.
-    let settings = "data.photos=photos captions.features=false data.latents_mib=8";
-    let mut arguments = vec!["train", "dreamclear", "dreamclear.toml", "-o", "other"];
-    settings.split_whitespace().for_each(|s| arguments.extend(["--set", s]));
-    let mut command = Command::new(env!("CARGO_BIN_EXE_dreamclear"));
-    let out = command.current_dir(folder).args(&arguments).output().unwrap();
-    let said = String::from_utf8_lossy(&out.stderr);
-    assert_eq!(out.status.code(), Some(2), "{said}");
-    assert!(said.contains("data.latents_mib: photos are degraded anew"), "{said}");
+    for (setting, expected) in [
+        // Photos are degraded anew each time.
+        ("data.latents_mib=8", "data.latents_mib: photos are degraded anew"),
+        ("diffusion.timesteps=0", "diffusion.timesteps: expected 1 to 1000, found 0"),
+        ("validation.walk_from=1000", "expected a first timestep of 1 to 999, found 1000"),
+    ] {
+        let mut arguments = vec!["train", "dreamclear", "dreamclear.toml", "-o", "other"];
+        let settings = ["data.photos=photos", "captions.features=false", "validation.photos=photos", setting];
+        settings.iter().for_each(|s| arguments.extend(["--set", s]));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dreamclear"));
+        let out = command.current_dir(folder).args(&arguments).output().unwrap();
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert_eq!(out.status.code(), Some(2), "{said}");
+        assert!(said.contains(expected), "{said}");
+    }
 }
 
 #[test]

@@ -12,6 +12,7 @@ use super::noise::NoiseSource;
 use crate::device::Device;
 use crate::diffusion::guidance::{self, Guided};
 use crate::diffusion::sampler::{self, Sampler};
+use crate::diffusion::schedule::Span;
 use crate::error::{Error, Result};
 use crate::graph::passes::{self, Split, hoist};
 use crate::graph::{Executable, Graph, GraphBuilder, Layout, Outputs, Plan, Workspace};
@@ -33,8 +34,8 @@ const MICRO_SIZE: f32 = 1024.0;
 pub struct Settings {
     /// `iddpm`, `ddim`, `dpm++` …
     pub sampler: String,
-    /// Network calls.
-    pub steps: usize,
+    /// Network calls, and the timestep of the first.
+    pub span: Span,
     /// Guidance scale. With 1 there is no guidance, and only the captioned half runs (the official code runs
     /// both, which then meet nowhere but in the cross-attention of the branches).
     pub cfg: f32,
@@ -385,7 +386,7 @@ struct Walk {
 
 impl Walk {
     fn new(settings: &Settings, start: &[f32]) -> Result<Self> {
-        Ok(Walk { sampler: sampler::from_name(&settings.sampler, settings.steps)?, state: start.to_vec() })
+        Ok(Walk { sampler: sampler::from_name(&settings.sampler, settings.span)?, state: start.to_vec() })
     }
 }
 

@@ -315,7 +315,7 @@ fn denoise(
     };
     // Launches are evened out.
     let limit = all.div_ceil(all.div_ceil(limit));
-    let steps = settings.steps as f64;
+    let steps = settings.span.calls as f64;
     let flops = all as f64 * (each.cost().flops * steps + once.cost().flops);
     let (once, each) = if limit == 1 { (once, each) } else { r.denoiser.plans(&shape(limit))? };
     let device = r.denoiser.device();
@@ -330,7 +330,7 @@ fn denoise(
         seconds: launch.map(|s| s * all.div_ceil(limit) as f64),
         note: format!(
             "{} step(s), {all} latent part(s) of {}×{}, {limit} in a launch",
-            settings.steps, size.1, size.0
+            settings.span.calls, size.1, size.0
         ),
     })
 }

@@ -69,6 +69,7 @@ struct Own {
     data: LatentData,
     frozen: Frozen,
     captions: Captions,
+    diffusion: Diffusion,
 }
 
 #[derive(Deserialize)]
@@ -79,6 +80,11 @@ struct BaseModel {
 #[derive(Deserialize)]
 struct LatentData {
     latents_mib: usize,
+}
+
+#[derive(Deserialize)]
+struct Diffusion {
+    timesteps: u64,
 }
 
 #[derive(Deserialize)]
@@ -99,6 +105,12 @@ impl DreamClearTrainer {
             let found = own.captions.dropout;
             return Err(Error::Usage(format!(
                 "captions.dropout: expected a part from 0 to 1, found {found}"
+            )));
+        }
+        if !(1..=TIMESTEPS).contains(&own.diffusion.timesteps) {
+            let found = own.diffusion.timesteps;
+            return Err(Error::Usage(format!(
+                "diffusion.timesteps: expected 1 to {TIMESTEPS}, found {found}"
             )));
         }
         if own.captions.features && !config.data.photos.is_empty() {
@@ -185,7 +197,7 @@ impl DreamClearTrainer {
     fn draws(&self, number: u64) -> (i64, bool) {
         let draw = |purpose| Draw::new(self.config.seed, purpose).at(number, 0);
         let dropped = !self.own.captions.features || draw("caption").uniform() < self.own.captions.dropout;
-        (draw("timestep").below(TIMESTEPS) as i64, dropped)
+        (draw("timestep").below(self.own.diffusion.timesteps) as i64, dropped)
     }
 
     fn tensors(&mut self, samples: &[(u64, Sample)]) -> Result<Inputs> {

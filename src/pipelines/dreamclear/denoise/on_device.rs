@@ -141,7 +141,7 @@ pub(super) fn run(
     limit: usize,
     watch: Watch,
 ) -> Result<Vec<Denoised>> {
-    let sampler = sampler::from_name(&settings.sampler, settings.steps)?;
+    let sampler = sampler::from_name(&settings.sampler, settings.span)?;
     let steps = sampler.device_steps();
     let parts: Vec<Parts> =
         subjects.iter().map(|s| Parts::new(extent(s.lq), settings)).collect::<Result<_>>()?;
