@@ -342,6 +342,32 @@ fn the_first_command_needs_no_weights() {
     assert!(mean > 0.1 && mean < 40.0, "mean difference {mean}");
 }
 
+/// The whole pipeline in small needs no weights either: another picture than its first stage alone makes, the same
+/// one each time, another with another seed, and still the picture that went in.
+#[test]
+fn the_small_pipeline_restores() {
+    let dir = tempfile::tempdir().unwrap();
+    let photo = picture(dir.path(), "a.png", 72, 40);
+    let run = |more: &[&str]| {
+        let out = dir.path().join("o.png");
+        assert_code(&restore_without_cache(&photo, &out, more), 0);
+        image::open(&out).unwrap().to_rgb8()
+    };
+    let small = |more: &[&str]| run(&[&["--model", "dreamclear-nano-diffusion"], more].concat());
+    let (remover, whole) = (run(&["--model", "dreamclear-nano"]), small(&[]));
+    assert_eq!(whole.dimensions(), (288, 160));
+    let apart = |a: &image::RgbImage, b: &image::RgbImage| {
+        let sum: f64 = a.iter().zip(b.iter()).map(|(a, b)| f64::from(a.abs_diff(*b))).sum();
+        sum / a.len() as f64
+    };
+    let change = apart(&whole, &remover);
+    assert!(change > 0.1 && change < 40.0, "mean difference {change}");
+    assert_eq!(whole, small(&["--batch", "2", "--tile-batch", "1", "--threads", "1"]));
+    assert!(apart(&whole, &small(&["--seed", "1"])) > 0.01);
+    // Options of the pipeline count: the less noise it begins with, the nearer to the first stage it stays.
+    assert!(apart(&small(&["--walk-from", "20", "--color-fix", "none"]), &whole) > 0.01);
+}
+
 /// What `train` exports is restored with as it was trained: `global_residual` stands in the configuration beside
 /// the weights, and nowhere in their shapes.
 #[test]

@@ -318,7 +318,7 @@ fn child_denoises() {
     let host = Arc::new(CpuDevice::new(1).unwrap());
     let mut case = LoopCase::new();
     case.settings.sampler = "dpm++sde".into();
-    case.settings.steps = 4;
+    case.settings.span = 4.into();
     case.limit = 3;
     let run = |device: &Device, watch: Watch| {
         let mut denoiser = case.denoiser(device);

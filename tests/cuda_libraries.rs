@@ -297,7 +297,7 @@ fn measuring_leaves_the_denoising_loop_alone() {
 fn child_runs_the_denoising_loop() {
     let driver = Fake::driver();
     let mut case = LoopCase::new();
-    case.settings.steps = 2;
+    case.settings.span = 2.into();
     case.limit = 3;
     let watch = Watch { cancel: &Cancel::new(), progress: &|_| {} };
     let own_device = device(cuda(KernelChoice::Own, None).unwrap(), DType::F32);

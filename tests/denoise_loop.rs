@@ -54,7 +54,7 @@ fn every_sampler_gives_the_bits_of_the_loop_on_the_host() {
 #[test]
 fn a_batch_of_tiled_and_whole_pictures_in_half_precision_does_too() {
     let mut case = LoopCase::new();
-    case.settings.steps = 2;
+    case.settings.span = 2.into();
     case.pictures[0].keep_other = true;
     case.limit = 3;
     let Some(latents) = both(&case, DType::BF16) else { return };
@@ -65,7 +65,7 @@ fn a_batch_of_tiled_and_whole_pictures_in_half_precision_does_too() {
 #[test]
 fn replayed_noise_is_taken_step_by_step_and_half_by_half() {
     let mut case = LoopCase::new();
-    case.settings.steps = 3;
+    case.settings.span = 3.into();
     case.pictures.truncate(1);
     case.pictures[0].keep_other = true;
     case.replay_noise();

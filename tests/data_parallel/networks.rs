@@ -79,7 +79,7 @@ impl Network {
 
     /// Samples `from..from + count` of the eight of a step.
     pub fn inputs(self, step: usize, from: usize, count: usize) -> Vec<(&'static str, HostTensor)> {
-        let part = |name: &'static str, shape: &[usize], centre: f64| {
+        let part = |name: &'static str, shape: &[usize], centre: f32| {
             let all = recipe_tensor(&format!("{name}{step}"), &[&[SAMPLES], shape].concat(), centre, 1, -22);
             let n = all.len() / SAMPLES;
             let part = all.to_f32()[from * n..][..count * n].to_vec();

@@ -63,7 +63,7 @@ impl LoopCase {
         LoopCase {
             settings: Settings {
                 sampler: "iddpm".into(),
-                steps: 3,
+                span: 3.into(),
                 cfg: 4.5,
                 guided: None,
                 tile: (8, 2),
@@ -113,7 +113,7 @@ impl LoopCase {
         let file = tempfile::NamedTempFile::new().unwrap();
         let tensors = [
             ("noise_T", numbers("noise_T", &[2, c, h, w])),
-            ("noises", numbers("noises", &[self.settings.steps, 2, c, h, w])),
+            ("noises", numbers("noises", &[self.settings.span.calls, 2, c, h, w])),
         ];
         let tensors = tensors.iter().map(|(n, t)| (*n, t));
         safetensors::write(file.path(), tensors, &Default::default(), None).unwrap();

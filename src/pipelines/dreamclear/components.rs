@@ -281,8 +281,7 @@ mod tests {
         include_str!("../../../assets/nano/dreamclear.json"),
     ];
 
-    /// What is inside the program opens, is what the configurations in `assets/nano` say, and is small; the
-    /// networks that are not trained yet fit beside it.
+    /// What is inside the program opens, is what the configurations in `assets/nano` say, and is small.
     #[test]
     fn nano_is_whole_and_small() {
         let nano = Sources::nano(&Chosen::default()).unwrap();
@@ -292,6 +291,11 @@ mod tests {
         assert_eq!(loaded.network.config(), crate::models::ImageNetwork::config(&written));
         let inferred = SwinIr::infer(&load::shapes_of(&loaded.weights)).unwrap();
         assert_eq!((inferred.in_chans, inferred.upscale, inferred.unshuffle), (3, 4, true));
+
+        let (written, _) = AutoencoderKl::from_config(&vae, &Default::default()).unwrap();
+        assert_eq!(nano.vae().unwrap().0, written);
+        let (written, _) = DreamClear::from_config(Some(&dreamclear), &Default::default()).unwrap();
+        assert_eq!(nano.dreamclear().unwrap().0, written);
 
         let count = |name: &str, config: &Value| -> usize {
             let (_, from_config) = NETWORKS.iter().find(|(n, _)| *n == name).unwrap();
