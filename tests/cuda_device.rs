@@ -619,6 +619,7 @@ fn child_plans_within_the_device() {
         },
         start_point: None,
         color_fix: ColorFix::None,
+        residual: false,
         rounding: Rounding::Truncate,
         seed: 0,
         negative: None,

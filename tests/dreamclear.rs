@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use dreamclear::data::color_fix;
 use dreamclear::data::image::{Channels, Photo, Samples};
+use dreamclear::data::pixels::FloatImage;
 use dreamclear::models::network::Network;
 use dreamclear::models::t5::T5Encoder;
 use dreamclear::tensor::HostTensor;
@@ -199,6 +201,56 @@ fn a_tiled_picture_is_the_official_one() {
 #[test]
 fn a_picture_with_adain_that_is_resized_last_is_the_official_one() {
     replay("adain");
+}
+
+/// `--color-fix residual`: the reference, and by its fine scales what denoising changed of it: the difference of
+/// both latents, decoded.
+#[test]
+fn the_residual_is_what_denoising_changed() {
+    let case = Case::new("tiled");
+    let dump = case.path("dump.safetensors");
+    let more = ["--dump", dump.to_str().unwrap(), "--color-fix", "residual", "--steps", "2"];
+    succeeds(&case.restore("picture.png", "out.png", &more));
+    let dumped = WeightSet::open(&dump).unwrap();
+    let get = |key: &str| dumped.get(key).unwrap_or_else(|| panic!("{key} is not dumped"));
+
+    let half = |(k, _): &(&String, &HostTensor)| {
+        ["vae.decoder.", "vae.post_quant_conv."].iter().any(|n| k.starts_with(n))
+    };
+    let weights = case.tensors.iter().filter(half).map(|(k, t)| (k["vae.".len()..].to_owned(), t.clone()));
+    save(&case.path("decoder.safetensors"), weights);
+    let config: Value = serde_json::from_str(&case.metadata["vae_config"]).unwrap();
+    let scale = config["scaling_factor"].as_f64().unwrap_or(0.18215) as f32;
+    let (latent, path) = (get("latent_pre"), |name: &str| case.path(name).display().to_string());
+    let z = HostTensor::from_f32(latent.shape(), latent.to_f32().iter().map(|x| x / scale).collect());
+    save(&case.path("z.safetensors"), [("z".to_owned(), z)]);
+    let mut forward = Command::new(env!("CARGO_BIN_EXE_dreamclear"));
+    forward.args(["forward", "--model", "vae-decoder", "--config", &path("vae/config.json")]);
+    forward.args(["--weights", &path("decoder.safetensors")]);
+    forward.args(["--input", &path("z.safetensors"), "--output", &path("decoded.safetensors")]);
+    succeeds(&forward.output().unwrap());
+    let decoded = WeightSet::open(case.path("decoded.safetensors")).unwrap();
+    let (_, before) = decoded.iter().next().expect("one tensor");
+    assert!(relative(get("decoded_pre"), before) <= 1e-5);
+
+    let interleaved = |planes: &[f32]| {
+        let n = planes.len() / 3;
+        (0..3 * n).map(|i| planes[i % 3 * n + i / 3]).collect::<Vec<f32>>()
+    };
+    let (pre, after) = (get("img_pre").to_f32(), get("decoded").to_f32());
+    let before = before.to_f32();
+    let changed = pre.iter().zip(after.iter().zip(before.iter()));
+    let sum: Vec<f32> = changed.map(|(pre, (after, before))| pre + (after - before) / 2.0).collect();
+    let [_, _, h, w] = get("img_pre").shape()[..] else { panic!("four dimensions") };
+    let picture = |planes: &[f32]| FloatImage::new(h, w, 3, interleaved(planes));
+    let expected = color_fix::wavelet(picture(&sum), &picture(&pre));
+    let got = interleaved(&get("color_fixed").to_f32());
+    let n = got.len();
+    let flat = |data: Vec<f32>| HostTensor::from_f32([n], data);
+    assert!(relative(&flat(got), &flat(expected.data)) <= 1e-5);
+    // It matters: the decoded picture itself is another one.
+    let decoded = after.iter().map(|x| (x + 1.0) / 2.0).collect();
+    assert!(relative(&flat(sum), &flat(decoded)) > 0.01);
 }
 
 /// The whole pipeline with the CUDA kernels, simulated: tiles, guidance, two steps of the sampler.

@@ -36,6 +36,7 @@ struct Defaults {
     tile: usize,
     overlap: usize,
     min_size: usize,
+    color_fix: &'static str,
 }
 
 /// The official numbers.
@@ -47,12 +48,21 @@ const OFFICIAL: Defaults = Defaults {
     tile: 128,
     overlap: 32,
     min_size: 1024,
+    color_fix: "wavelet",
 };
 
-/// Of what is inside this program (`tools/nano/dreamclear.toml`): it knows no caption and walks from where it was
-/// trained to.
-const NANO: Defaults =
-    Defaults { sampler: "ddim", steps: 8, walk_from: 399, cfg: 1.0, tile: 48, overlap: 16, min_size: 0 };
+/// Of what is inside this program (`tools/nano/dreamclear.toml`): it knows no caption, walks from where it was
+/// trained to, and its autoencoder is too small to hold all of a good photo.
+const NANO: Defaults = Defaults {
+    sampler: "ddim",
+    steps: 8,
+    walk_from: 399,
+    cfg: 1.0,
+    tile: 48,
+    overlap: 16,
+    min_size: 0,
+    color_fix: "residual",
+};
 
 /// Options that only a whole pipeline has.
 #[derive(Debug, clap::Args)]
@@ -80,9 +90,11 @@ pub struct DreamClearArgs {
     /// Start from pure noise instead of the noised reference.
     #[arg(long, conflicts_with = "walk_from", help_heading = "DreamClear")]
     pub no_lre: bool,
-    /// Take the reference's colours: wavelet, adain or none.
-    #[arg(long, default_value = "wavelet", value_name = "HOW", help_heading = "DreamClear")]
-    pub color_fix: String,
+    /// Take the reference's colours: wavelet, adain or none; or residual, which adds what denoising
+    /// changed to the reference, but for colours: what the autoencoder cannot hold stays. [default:
+    /// wavelet; dreamclear-nano-diffusion: residual]
+    #[arg(long, value_name = "HOW", help_heading = "DreamClear")]
+    pub color_fix: Option<String>,
     /// The one latent size that runs whole; all others run in tiles, as in the official code.
     /// [default: 128x128; dreamclear-nano-diffusion: 48x48]
     #[arg(long, value_name = "HxW", value_parser = parse_extent, help_heading = "DreamClear")]
@@ -230,11 +242,16 @@ fn settings(args: &super::restore::Args, defaults: &Defaults, matrices: Option<D
     if !cfg.is_finite() {
         return Err(Error::Usage(format!("--cfg {cfg}: expected a number")));
     }
-    let color_fix = match own.color_fix.as_str() {
-        "wavelet" => ColorFix::Wavelet,
-        "adain" => ColorFix::Adain,
-        "none" => ColorFix::None,
-        other => return Err(Error::Usage(format!("--color-fix {other}: expected wavelet, adain or none"))),
+    let (color_fix, residual) = match own.color_fix.as_deref().unwrap_or(defaults.color_fix) {
+        "wavelet" => (ColorFix::Wavelet, false),
+        "residual" => (ColorFix::Wavelet, true),
+        "adain" => (ColorFix::Adain, false),
+        "none" => (ColorFix::None, false),
+        other => {
+            return Err(Error::Usage(format!(
+                "--color-fix {other}: expected wavelet, adain, none or residual"
+            )));
+        }
     };
     // A wrong name or number of steps is told before weights are opened.
     let sampler = own.sampler.as_deref().unwrap_or(defaults.sampler);
@@ -258,6 +275,7 @@ fn settings(args: &super::restore::Args, defaults: &Defaults, matrices: Option<D
         },
         start_point: (!own.no_lre).then_some(start_point),
         color_fix,
+        residual,
         rounding: if own.round { Rounding::HalfEven } else { Rounding::Truncate },
         seed: args.seed,
         negative: own.negative.clone(),

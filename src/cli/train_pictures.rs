@@ -94,6 +94,7 @@ impl Pictures {
             },
             start_point: Some(v.start_point),
             color_fix: ColorFix::Wavelet,
+            residual: false,
             rounding: Rounding::HalfEven,
             seed,
             negative: None,

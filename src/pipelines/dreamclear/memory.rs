@@ -131,8 +131,10 @@ pub(super) fn plan(r: &mut DreamClearRestorer, inputs: &[(usize, usize)]) -> Res
     let most = |of: &dyn Fn(&Sizes, (usize, usize)) -> usize| {
         all().map(|(s, &input)| of(s, input)).max().unwrap_or(0)
     };
+    // The reference is decoded as well where the difference counts.
+    let decodings = 1 + usize::from(r.settings.residual);
     let pictures = all().map(|(s, &input)| 12 * (2 * area(s.working)) + 4 * area(input)).sum::<usize>()
-        + most(&|s, _| 12 * (3 * area(s.working) + area(s.output)) + 4 * area(s.output))
+        + most(&|s, _| 12 * ((2 + decodings) * area(s.working) + area(s.output)) + 4 * area(s.output))
         + most(&|s, input| 2 * (12 * area(s.working) + 4 * area(input)))
         + most(&|s, input| 12 * (2 * area(s.working)) + 4 * area(input));
     let swinir_weights = r.swinir.model.weights.bytes();
@@ -238,7 +240,7 @@ pub(super) fn plan(r: &mut DreamClearRestorer, inputs: &[(usize, usize)]) -> Res
     let latent = |s: &Sizes| (s.working.0 / FACTOR, s.working.1 / FACTOR);
     let decode =
         sizes.iter().map(latent).map(|(h, w)| r.vae.plan_decode(h, w)).collect::<Result<Vec<_>>>()?;
-    stages.push(vae(decode, "decode", 1.0));
+    stages.push(vae(decode, "decode", decodings as f64));
 
     let weights = swinir_weights + vae_weights + if resident { denoiser_weights } else { 0 };
     // All stages work in one block that grows to the largest of them.

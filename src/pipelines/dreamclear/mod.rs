@@ -54,6 +54,9 @@ pub struct Settings {
     pub start_point: Option<usize>,
     /// Colours.
     pub color_fix: ColorFix,
+    /// Whether what denoising changed, the difference of the two decoded latents, is added to the reference, instead
+    /// of taking the decoded picture: then what the autoencoder cannot hold of the reference stays.
+    pub residual: bool,
     /// How results become integers.
     pub rounding: Rounding,
     /// Seed of all noise.
@@ -351,7 +354,8 @@ impl DreamClearRestorer {
         let watch = Watch { cancel: job.cancel, progress: &|_| {} };
         let color_fix = self.settings.color_fix;
         // Intermediates that are kept are the host's.
-        let reference = pre_on_device.filter(|_| self.dump.is_none());
+        let on_host = self.dump.is_some() || self.settings.residual;
+        let reference = pre_on_device.filter(|_| !on_host);
         let decoded = match reference {
             Some(reference) => self.vae.decode_on_device(&unscaled, watch)?.map(|image| (image, reference)),
             None => None,
@@ -368,7 +372,17 @@ impl DreamClearRestorer {
             None => {
                 let mut image = self.vae.decode(&unscaled, watch)?;
                 self.keep("decoded", || planar(&image));
-                image.data.iter_mut().for_each(|x| *x = (*x + 1.0) / 2.0);
+                if self.settings.residual {
+                    let unscaled = self.vae.config().unscaled(&latent_pre.to_f32());
+                    let unscaled = HostTensor::from_f32(latent_pre.shape(), unscaled);
+                    let before = self.vae.decode(&unscaled, watch)?;
+                    self.keep("decoded_pre", || planar(&before));
+                    for ((x, before), pre) in image.data.iter_mut().zip(before.data).zip(&pre.data) {
+                        *x = pre + (*x - before) / 2.0;
+                    }
+                } else {
+                    image.data.iter_mut().for_each(|x| *x = (*x + 1.0) / 2.0);
+                }
                 (Pixels::OnHost(image), false)
             }
         };
@@ -488,7 +502,7 @@ impl Restorer for DreamClearRestorer {
         let s = &self.settings;
         // What does not change a byte (batch, memory) is left out.
         format!(
-            "model=dreamclear weights={} captions={} negative={:?} fallback={} upscale={} min_size={} {:?} start={:?} color_fix={:?} rounding={:?} seed={} matrices={:?} swinir_tiles_of={}",
+            "model=dreamclear weights={} captions={} negative={:?} fallback={} upscale={} min_size={} {:?} start={:?} color_fix={:?} residual={} rounding={:?} seed={} matrices={:?} swinir_tiles_of={}",
             self.identity,
             self.captions.describe(),
             s.negative,
@@ -498,6 +512,7 @@ impl Restorer for DreamClearRestorer {
             s.denoise,
             s.start_point,
             s.color_fix,
+            s.residual,
             s.rounding,
             s.seed,
             s.matrices,
