@@ -51,12 +51,12 @@ const OFFICIAL: Defaults = Defaults {
     color_fix: "wavelet",
 };
 
-/// Of what is inside this program (`tools/nano/dreamclear.toml`): it knows no caption, walks from where it was
-/// trained to, and its autoencoder is too small to hold all of a good photo.
+/// Of what is inside this program: it knows no caption, has learned the last 400 timesteps alone
+/// (`tools/nano/dreamclear.toml`), and its autoencoder is too small to hold all of a good photo.
 const NANO: Defaults = Defaults {
     sampler: "ddim",
-    steps: 8,
-    walk_from: 399,
+    steps: 5,
+    walk_from: 249,
     cfg: 1.0,
     tile: 48,
     overlap: 16,
@@ -67,7 +67,7 @@ const NANO: Defaults = Defaults {
 /// Options that only a whole pipeline has.
 #[derive(Debug, clap::Args)]
 pub struct DreamClearArgs {
-    /// Denoising steps. [default: 50; dreamclear-nano-diffusion: 8]
+    /// Denoising steps. [default: 50; dreamclear-nano-diffusion: 5]
     #[arg(long, value_name = "N", help_heading = "DreamClear")]
     pub steps: Option<usize>,
     /// How the denoiser walks: iddpm, ddim, dpm++, dpm++sde or sa. [default: iddpm, as officially;
@@ -81,7 +81,7 @@ pub struct DreamClearArgs {
     #[arg(long, help_heading = "DreamClear")]
     pub cfg_all_channels: bool,
     /// Timestep at which the walk begins, 1 to 999: the less, the more of the reference stays.
-    /// [default: 999; dreamclear-nano-diffusion: 399]
+    /// [default: 999; dreamclear-nano-diffusion: 249]
     #[arg(long, value_name = "T", help_heading = "DreamClear")]
     pub walk_from: Option<usize>,
     /// Timestep whose noise level the start has (LRE), 0 to 999. [default: where the walk begins]
