@@ -20,6 +20,7 @@ use crate::pipelines::dreamclear::noise::{NoiseSource, Replay};
 use crate::pipelines::dreamclear::{DreamClearRestorer, Settings, denoise};
 use crate::tensor::DType;
 use crate::text::vlm;
+use crate::weights::embedded::NANO_DIFFUSION;
 use crate::weights::hub;
 
 /// The model's name on the command line.
@@ -196,6 +197,11 @@ pub fn open(
     };
     let settings = settings(args, if inside { &NANO } else { &OFFICIAL }, matrices)?;
     let captions = captions(own)?;
+    if inside && (own.negative.is_some() || !matches!(captions, Source::Null)) {
+        return Err(Error::Usage(format!(
+            "{NANO_DIFFUSION} knows no captions, it has learned without; leave them out, or take --model {MODEL}"
+        )));
+    }
     let sources = if inside {
         Sources::nano(&chosen)?
     } else {
@@ -233,6 +239,9 @@ fn settings(args: &super::restore::Args, defaults: &Defaults, matrices: Option<D
     }
     // Pure noise is what the last timestep looks like.
     let first = own.walk_from.unwrap_or(if own.no_lre { 999 } else { defaults.walk_from });
+    if !(1..=999).contains(&first) {
+        return Err(Error::Usage(format!("--walk-from {first}: expected a timestep of 1 to 999")));
+    }
     let span = Span { first, calls: own.steps.unwrap_or(defaults.steps) };
     let start_point = own.start_point.unwrap_or(first);
     if start_point > 999 {
