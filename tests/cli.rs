@@ -315,8 +315,10 @@ fn options_of_the_pipeline_are_not_lost() {
     assert!(refused.contains("dreamclear-nano-diffusion is inside this program"), "{refused}");
     let refused = said(&[&small[..], &["--walk-from", "3"]].concat());
     assert!(refused.contains("expected 2 to 4 sampling steps, found 5"), "{refused}");
-    let refused = said(&[&small[..], &["--walk-from", "1000"]].concat());
-    assert!(refused.contains("--walk-from 1000: expected a timestep of 1 to 999"), "{refused}");
+    let refused = said(&[&small[..], &["--walk-from", "400"]].concat());
+    assert!(refused.contains("--walk-from 400: expected a timestep of 1 to 399"), "{refused}");
+    let refused = said(&[&small[..], &["--no-lre"]].concat());
+    assert!(refused.contains("this network has learned those to 399"), "{refused}");
     let refused = said(&[&small[..], &["--caption", "a cat"]].concat());
     assert!(refused.contains("dreamclear-nano-diffusion knows no captions"), "{refused}");
     let refused = said(&[&small[..], &["--walk-from", "500", "--no-lre"]].concat());

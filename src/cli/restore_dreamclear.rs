@@ -32,6 +32,8 @@ struct Defaults {
     steps: usize,
     /// First timestep of the walk.
     walk_from: usize,
+    /// The greatest timestep that the network has learned.
+    last: usize,
     cfg: f32,
     /// Side of a latent tile, which is what the network was trained with.
     tile: usize,
@@ -45,6 +47,7 @@ const OFFICIAL: Defaults = Defaults {
     sampler: "iddpm",
     steps: 50,
     walk_from: 999,
+    last: 999,
     cfg: 4.5,
     tile: 128,
     overlap: 32,
@@ -58,6 +61,7 @@ const NANO: Defaults = Defaults {
     sampler: "ddim",
     steps: 5,
     walk_from: 249,
+    last: 399,
     cfg: 1.0,
     tile: 48,
     overlap: 16,
@@ -239,8 +243,14 @@ fn settings(args: &super::restore::Args, defaults: &Defaults, matrices: Option<D
     }
     // Pure noise is what the last timestep looks like.
     let first = own.walk_from.unwrap_or(if own.no_lre { 999 } else { defaults.walk_from });
-    if !(1..=999).contains(&first) {
-        return Err(Error::Usage(format!("--walk-from {first}: expected a timestep of 1 to 999")));
+    let last = defaults.last;
+    if own.no_lre && first > last {
+        return Err(Error::Usage(format!(
+            "--no-lre: pure noise is timestep 999, and this network has learned those to {last}"
+        )));
+    }
+    if !(1..=last).contains(&first) {
+        return Err(Error::Usage(format!("--walk-from {first}: expected a timestep of 1 to {last}")));
     }
     let span = Span { first, calls: own.steps.unwrap_or(defaults.steps) };
     let start_point = own.start_point.unwrap_or(first);

@@ -450,7 +450,11 @@ impl Parts {
         if (h, w) == settings.untiled {
             return Ok(Parts::Whole(h, w));
         }
-        Ok(Parts::Tiles(Grid::new(h, w, settings.tile.0, settings.tile.1)?))
+        let (tile, overlap) = settings.tile;
+        // Tiles of a small latent are as small, down to where the official code has no grid any more.
+        let side = tile.min(h).min(w);
+        let overlap = if side < tile && overlap >= side { side / 2 } else { overlap };
+        Ok(Parts::Tiles(Grid::new(h, w, tile, overlap)?))
     }
 
     fn size(&self) -> (usize, usize) {
