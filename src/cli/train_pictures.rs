@@ -40,12 +40,18 @@ struct Sections {
     seed: u64,
     frozen: Frozen,
     data: Data,
+    diffusion: Diffusion,
     validation: Validation,
 }
 
 #[derive(Deserialize)]
 struct Data {
     crop: usize,
+}
+
+#[derive(Deserialize)]
+struct Diffusion {
+    timesteps: usize,
 }
 
 #[derive(Deserialize)]
@@ -64,12 +70,19 @@ impl Pictures {
     /// # Errors
     /// `Error::Usage` for a sampler or numbers that make no sense, or an autoencoder that the pipeline does not take.
     pub fn open(run: &RunSettings, device: &Device, cancel: &Cancel) -> Result<Option<Self>> {
-        let Sections { seed, frozen, data: Data { crop }, validation: v } = run.read()?;
+        let Sections { seed, frozen, data: Data { crop }, diffusion: learned, validation: v } = run.read()?;
         if v.show == 0 {
             return Ok(None);
         }
         let span = Span { first: v.walk_from, calls: v.sampler_steps };
         crate::diffusion::sampler::from_name(&v.sampler, span)?;
+        if v.walk_from >= learned.timesteps {
+            return Err(Error::Usage(format!(
+                "validation.walk_from: expected a timestep below diffusion.timesteps = {}, since later ones are not \
+                 learned, found {}; set it lower, or validation.show = 0 for losses only",
+                learned.timesteps, v.walk_from
+            )));
+        }
         if v.start_point >= TIMESTEPS || !v.cfg.is_finite() {
             return Err(Error::Usage(format!(
                 "validation: expected a start_point of 0 to {} and a finite cfg, found {} and {}",

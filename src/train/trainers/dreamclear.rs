@@ -195,9 +195,9 @@ impl DreamClearTrainer {
 
     /// Timestep and whether the caption is dropped, of sample `number`.
     fn draws(&self, number: u64) -> (i64, bool) {
-        let draw = |purpose| Draw::new(self.config.seed, purpose).at(number, 0);
-        let dropped = !self.own.captions.features || draw("caption").uniform() < self.own.captions.dropout;
-        (draw("timestep").below(self.own.diffusion.timesteps) as i64, dropped)
+        let caption = Draw::new(self.config.seed, "caption").at(number, 0);
+        let dropped = !self.own.captions.features || caption.uniform() < self.own.captions.dropout;
+        (timestep(self.config.seed, number, self.own.diffusion.timesteps), dropped)
     }
 
     fn tensors(&mut self, samples: &[(u64, Sample)]) -> Result<Inputs> {
@@ -260,6 +260,11 @@ impl DreamClearTrainer {
         }
         Ok(inputs)
     }
+}
+
+/// The timestep of sample `number`: below `timesteps`, each as often.
+fn timestep(seed: u64, number: u64, timesteps: u64) -> i64 {
+    Draw::new(seed, "timestep").at(number, 0).below(timesteps) as i64
 }
 
 /// Weights of a DreamClear: from a file; or base and copies from a PixArt, and the rest as it is initialised; or
@@ -453,5 +458,22 @@ impl Source for Captioned {
         let length = HostTensor::from_i64([1], vec![length as i64]);
         sample.tensors = vec![(FEATURES, caption.feature), (LENGTH, length)];
         Ok(sample)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timesteps_are_those_to_be_learned_each_as_often() {
+        for timesteps in [1, 400, TIMESTEPS] {
+            let drawn: Vec<i64> = (0..20_000).map(|number| timestep(5, number, timesteps)).collect();
+            assert!(drawn.iter().all(|t| (0..timesteps as i64).contains(t)));
+            let mean = drawn.iter().sum::<i64>() as f64 / drawn.len() as f64;
+            let (expected, deviation) = ((timesteps - 1) as f64 / 2.0, timesteps as f64 / 12f64.sqrt());
+            // Five standard deviations of the mean.
+            assert!((mean - expected).abs() <= 5.0 * deviation / (drawn.len() as f64).sqrt(), "{timesteps}: {mean}");
+        }
     }
 }
