@@ -44,42 +44,15 @@ pub struct Recorded {
 }
 
 /// How far two tensors are apart.
-#[derive(Clone, Copy, Debug, PartialEq, serde::Deserialize)]
-#[serde(from = "DistanceName")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Distance {
     /// |x − y|
-    L1,
-    /// (x − y)²
-    Mse,
-    /// 10·log₁₀(mean (x − y)² + floor), of each picture by itself: minus its PSNR, in decibels (BasicSR's `PSNRLoss`,
-    /// NAFNet's loss). A picture then counts for as much as it can be improved in proportion, not for the detail it
-    /// has; below `floor`, a mean of squares, hardly any more.
-    Psnr {
-        /// BasicSR's is 1e-8.
-        floor: f32,
-    },
-}
-
-/// The names of [`Distance`]s in settings; the floor is one of its own there.
-#[derive(serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum DistanceName {
     #[serde(alias = "L1")]
     L1,
+    /// (x − y)²
     #[serde(alias = "l2", alias = "MSE", alias = "L2")]
     Mse,
-    #[serde(alias = "PSNR")]
-    Psnr,
-}
-
-impl From<DistanceName> for Distance {
-    fn from(name: DistanceName) -> Self {
-        match name {
-            DistanceName::L1 => Distance::L1,
-            DistanceName::Mse => Distance::Mse,
-            DistanceName::Psnr => Distance::Psnr { floor: 1e-8 },
-        }
-    }
 }
 
 /// How the elements of a batch become one number.
@@ -99,11 +72,10 @@ impl Distance {
         match self {
             Distance::L1 => "l1",
             Distance::Mse => "mse",
-            Distance::Psnr { .. } => "psnr",
         }
     }
 
-    /// The distance of `x` from `y`, as one number; of a batch of pictures on the first axis.
+    /// The distance of `x` from `y`, as one number.
     ///
     /// # Errors
     /// If their shapes differ.
@@ -118,15 +90,6 @@ impl Distance {
         let d = match self {
             Distance::L1 => b.abs(d)?,
             Distance::Mse => b.mul(d, d)?,
-            Distance::Psnr { floor } => {
-                let squares = b.mul(d, d)?;
-                let of_picture: Vec<usize> = (1..b.shape(squares).len()).collect();
-                let mean = b.mean(squares, &of_picture, false)?;
-                let floor = b.scalar(floor);
-                let mean = b.add(mean, floor)?;
-                let ln = b.ln(mean)?;
-                b.scale(ln, 10.0 / std::f32::consts::LN_10)?
-            }
         };
         let axes: Vec<usize> = (0..b.shape(d).len()).collect();
         match reduction {

@@ -53,21 +53,7 @@ struct Depth {
 struct Loss {
     distance: Distance,
     reduction: Reduction,
-    floor: f32,
     perceptual: Features,
-}
-
-impl Loss {
-    fn distance(&self) -> Result<Distance> {
-        match self.distance {
-            Distance::Psnr { .. } if !(self.floor > 0.0 && self.floor.is_finite()) => Err(Error::Usage(format!(
-                "loss.floor: expected a mean of squares above 0, of pictures in 0..1, found {}",
-                self.floor
-            ))),
-            Distance::Psnr { .. } => Ok(Distance::Psnr { floor: self.floor }),
-            other => Ok(other),
-        }
-    }
 }
 
 /// `[loss.perceptual]`.
@@ -103,7 +89,7 @@ impl SwinIrTrainer {
         let (size, loss) = ([config.data.crop; 2], own.loss);
         let mut objective = SwinIrObjective {
             drop_path: drop_path.is_some(),
-            ..SwinIrObjective::new(network, size, loss.distance()?, loss.reduction)
+            ..SwinIrObjective::new(network, size, loss.distance, loss.reduction)
         };
         let shapes = objective.parameters()?;
         let initial = || init::swinir(&objective.network, &shapes, config.seed);
