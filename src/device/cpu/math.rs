@@ -109,6 +109,17 @@ pub fn silu(x: f32) -> f32 {
     above(x, -120.0) / (1.0 + exp(-x))
 }
 
+/// Φ(x), the part of a normal distribution below x, and e^(−x²/2): absolute errors 3e-7 and 1e-7. Beyond ±15 the second
+/// is not computed, but 0 for every purpose.
+#[inline(always)]
+pub fn normal_cdf(x: f32) -> (f32, f32) {
+    let a = x.abs();
+    let a = if a > 15.0 { 15.0 } else { a };
+    let bell = exp(-0.5 * a * a);
+    let tail = 0.5 * scaled_erfc(a * std::f32::consts::FRAC_1_SQRT_2) * bell;
+    (if x < 0.0 { tail } else { 1.0 - tail }, bell)
+}
+
 /// GELU with the error function, x·Φ(x): error 1e-7·max(1, |x|), and the left tail keeps its
 /// relative precision because it is computed from erfc, not from 1 − erf.
 #[inline(always)]

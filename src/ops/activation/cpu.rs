@@ -72,12 +72,12 @@ fn limit(x: f32, lo: f32, hi: f32) -> f32 {
     if x > hi { hi } else { x }
 }
 
-/// Φ(x) + x·φ(x)
+/// Φ(x) + x·φ(x), both from one exponential.
 #[inline(always)]
 fn gelu_slope(x: f32) -> f32 {
     const DENSITY_AT_0: f32 = 0.398_942_3; // 1/√(2π)
-    let below = 0.5 * (1.0 + math::erf(x * std::f32::consts::FRAC_1_SQRT_2));
-    below + x * DENSITY_AT_0 * math::exp(-0.5 * x * x)
+    let (below, bell) = math::normal_cdf(x);
+    below + limit(x, -15.0, 15.0) * DENSITY_AT_0 * bell
 }
 
 /// With s = σ(2u): s + x·s·(1 − s)·2u′, the same as the tanh form.

@@ -16,7 +16,7 @@ const K_BLOCK: usize = 256;
 /// Row tiles and panels of a task, at most: as much of A as of B.
 const TASK: [usize; 2] = [24, 9];
 
-/// Rows of B longer than this are packed: each would be a page of its own.
+/// Rows of A and B longer than this are packed: each would be a page of its own.
 const SHORT: usize = 512;
 
 /// `out = epilogue(a · b)` for `a` stored as `[k, m]`; see [`super::gemm`].
@@ -84,11 +84,18 @@ unsafe fn task_product(
     let step = if waiting > 1 { tile_len } else { 0 };
     let mut buffer = Scratch::new(waiting * tile_len);
     let mut packed = Scratch::new(K_BLOCK * width);
+    // Worth it only if several panels pass by.
+    let packs = a.stride > SHORT && panels > 1;
+    let mut left = Scratch::new(if packs { tiles.len() * LEFT_TILE } else { 0 });
     let mut k0 = 0;
     loop {
         let kb = K_BLOCK.min(k - k0);
         let last = k0 + kb == k;
-        let segments = [Segment { a: k0 * a.stride, row: 0, k: kb }];
+        let first = if packs { 0 } else { k0 * a.stride };
+        let segments = [Segment { a: first, row: 0, k: kb }];
+        if packs {
+            pack_left(a, (k0, kb), tiles, &mut left);
+        }
         for (p, column) in columns.clone().step_by(width).enumerate() {
             let count = width.min(columns.end - column);
             let panel_width = kernels.panel_width(count);
@@ -105,12 +112,17 @@ unsafe fn task_product(
             let panel = Panel { b, column, columns: count, width: panel_width };
             for (i, &(m, rows)) in tiles.iter().enumerate() {
                 let tile = &mut buffer[(p * tiles.len() + i) * step..][..tile_len];
-                // SAFETY: rows and columns lie within the matrices (checked by the caller), the tile
-                // holds MAX_ROWS × MAX_WIDTH values, and the level's instructions exist.
+                // SAFETY: rows and columns lie within the matrices (checked by the caller) or what was
+                // packed of them, the tile holds MAX_ROWS × MAX_WIDTH values, and the level's
+                // instructions exist.
                 unsafe {
+                    let (a, lda) = match packs {
+                        true => (left.as_ptr().add(i * LEFT_TILE), MAX_ROWS),
+                        false => (a.values.as_ptr().add(m), a.stride),
+                    };
                     kernels.column_tile(rows, panel_width)(ColumnArgs {
-                        a: a.values.as_ptr().add(m),
-                        lda: a.stride,
+                        a,
+                        lda,
                         b,
                         ldb,
                         segments: &segments,
@@ -126,6 +138,24 @@ unsafe fn task_product(
         k0 += kb;
         if last {
             return;
+        }
+    }
+}
+
+/// Values of a packed tile of A: for each k the tile's rows.
+const LEFT_TILE: usize = K_BLOCK * MAX_ROWS;
+
+/// Copies `kb` values of k from `k0` on of the rows of each tile.
+fn pack_left(a: MatrixA, (k0, kb): (usize, usize), tiles: &[(usize, usize)], left: &mut [f32]) {
+    for k in 0..kb {
+        let row = &a.values[(k0 + k) * a.stride..];
+        for (i, &(m, rows)) in tiles.iter().enumerate() {
+            let to = &mut left[i * LEFT_TILE + k * MAX_ROWS..][..MAX_ROWS];
+            match row[m..].first_chunk::<MAX_ROWS>() {
+                // A copy of fixed length; nobody reads what is beyond the tile's rows.
+                Some(from) => to.copy_from_slice(from),
+                None => to[..rows].copy_from_slice(&row[m..m + rows]),
+            }
         }
     }
 }
