@@ -292,6 +292,14 @@ fn the_simulated_device_restores_as_the_cpu_does() {
             let more = ["--steps", "2", "--device", "sim", "--precision", "f32", &features[0], &features[1]];
             succeeds(&case.restore("picture.png", "resident.png", &more));
             assert!(pixels(&case, "resident.png") == simulated, "the same bytes, whatever is kept");
+            let residual = ["--color-fix", "residual", "--device", "sim", "--precision", "f32"];
+            let (cpu, _) = run("residual-cpu", &residual[..2]);
+            let (sim, _) = run("residual-sim", &residual);
+            for key in ["decoded_pre", "decoded", "color_fixed"] {
+                let error = relative(sim.get(key).unwrap(), cpu.get(key).unwrap());
+                println!("residual {key:12} {error:.1e}");
+                assert!(error <= 1e-5, "{key}: {error:.2e}");
+            }
         }
     }
 }

@@ -60,23 +60,6 @@ fn scaled_erfc(z: f32) -> f32 {
     p * t
 }
 
-/// The error function, absolute error 2e-7.
-#[inline(always)]
-pub fn erf(x: f32) -> f32 {
-    let z = x.abs();
-    let s = x * x;
-    let p = 7.933_350_6e-5;
-    let p = p * s - 8.034_805e-4;
-    let p = p * s + 5.191_214e-3;
-    let p = p * s - 2.685_539_8e-2;
-    let p = p * s + 1.128_362_6e-1;
-    let p = p * s - 3.761_263e-1;
-    let near = x * (p * s + std::f32::consts::FRAC_2_SQRT_PI);
-    let far = (1.0 - scaled_erfc(z) * exp(-s)).copysign(x);
-    // Written so that NaN takes the side that keeps it.
-    if z > 1.0 { far } else { near }
-}
-
 /// tanh x, relative error 5e-7: x·P(x²)/Q(x²), constant beyond ±9.
 #[inline(always)]
 pub fn tanh(x: f32) -> f32 {
@@ -204,16 +187,18 @@ mod tests {
 
     #[test]
     fn functions_agree_with_f64() {
+        let cdf = |x: f64| 0.5 * (1.0 + erf64(x * std::f64::consts::FRAC_1_SQRT_2));
         let gelu = |x: f64| 0.5 * x * (1.0 + erf64(x * std::f64::consts::FRAC_1_SQRT_2));
         let gelu_t = |x: f64| {
             x / (1.0 + (-2.0 * (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).exp())
         };
         let relative_above_one = |x: f64, _: f64| x.abs().max(1.0);
         for (name, error, limit) in [
-            ("erf", worst(erf, erf64, |_, _| 1.0), 2.0),
             ("tanh", worst(tanh, f64::tanh, |_, y| y.abs().max(1e-37)), 5.0),
             ("sigmoid", worst(sigmoid, |x| 1.0 / (1.0 + (-x).exp()), |_, _| 1.0), 1.2),
             ("silu", worst(silu, |x| x / (1.0 + (-x).exp()), relative_above_one), 2.0),
+            ("normal_cdf", worst(|x| normal_cdf(x).0, cdf, |_, _| 1.0), 3.0),
+            ("bell of normal_cdf", worst(|x| normal_cdf(x).1, |x| (-0.5 * x * x).exp(), |_, _| 1.0), 1.0),
             ("gelu_erf", worst(gelu_erf, gelu, relative_above_one), 1.2),
             ("gelu_tanh", worst(gelu_tanh, gelu_t, relative_above_one), 2.0),
         ] {
@@ -225,7 +210,7 @@ mod tests {
     fn limits_and_nan() {
         let inf = f32::INFINITY;
         for (name, f, left, right) in [
-            ("erf", erf as fn(f32) -> f32, -1.0, 1.0),
+            ("normal_cdf", (|x| normal_cdf(x).0) as fn(f32) -> f32, 0.0, 1.0),
             ("sigmoid", sigmoid, 0.0, 1.0),
             ("silu", silu, 0.0, inf),
             ("gelu_erf", gelu_erf, 0.0, inf),

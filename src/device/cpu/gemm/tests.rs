@@ -257,7 +257,11 @@ fn rows_do_not_see_each_other() {
 
 #[test]
 fn columns_of_a_give_the_bits_of_its_rows() {
-    for (m, k, n) in [(48, 1000, 48), (6, 300, 17), (145, 64, 40), (40, 256, 520), (300, 257, 30)] {
+    // From 513 rows on, columns are copied first.
+    let long = [(600, 270, 100), (515, 256, 33)];
+    for (m, k, n) in
+        [(48, 1000, 48), (6, 300, 17), (145, 64, 40), (40, 256, 520), (300, 257, 30)].into_iter().chain(long)
+    {
         let (a, b) = (noise(7, m * k), noise(8, k * n));
         let columns: Vec<f32> = (0..k).flat_map(|kk| a[kk..].iter().step_by(k).copied()).collect();
         let b = MatrixB { values: b[..].into(), stride: n, transposed: false };
