@@ -224,7 +224,10 @@ fn pictures_of_a_validation_are_those_of_restore() {
         ("diffusion.timesteps=0", "diffusion.timesteps: expected 1 to 1000, found 0"),
         ("validation.walk_from=1000", "expected a first timestep of 1 to 999, found 1000"),
         // A walk through noise that the network never saw.
-        ("diffusion.timesteps=400", "validation.walk_from: expected a timestep below diffusion.timesteps = 400"),
+        (
+            "diffusion.timesteps=400",
+            "validation.walk_from: expected a timestep below diffusion.timesteps = 400",
+        ),
     ] {
         let mut arguments = vec!["train", "dreamclear", "dreamclear.toml", "-o", "other"];
         let settings = ["data.photos=photos", "captions.features=false", "validation.photos=photos", setting];

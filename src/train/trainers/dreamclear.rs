@@ -473,7 +473,10 @@ mod tests {
             let mean = drawn.iter().sum::<i64>() as f64 / drawn.len() as f64;
             let (expected, deviation) = ((timesteps - 1) as f64 / 2.0, timesteps as f64 / 12f64.sqrt());
             // Five standard deviations of the mean.
-            assert!((mean - expected).abs() <= 5.0 * deviation / (drawn.len() as f64).sqrt(), "{timesteps}: {mean}");
+            assert!(
+                (mean - expected).abs() <= 5.0 * deviation / (drawn.len() as f64).sqrt(),
+                "{timesteps}: {mean}"
+            );
         }
     }
 }
